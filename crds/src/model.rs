@@ -1,0 +1,242 @@
+//! `InferenceModel`: one line of artifacts on one tier.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::{Duration, Rule};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Tier;
+
+/// A model that the nodes of one tier serve. Writers: the user writes `spec`, the operator `status`.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "terrace.dev",
+    version = "v1alpha1",
+    kind = "InferenceModel",
+    plural = "inferencemodels",
+    singular = "inferencemodel",
+    shortname = "imodel",
+    category = "terrace",
+    namespaced,
+    status = "InferenceModelStatus",
+    derive = "PartialEq",
+    doc = "A model that the nodes of one tier serve. The user writes spec, the operator writes status.",
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')")
+        .message("metadata.name must be a DNS label: at most 63 lower-case letters, digits and hyphens (it becomes part of the URL that clients call)"),
+    printcolumn(name = "Tier", type_ = "string", json_path = ".spec.placement.tier", description = "The tier whose nodes serve it"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "Nodes that serve the current revision, of those that should"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", description = "The current revision"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready, or not"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct InferenceModelSpec {
+    /// Where the model's bytes come from. What runs is always pinned by digest.
+    pub source: ModelSource,
+    /// Which nodes serve it.
+    #[serde(default)]
+    pub placement: Placement,
+    /// What the model is called on other tiers, where that differs.
+    #[serde(default, skip_serializing_if = "Upstreams::is_empty")]
+    pub upstreams: Upstreams,
+    /// How a node runs it.
+    #[serde(default, skip_serializing_if = "Runtime::is_empty")]
+    pub runtime: Runtime,
+    /// What a revision must pass on a node before it serves there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+    /// The policy that decides which tier answers. Without one the node itself answers, or nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_ref: Option<PolicyReference>,
+}
+
+/// Where a model's bytes come from.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.sha256) != has(self.sha256From)")
+        .message("exactly one of sha256 and sha256From is needed: what runs is always pinned by digest"),
+    validation = Rule::new("!has(self.syncInterval) || has(self.sha256From)")
+        .message("syncInterval needs sha256From: a fixed sha256 never changes")
+)]
+pub struct ModelSource {
+    /// The ONNX file: `https://`, `file://` (below the agent's --file-root), or `http://` where the agent's
+    /// administrator allows it.
+    #[schemars(regex(pattern = r"^(https|http|file)://.+$"), length(max = 2048))]
+    pub uri: String,
+    /// SHA-256 of the file, 64 lower-case hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"), length(max = 64))]
+    pub sha256: Option<String>,
+    /// A published checksum file, as `sha256sum` writes it, that names the digest. It is read again every
+    /// `syncInterval`; a changed digest is a new revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^(https|http|file)://.+$"), length(max = 2048))]
+    pub sha256_from: Option<String>,
+    /// How often `sha256From` is read again; each reader varies it by up to a tenth, so that a fleet never
+    /// pulls at once. Default 15m, at least 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("syncInterval must be at least 1s"))]
+    pub sync_interval: Option<Duration>,
+}
+
+/// Which nodes serve a model.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// The tier whose nodes serve it.
+    #[serde(default)]
+    pub tier: Tier,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub node_selector: BTreeMap<String, String>,
+}
+
+/// What a model is called on other tiers.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Upstreams {
+    /// Its name at the edge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<Upstream>,
+    /// Its name in the cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<Upstream>,
+}
+
+impl Upstreams {
+    /// Whether the model has the same name everywhere.
+    pub const fn is_empty(&self) -> bool {
+        self.edge.is_none() && self.cloud.is_none()
+    }
+}
+
+/// A model on another tier.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Upstream {
+    /// The model's name there, as it stands in the URL: `namespace.name` or `name`.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), length(max = 253))]
+    pub model: String,
+}
+
+/// How a node runs a model.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Runtime {
+    /// Threads that one run may use. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub threads: Option<u16>,
+    /// Sessions that run side by side, each with its own threads. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub instances: Option<u16>,
+}
+
+impl Runtime {
+    /// Whether everything is at its default.
+    pub const fn is_empty(&self) -> bool {
+        self.threads.is_none() && self.instances.is_none()
+    }
+}
+
+/// What a revision must pass on a node before it serves there.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.maxLatency) || has(self.cases)")
+        .message("maxLatency needs cases: it is measured on them")
+)]
+pub struct Verification {
+    /// Inputs and the outputs expected for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cases: Option<CasesSource>,
+    /// The median run over the cases may take no longer than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("maxLatency must be positive"))]
+    pub max_latency: Option<Duration>,
+}
+
+/// A file of inputs and the outputs expected for them.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CasesSource {
+    /// The file, fetched like the model.
+    #[schemars(regex(pattern = r"^(https|http|file)://.+$"), length(max = 2048))]
+    pub uri: String,
+    /// SHA-256 of the file, 64 lower-case hexadecimal digits.
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"), length(max = 64))]
+    pub sha256: String,
+    /// How far a floating-point output may be from the expected one, absolute or relative, whichever allows
+    /// more. Default 0.0001.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub tolerance: Option<f64>,
+}
+
+/// The name of a `TierPolicy` in the model's namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyReference {
+    /// The policy's name.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"), length(max = 63))]
+    pub name: String,
+}
+
+/// What the operator saw. A view: clearing it changes nothing on nodes.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InferenceModelStatus {
+    /// The generation of the spec that this status tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`, `Reconciling` and `Stalled`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    pub conditions: Vec<Condition>,
+    /// What the source resolved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<ResolvedSource>,
+    /// The current revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Nodes that serve the current revision, of those that should: `3/3 (+1 offline)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
+    /// The same, counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<NodeCounts>,
+}
+
+/// A source whose digest is known.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedSource {
+    /// The file.
+    pub uri: String,
+    /// Its SHA-256.
+    pub sha256: String,
+}
+
+/// Eligible nodes, counted.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCounts {
+    /// Nodes that should serve the model and are online.
+    pub desired: u32,
+    /// Nodes that were told of the current revision.
+    pub updated: u32,
+    /// Nodes that serve it.
+    pub ready: u32,
+    /// Nodes that could not load it.
+    pub failed: u32,
+    /// Nodes that should serve it and are not Ready in Kubernetes.
+    pub offline: u32,
+}

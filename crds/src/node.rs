@@ -1,0 +1,179 @@
+//! `InferenceNode`: the hand-over point between the operator and one node's agent.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::Rule;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ResolvedSource, Runtime, Upstreams, Verification};
+use crate::policy::TierPolicySpec;
+
+/// What one node should serve, and what it serves. Named as its Node. Writers: the operator alone writes `spec`,
+/// that node's agent alone `status`.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "terrace.dev",
+    version = "v1alpha1",
+    kind = "InferenceNode",
+    plural = "inferencenodes",
+    singular = "inferencenode",
+    shortname = "inode",
+    category = "terrace",
+    status = "InferenceNodeStatus",
+    derive = "PartialEq",
+    doc = "What one node should serve, and what it serves. The operator alone writes spec, that node's agent alone writes status.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether everything asked for is served"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why, or why not"),
+    printcolumn(name = "Agent", type_ = "string", json_path = ".status.agent.version", description = "The agent's version"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct InferenceNodeSpec {
+    /// Every model that callers of this node may ask for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]
+    pub models: Vec<NodeModel>,
+    /// The policies that those models name, each once, by the hash of its content.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub policies: BTreeMap<String, TierPolicySpec>,
+}
+
+/// One model on one node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.artifact) != has(self.notPlaced)")
+        .message("exactly one of artifact and notPlaced is needed: a node serves a model, or is told why it does not")
+)]
+pub struct NodeModel {
+    /// The model's namespace.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// The model's name.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// The revision's name; it stands in every answer as `model_version`.
+    #[schemars(length(max = 253))]
+    pub revision: String,
+    /// What to fetch. Absent where this node does not serve the model itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact: Option<ResolvedSource>,
+    /// Why this node does not serve the model; its callers are still forwarded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_placed: Option<NotPlaced>,
+    /// What the model is called on other tiers.
+    #[serde(default, skip_serializing_if = "Upstreams::is_empty")]
+    pub upstreams: Upstreams,
+    /// How to run it.
+    #[serde(default, skip_serializing_if = "Runtime::is_empty")]
+    pub runtime: Runtime,
+    /// What the revision must pass before it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+    /// The hash of its policy in `policies`. Absent: this node answers, or nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub policy: Option<String>,
+}
+
+/// Why a node does not serve a model.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NotPlaced {
+    /// Why, as one CamelCase word: `TierMismatch`, `NodeSelectorMismatch`.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// Why, for a person.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+}
+
+/// What one node serves.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InferenceNodeStatus {
+    /// The generation of the spec that this status tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Ready`; on a standalone agent also `ManifestsAccepted`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    pub conditions: Vec<Condition>,
+    /// The agent that wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentStatus>,
+    /// One entry a model of the spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]
+    pub models: Vec<NodeModelStatus>,
+}
+
+/// The agent on a node.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// The agent's version.
+    pub version: String,
+    /// The runtime it loaded, with its version: `onnxruntime 1.32.0`.
+    pub runtime: String,
+}
+
+/// Where a node stands with one model.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeModelStatus {
+    /// The model's namespace.
+    pub namespace: String,
+    /// The model's name.
+    pub name: String,
+    /// Where the desired revision stands.
+    pub phase: ModelPhase,
+    /// The revision that the spec asks for.
+    pub desired_revision: String,
+    /// The revision that answers requests now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving_revision: Option<String>,
+    /// SHA-256 of the artifact that answers requests now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving_sha256: Option<String>,
+    /// What runs the model now, read back from the runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution_provider: Option<String>,
+    /// Why the desired revision does not serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ModelError>,
+}
+
+/// The steps of a revision on a node.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ModelPhase {
+    /// Not begun.
+    #[default]
+    Pending,
+    /// Its bytes are on the way, and checked against their digest.
+    Fetching,
+    /// It is tried in a child process.
+    Probing,
+    /// It is loaded, and passes its cases.
+    Loading,
+    /// It answers requests.
+    Serving,
+    /// It cannot serve; see `error`. It is tried again where that may help.
+    Failed,
+    /// This node does not serve the model.
+    NotPlaced,
+}
+
+/// Why a revision does not serve.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelError {
+    /// Why, as one CamelCase word: `FetchFailed`, `DigestMismatch`, `LoadFailed`, `CasesFailed` …
+    pub reason: String,
+    /// Why, for a person, with what to do about it.
+    pub message: String,
+}

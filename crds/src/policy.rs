@@ -1,0 +1,128 @@
+//! `TierPolicy`: which tier answers a request.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::{Duration, Rule};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Tier;
+
+/// Which tier answers a request. Writers: the user writes `spec`, the operator `status`.
+///
+/// The rules are the default ones: a private request, or an easy one in a hurry (complexity below 0.3 and less
+/// than 50 ms), is answered by the device; one that is easier than 0.7 or has less than 200 ms by the edge; all
+/// others by the cloud.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[kube(
+    group = "terrace.dev",
+    version = "v1alpha1",
+    kind = "TierPolicy",
+    plural = "tierpolicies",
+    singular = "tierpolicy",
+    shortname = "tpol",
+    category = "terrace",
+    namespaced,
+    status = "TierPolicyStatus",
+    derive = "PartialEq",
+    doc = "Which tier answers a request: device, edge or cloud. The user writes spec, the operator writes status.",
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')")
+        .message("metadata.name must be a DNS label: at most 63 lower-case letters, digits and hyphens"),
+    printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status", description = "Whether the nodes are told of this generation"),
+    printcolumn(name = "Edge", type_ = "string", json_path = ".spec.tiers.edge.url", description = "Where the edge answers"),
+    printcolumn(name = "Cloud", type_ = "string", json_path = ".spec.tiers.cloud.url", description = "Where the cloud answers"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct TierPolicySpec {
+    /// What holds where a request states nothing stricter.
+    #[serde(default, skip_serializing_if = "RequestDefaults::is_empty")]
+    pub defaults: RequestDefaults,
+    /// The tiers beyond the node. One that is not configured is never used.
+    #[serde(default, skip_serializing_if = "Tiers::is_empty")]
+    pub tiers: Tiers,
+    /// What happens when the chosen tier does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+}
+
+/// What holds where a request states nothing stricter.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestDefaults {
+    /// The longest that a request may take. Absent: no deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("maxLatency must be positive"))]
+    pub max_latency: Option<Duration>,
+    /// Every request is private: nothing of it leaves the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy_required: Option<bool>,
+}
+
+impl RequestDefaults {
+    /// Whether nothing is set.
+    pub const fn is_empty(&self) -> bool {
+        self.max_latency.is_none() && self.privacy_required.is_none()
+    }
+}
+
+/// The tiers beyond the node.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Tiers {
+    /// The site's gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<RemoteTier>,
+    /// The data centre.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud: Option<RemoteTier>,
+}
+
+impl Tiers {
+    /// Whether there is no tier beyond the node.
+    pub const fn is_empty(&self) -> bool {
+        self.edge.is_none() && self.cloud.is_none()
+    }
+}
+
+/// A tier that is reached over the network: a Terrace agent, or any server of the Open Inference Protocol.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoteTier {
+    /// The server's base URL, without `/v2`: `https://gateway.example:8000`.
+    #[schemars(regex(pattern = r"^https?://[^/?#@]+(/[^?#]*)?$"), length(max = 2048))]
+    pub url: String,
+    /// The longest that one attempt may take. Default 5s. A request's deadline shortens it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("timeout must be positive"))]
+    pub timeout: Option<Duration>,
+}
+
+/// What happens when the chosen tier does not answer.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Fallback {
+    /// Whether other tiers are tried. Default true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// The tiers to try, in this order. Default: Device, Edge, Cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 3))]
+    #[x_kube(validation = Rule::new("self.all(tier, self.exists_one(other, other == tier))").message("order must name each tier once at most"))]
+    pub order: Option<Vec<Tier>>,
+}
+
+/// What the operator saw.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TierPolicyStatus {
+    /// The generation of the spec that this status tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Accepted`: false with what is wrong; the last accepted generation goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
