@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::core::{Duration, Rule};
+use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -131,11 +131,11 @@ pub struct Upstream {
 pub struct Runtime {
     /// Threads that one run may use. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 256))]
+    #[schemars(range(min = 1, max = 256), extend("format" = "int32"))]
     pub threads: Option<u16>,
     /// Sessions that run side by side, each with its own threads. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 64))]
+    #[schemars(range(min = 1, max = 64), extend("format" = "int32"))]
     pub instances: Option<u16>,
 }
 
@@ -230,13 +230,18 @@ pub struct ResolvedSource {
 #[serde(rename_all = "camelCase")]
 pub struct NodeCounts {
     /// Nodes that should serve the model and are online.
+    #[schemars(extend("format" = "int32"))]
     pub desired: u32,
     /// Nodes that were told of the current revision.
+    #[schemars(extend("format" = "int32"))]
     pub updated: u32,
     /// Nodes that serve it.
+    #[schemars(extend("format" = "int32"))]
     pub ready: u32,
     /// Nodes that could not load it.
+    #[schemars(extend("format" = "int32"))]
     pub failed: u32,
     /// Nodes that should serve it and are not Ready in Kubernetes.
+    #[schemars(extend("format" = "int32"))]
     pub offline: u32,
 }

@@ -1,0 +1,130 @@
+//! The generated definitions are the committed ones, and their rules accept and refuse what they should.
+
+use std::path::Path;
+
+use kube::CustomResourceExt;
+use kube::core::cel::validate_cel;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use terrace_crds::{InferenceModel, InferenceNode, TierPolicy, definitions};
+
+#[test]
+fn committed_definitions_match_the_types() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (file, definition) in definitions() {
+        let committed = std::fs::read_to_string(folder.join(file)).unwrap_or_default();
+        let generated = serde_yaml_ng::to_string(&definition).unwrap();
+        assert!(committed.ends_with(&generated), "crds/{file} is not what the types say; run `make crds` and commit it");
+    }
+}
+
+#[test]
+fn definitions_stay_small_enough_to_apply() {
+    for (file, definition) in definitions() {
+        let size = serde_json::to_vec(&definition).unwrap().len();
+        assert!(size < 200 * 1024, "{file} has {size} bytes");
+    }
+}
+
+#[test]
+fn conditions_merge_by_type() {
+    for (file, definition) in definitions() {
+        let schema = serde_json::to_value(&definition.spec.versions[0].schema).unwrap();
+        let conditions =
+            schema.pointer("/openAPIV3Schema/properties/status/properties/conditions").unwrap();
+        assert_eq!(conditions["x-kubernetes-list-type"], "map", "{file}");
+        assert_eq!(conditions["x-kubernetes-list-map-keys"][0], "type", "{file}");
+    }
+}
+
+/// `None` where the rules accept `yaml`, else the messages of the rules that refuse it.
+fn verdict<K: CustomResourceExt + Serialize + DeserializeOwned>(yaml: &str) -> Option<String> {
+    let object: K = serde_yaml_ng::from_str(yaml).unwrap_or_else(|error| panic!("{error}:\n{yaml}"));
+    validate_cel(&object).err().map(|errors| format!("{errors:?}"))
+}
+
+fn model(name: &str, spec: &str) -> Option<String> {
+    verdict::<InferenceModel>(&format!(
+        "apiVersion: terrace.dev/v1alpha1\nkind: InferenceModel\nmetadata: {{name: {name}}}\nspec: {spec}"
+    ))
+}
+
+fn policy(name: &str, spec: &str) -> Option<String> {
+    verdict::<TierPolicy>(&format!(
+        "apiVersion: terrace.dev/v1alpha1\nkind: TierPolicy\nmetadata: {{name: {name}}}\nspec: {spec}"
+    ))
+}
+
+const DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Asserts on one row: accepted where `message` is empty, else refused with it.
+fn row(what: &str, verdict: Option<String>, message: &str) {
+    match (verdict, message) {
+        (None, "") => {}
+        (None, _) => panic!("{what}: accepted, and should be refused with {message:?}"),
+        (Some(errors), "") => panic!("{what}: refused with {errors}"),
+        (Some(errors), _) => assert!(errors.contains(message), "{what}: {errors}"),
+    }
+}
+
+#[test]
+fn model_rules_accept_and_refuse() {
+    let pinned = format!("{{source: {{uri: 'file:///m.onnx', sha256: '{DIGEST}'}}}}");
+    row("a pinned source", model("digits", &pinned), "");
+    row("63 characters", model(&"a".repeat(63), &pinned), "");
+    row("one character", model("a", &pinned), "");
+    row("64 characters", model(&"a".repeat(64), &pinned), "DNS label");
+    row("a dot in the name", model("a.b", &pinned), "DNS label");
+    row("a trailing hyphen", model("a-", &pinned), "DNS label");
+    row("no digest", model("m", "{source: {uri: 'file:///m.onnx'}}"), "exactly one of sha256 and sha256From");
+    let both = format!("{{source: {{uri: 'file:///m', sha256: '{DIGEST}', sha256From: 'file:///s'}}}}");
+    row("two digests", model("m", &both), "exactly one of sha256 and sha256From");
+    let source = |rest: &str| format!("{{source: {{uri: 'file:///m', {rest}}}}}");
+    row("a checksum file", model("m", &source("sha256From: 'file:///s'")), "");
+    row("an interval", model("m", &source("sha256From: 'file:///s', syncInterval: 1s")), "");
+    row(
+        "an interval below a second",
+        model("m", &source("sha256From: 'file:///s', syncInterval: 999ms")),
+        "at least 1s",
+    );
+    row(
+        "an interval on a pinned source",
+        model("m", &source(&format!("sha256: '{DIGEST}', syncInterval: 5m"))),
+        "syncInterval needs sha256From",
+    );
+    let verified = |rest: &str| {
+        format!("{{source: {{uri: 'file:///m', sha256: '{DIGEST}'}}, verification: {{{rest}}}}}")
+    };
+    let cases = format!("cases: {{uri: 'file:///c', sha256: '{DIGEST}'}}");
+    row("cases", model("m", &verified(&cases)), "");
+    row("cases and a ceiling", model("m", &verified(&format!("{cases}, maxLatency: 5ms"))), "");
+    row("a ceiling without cases", model("m", &verified("maxLatency: 5ms")), "maxLatency needs cases");
+    row("a ceiling of nothing", model("m", &verified(&format!("{cases}, maxLatency: 0s"))), "must be positive");
+}
+
+#[test]
+fn policy_rules_accept_and_refuse() {
+    row("nothing", policy("p", "{}"), "");
+    row("a bad name", policy("P", "{}"), "DNS label");
+    row("a deadline", policy("p", "{defaults: {maxLatency: 50ms}}"), "");
+    row("a deadline of nothing", policy("p", "{defaults: {maxLatency: 0s}}"), "must be positive");
+    row("a tier", policy("p", "{tiers: {edge: {url: 'http://edge:8000', timeout: 2s}}}"), "");
+    row("a time-out of nothing", policy("p", "{tiers: {edge: {url: 'http://edge:8000', timeout: 0s}}}"), "must be positive");
+    row("an order", policy("p", "{fallback: {order: [Edge, Device]}}"), "");
+    row("a tier twice", policy("p", "{fallback: {order: [Edge, Edge]}}"), "once at most");
+}
+
+#[test]
+fn node_rules_accept_and_refuse() {
+    let node = |rest: &str| {
+        verdict::<InferenceNode>(&format!(
+            "apiVersion: terrace.dev/v1alpha1\nkind: InferenceNode\nmetadata: {{name: n}}\nspec: {{models: [{{namespace: a, name: b, revision: r, {rest}}}]}}"
+        ))
+    };
+    let artifact = format!("artifact: {{uri: 'file:///m', sha256: '{DIGEST}'}}");
+    let absent = "notPlaced: {reason: TierMismatch, message: it is for another tier}";
+    row("an artifact", node(&artifact), "");
+    row("a reason", node(absent), "");
+    row("both", node(&format!("{artifact}, {absent}")), "exactly one of artifact and notPlaced");
+    row("neither", node("runtime: {}"), "exactly one of artifact and notPlaced");
+}
