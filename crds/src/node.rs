@@ -131,8 +131,9 @@ pub struct NodeModelStatus {
     pub name: String,
     /// Where the desired revision stands.
     pub phase: ModelPhase,
-    /// The revision that the spec asks for.
-    pub desired_revision: String,
+    /// The revision that the spec asks for. Absent while the digest of its source is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired_revision: Option<String>,
     /// The revision that answers requests now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving_revision: Option<String>,

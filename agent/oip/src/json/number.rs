@@ -1,0 +1,131 @@
+//! A number as JSON writes it, and the exact conversion to each element type.
+
+use half::{bf16, f16};
+
+use crate::error::Fault;
+
+/// A number whose syntax is right. Its value is the significand times ten to the exponent, as long as the
+/// significand has not overflowed; the text decides otherwise.
+#[derive(Clone, Copy)]
+pub(crate) struct Number<'a> {
+    pub(super) source: &'a str,
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) negative: bool,
+    /// Modulo 2⁶⁴: the value only up to [`EXACT_DIGITS`] digits.
+    pub(super) significand: u64,
+    pub(super) digits: usize,
+    pub(super) exponent: i64,
+    pub(super) is_integer: bool,
+}
+
+/// Any number of so many decimal digits fits an u64.
+const EXACT_DIGITS: usize = 19;
+
+/// The powers of ten that an f64 holds exactly.
+const POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19,
+    1e20, 1e21, 1e22,
+];
+
+impl Number<'_> {
+    /// Whether it was written without fraction and exponent.
+    pub(crate) fn is_integer(&self) -> bool {
+        self.is_integer
+    }
+
+    /// As an integer type.
+    #[inline]
+    pub(crate) fn to_integer<T: TryFrom<i128>>(self, datatype: &'static str) -> Result<T, Fault> {
+        if !self.is_integer {
+            return Err(Fault::NotAnInteger);
+        }
+        let value = if self.digits <= EXACT_DIGITS {
+            let magnitude = i128::from(self.significand);
+            Some(if self.negative { -magnitude } else { magnitude })
+        } else {
+            self.text().parse().ok()
+        };
+        value.and_then(|value| T::try_from(value).ok()).ok_or(Fault::OutOfRange { datatype })
+    }
+
+    /// As the nearest f64.
+    #[inline]
+    pub(crate) fn to_f64(self, datatype: &'static str) -> Result<f64, Fault> {
+        let value = match self.small() {
+            Some(value) => value,
+            None => self.text().parse().unwrap_or(f64::INFINITY),
+        };
+        if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
+    }
+
+    /// As the nearest f32.
+    #[inline]
+    pub(crate) fn to_f32(self, datatype: &'static str) -> Result<f32, Fault> {
+        /// The bits of an f64 that an f32 has not, and their value in the middle between two f32.
+        const REST: u64 = (1 << 29) - 1;
+        const MIDDLE: u64 = 1 << 28;
+
+        match self.small() {
+            // Rounded to f64 first. Rounding that again is right unless it landed between two f32.
+            #[allow(clippy::cast_possible_truncation)] // rounding is what is wanted; at most 2⁵³ · 10²²
+            Some(value) if value.to_bits() & REST != MIDDLE => Ok(value as f32),
+            _ => {
+                let value: f32 = self.text().parse().unwrap_or(f32::INFINITY);
+                if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
+            }
+        }
+    }
+
+    /// As the nearest f16 to the nearest f64.
+    pub(crate) fn to_f16(self, datatype: &'static str) -> Result<f16, Fault> {
+        let value = nearest_f16(self.to_f64(datatype)?);
+        if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
+    }
+
+    /// As the nearest bf16 to the nearest f64.
+    pub(crate) fn to_bf16(self, datatype: &'static str) -> Result<bf16, Fault> {
+        let value = nearest_bf16(self.to_f64(datatype)?);
+        if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
+    }
+
+    /// The nearest f64, where one exact multiplication or division gives it.
+    #[inline]
+    fn small(&self) -> Option<f64> {
+        if self.digits > EXACT_DIGITS || self.significand > 1 << f64::MANTISSA_DIGITS {
+            return None;
+        }
+        let power = *POWERS.get(usize::try_from(self.exponent.unsigned_abs()).ok()?)?;
+        let significand = self.significand as f64;
+        let value = if self.exponent < 0 { significand / power } else { significand * power };
+        Some(if self.negative { -value } else { value })
+    }
+
+    #[cold]
+    fn text(&self) -> &str {
+        self.source.get(self.start..self.end).unwrap_or_default()
+    }
+}
+
+/// The f16 nearest to a number, ties to even.
+pub(crate) fn nearest_f16(value: f64) -> f16 {
+    f16::from_f32(odd_f32(value))
+}
+
+/// The bf16 nearest to a number, ties to even.
+pub(crate) fn nearest_bf16(value: f64) -> bf16 {
+    bf16::from_f32(odd_f32(value))
+}
+
+/// Rounds to odd: what is inexact never looks like the middle between two shorter floats, so that rounding once
+/// more gives what rounding the f64 at once would give.
+#[allow(clippy::cast_possible_truncation)] // rounding is what is wanted
+fn odd_f32(value: f64) -> f32 {
+    let nearest = value as f32;
+    let widened = f64::from(nearest);
+    if widened.to_bits() == value.to_bits() || !nearest.is_finite() {
+        return nearest;
+    }
+    let towards_zero = nearest.to_bits() - u32::from(widened.abs() > value.abs());
+    f32::from_bits(towards_zero | 1)
+}

@@ -1,0 +1,368 @@
+//! The parser's position in the text, and the values that can be read from there.
+
+use std::borrow::Cow;
+
+use super::Number;
+use crate::error::{DecodeError, Fault, JsonKind};
+use crate::limits::{MAX_DEPTH, MAX_FIELDS};
+
+/// Reads a whole body.
+pub(crate) fn decode<'a, T>(
+    body: &'a [u8],
+    read: impl Fn(&mut Reader<'a>) -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
+    match std::str::from_utf8(body) {
+        Ok(text) => {
+            let mut reader = Reader::new(text);
+            let value = read(&mut reader)?;
+            reader.end()?;
+            Ok(value)
+        }
+        Err(error) => {
+            let byte = error.valid_up_to();
+            // In the binary tensor extension raw bytes follow the JSON: say so rather than that they are no text.
+            let text = std::str::from_utf8(&body[..byte]).unwrap_or_default();
+            match read(&mut Reader::new(text)) {
+                Err(error) if *error.fault() == Fault::Binary => Err(error),
+                _ => Err(Fault::NotUtf8 { byte }.into()),
+            }
+        }
+    }
+}
+
+/// A position in a JSON text.
+#[derive(Clone)]
+pub(crate) struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self { text, at: 0 }
+    }
+
+    /// The number of bytes not read yet.
+    pub(crate) fn remaining(&self) -> usize {
+        self.text.len() - self.at
+    }
+
+    /// Only white space is left.
+    pub(crate) fn end(&mut self) -> Result<(), DecodeError> {
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => Err(self.syntax("something follows the value")),
+        }
+    }
+
+    /// The kind of the next value, judged by its first character.
+    #[inline]
+    pub(crate) fn kind(&mut self) -> Result<JsonKind, DecodeError> {
+        match self.peek() {
+            Some(b'-' | b'0'..=b'9') => Ok(JsonKind::Number),
+            Some(b'"') => Ok(JsonKind::String),
+            Some(b'[') => Ok(JsonKind::Array),
+            Some(b'{') => Ok(JsonKind::Object),
+            Some(b't' | b'f') => Ok(JsonKind::Boolean),
+            Some(b'n') => Ok(JsonKind::Null),
+            Some(b'N' | b'I') => Err(self.syntax("NaN and Infinity are no JSON numbers")),
+            Some(_) => Err(self.syntax("expected a value")),
+            None => Err(self.syntax("the text ends where a value is expected")),
+        }
+    }
+
+    /// The next value is of this kind.
+    #[inline]
+    pub(crate) fn expect(&mut self, kind: JsonKind, expected: &'static str) -> Result<(), DecodeError> {
+        let found = self.kind()?;
+        if found == kind { Ok(()) } else { Err(Fault::Kind { expected, found }.into()) }
+    }
+
+    /// The value read by `read`, or `None` for null.
+    pub(crate) fn optional<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, DecodeError> {
+        if self.kind()? == JsonKind::Null { self.literal("null").map(|()| None) } else { read(self).map(Some) }
+    }
+
+    pub(crate) fn boolean(&mut self) -> Result<bool, DecodeError> {
+        self.expect(JsonKind::Boolean, "a boolean")?;
+        let value = self.text.as_bytes().get(self.at) == Some(&b't');
+        self.literal(if value { "true" } else { "false" })?;
+        Ok(value)
+    }
+
+    pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, DecodeError> {
+        self.expect(JsonKind::String, "a string")?;
+        let start = self.at;
+        let escaped = self.skip_string()?;
+        let quoted = &self.text[start..self.at];
+        if escaped {
+            let unescaped = serde_json::from_str(quoted).map_err(|_| self.syntax("a bad escape in the string that ends"))?;
+            Ok(Cow::Owned(unescaped))
+        } else {
+            Ok(Cow::Borrowed(&quoted[1..quoted.len() - 1]))
+        }
+    }
+
+    #[inline]
+    pub(crate) fn number(&mut self, expected: &'static str) -> Result<Number<'a>, DecodeError> {
+        self.expect(JsonKind::Number, expected)?;
+        let start = self.at;
+        let negative = self.next_is(b'-');
+        let mut significand = 0_u64;
+
+        let whole = self.digits(&mut significand);
+        if whole > 1 && self.text.as_bytes()[self.at - whole] == b'0' {
+            return Err(self.syntax("a number with a leading zero"));
+        }
+        let mut digits = whole;
+        let mut complete = whole > 0;
+        let mut exponent = 0;
+        let mut is_integer = true;
+
+        if self.next_is(b'.') {
+            let fraction = self.digits(&mut significand);
+            complete &= fraction > 0;
+            digits += fraction;
+            exponent = -i64::try_from(fraction).unwrap_or(i64::MAX);
+            is_integer = false;
+        }
+        if self.next_is(b'e') || self.next_is(b'E') {
+            let minus = self.next_is(b'-');
+            if !minus {
+                self.next_is(b'+');
+            }
+            let mut written = 0_u64;
+            let length = self.digits(&mut written);
+            complete &= length > 0;
+            // One that is too long to count is too long for `Number::small`, and the text decides.
+            let written = if length > 9 { i64::MAX / 2 } else { i64::try_from(written).unwrap_or(i64::MAX / 2) };
+            exponent += if minus { -written } else { written };
+            is_integer = false;
+        }
+        if !complete {
+            return Err(self.syntax("expected a digit"));
+        }
+        Ok(Number { source: self.text, start, end: self.at, negative, significand, digits, exponent, is_integer })
+    }
+
+    /// Passes over the next value, checking its syntax, and returns its text.
+    pub(crate) fn skip(&mut self) -> Result<&'a str, DecodeError> {
+        self.kind()?;
+        let start = self.at;
+        self.skip_at(MAX_DEPTH)?;
+        Ok(&self.text[start..self.at])
+    }
+
+    /// Calls `member` for each member of an object, which must read its value.
+    pub(crate) fn object(
+        &mut self,
+        member: impl FnMut(&mut Self, &str) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
+        self.members(MAX_FIELDS, "fields", member)
+    }
+
+    /// The same, with a limit on the number of `what`.
+    pub(crate) fn members(
+        &mut self,
+        limit: usize,
+        what: &'static str,
+        mut member: impl FnMut(&mut Self, &str) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
+        let mut seen: Vec<Cow<'a, str>> = Vec::new();
+        let mut more = self.open_object()?;
+        while more {
+            let key = self.key()?;
+            if seen.contains(&key) {
+                return Err(DecodeError::new(Fault::DuplicateField).in_field(&key));
+            }
+            if seen.len() == limit {
+                return Err(Fault::TooMany { what, limit }.into());
+            }
+            member(self, &key).map_err(|error| error.in_field(&key))?;
+            seen.push(key);
+            more = self.more_members()?;
+        }
+        Ok(())
+    }
+
+    /// Calls `item` for each item of an array, which must read it.
+    pub(crate) fn array(
+        &mut self,
+        mut item: impl FnMut(&mut Self, usize) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
+        let mut more = self.open_array()?;
+        let mut index = 0;
+        while more {
+            item(self, index).map_err(|error| error.in_item(index))?;
+            index += 1;
+            more = self.more_items()?;
+        }
+        Ok(())
+    }
+
+    /// Enters an array; whether it has an item.
+    #[inline]
+    pub(crate) fn open_array(&mut self) -> Result<bool, DecodeError> {
+        self.expect(JsonKind::Array, "an array")?;
+        self.at += 1;
+        Ok(!self.closes(b']'))
+    }
+
+    /// After an item: whether another follows. Leaves the array otherwise.
+    #[inline]
+    pub(crate) fn more_items(&mut self) -> Result<bool, DecodeError> {
+        self.more(b']', "expected ',' or ']'")
+    }
+
+    fn open_object(&mut self) -> Result<bool, DecodeError> {
+        self.expect(JsonKind::Object, "an object")?;
+        self.at += 1;
+        Ok(!self.closes(b'}'))
+    }
+
+    fn more_members(&mut self) -> Result<bool, DecodeError> {
+        self.more(b'}', "expected ',' or '}'")
+    }
+
+    fn key(&mut self) -> Result<Cow<'a, str>, DecodeError> {
+        if self.peek() != Some(b'"') {
+            return Err(self.syntax("expected a key in quotes"));
+        }
+        let key = self.string()?;
+        if self.peek() != Some(b':') {
+            return Err(self.syntax("expected ':'"));
+        }
+        self.at += 1;
+        Ok(key)
+    }
+
+    #[inline]
+    fn more(&mut self, close: u8, problem: &'static str) -> Result<bool, DecodeError> {
+        match self.peek() {
+            Some(b',') => {
+                self.at += 1;
+                Ok(true)
+            }
+            Some(byte) if byte == close => {
+                self.at += 1;
+                Ok(false)
+            }
+            _ => Err(self.syntax(problem)),
+        }
+    }
+
+    fn closes(&mut self, close: u8) -> bool {
+        self.peek();
+        self.next_is(close)
+    }
+
+    fn skip_at(&mut self, depth: usize) -> Result<(), DecodeError> {
+        let kind = self.kind()?;
+        let inner = match (kind, depth.checked_sub(1)) {
+            (JsonKind::Array | JsonKind::Object, None) => {
+                return Err(Fault::TooMany { what: "levels of nesting", limit: MAX_DEPTH }.into());
+            }
+            (_, inner) => inner.unwrap_or_default(),
+        };
+        match kind {
+            JsonKind::Null => self.literal("null"),
+            JsonKind::Boolean => self.boolean().map(drop),
+            JsonKind::Number => self.number("a number").map(drop),
+            JsonKind::String => self.string().map(drop),
+            JsonKind::Array => {
+                let mut more = self.open_array()?;
+                while more {
+                    self.skip_at(inner)?;
+                    more = self.more_items()?;
+                }
+                Ok(())
+            }
+            JsonKind::Object => {
+                let mut more = self.open_object()?;
+                while more {
+                    self.key()?;
+                    self.skip_at(inner)?;
+                    more = self.more_members()?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Passes over a string with its quotes; whether it has escapes.
+    fn skip_string(&mut self) -> Result<bool, DecodeError> {
+        let bytes = self.text.as_bytes();
+        let mut escaped = false;
+        self.at += 1;
+        loop {
+            match bytes.get(self.at) {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(escaped);
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.at += 2;
+                }
+                Some(0..=0x1f) => return Err(self.syntax("a control character in a string")),
+                Some(_) => self.at += 1,
+                None => {
+                    self.at = bytes.len();
+                    return Err(self.syntax("the text ends in a string"));
+                }
+            }
+        }
+    }
+
+    fn literal(&mut self, literal: &'static str) -> Result<(), DecodeError> {
+        if self.text.as_bytes()[self.at..].starts_with(literal.as_bytes()) {
+            self.at += literal.len();
+            Ok(())
+        } else {
+            Err(self.syntax("expected a value"))
+        }
+    }
+
+    /// Passes over digits, appending them to a significand; how many.
+    #[inline]
+    fn digits(&mut self, significand: &mut u64) -> usize {
+        let bytes = self.text.as_bytes();
+        let start = self.at;
+        while let Some(digit) = bytes.get(self.at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+            *significand = significand.wrapping_mul(10).wrapping_add(u64::from(digit));
+            self.at += 1;
+        }
+        self.at - start
+    }
+
+    #[inline]
+    fn next_is(&mut self, byte: u8) -> bool {
+        let is = self.text.as_bytes().get(self.at) == Some(&byte);
+        self.at += usize::from(is);
+        is
+    }
+
+    /// The next byte that is no white space.
+    #[inline]
+    fn peek(&mut self) -> Option<u8> {
+        let bytes = self.text.as_bytes();
+        while let Some(&byte) = bytes.get(self.at) {
+            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return Some(byte);
+            }
+            self.at += 1;
+        }
+        None
+    }
+
+    #[cold]
+    fn syntax(&self, problem: &'static str) -> DecodeError {
+        let read = &self.text.as_bytes()[..self.at.min(self.text.len())];
+        let line_start = read.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let line = read.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Fault::Syntax { problem, line, column: read.len() - line_start + 1 }.into()
+    }
+}

@@ -1,0 +1,110 @@
+//! Every setting of the agent: flags, each also an environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use terrace_crds::Tier;
+
+use crate::egress::Allowance;
+
+/// Serves ONNX models on this node, and decides per request whether the device, the edge or the cloud answers.
+#[derive(Parser, Debug)]
+#[command(name = "terrace-agent", version, max_term_width = 110)]
+pub struct Args {
+    /// Folder of InferenceModel and TierPolicy YAML that this agent follows on its own, without Kubernetes.
+    #[arg(long, env = "TERRACE_MANIFESTS", value_name = "DIR")]
+    pub manifests: PathBuf,
+
+    /// Folder that the agent owns: fetched models, and what it needs to serve again after a restart.
+    #[arg(long, env = "TERRACE_DATA_DIR", value_name = "DIR", default_value = "/var/lib/terrace")]
+    pub data_dir: PathBuf,
+
+    /// ONNX Runtime's shared library, version 1.24 or newer.
+    #[arg(long, env = "TERRACE_ONNXRUNTIME", value_name = "FILE", default_value = "libonnxruntime.so")]
+    pub onnxruntime: PathBuf,
+
+    /// Address of the Open Inference Protocol over HTTP.
+    #[arg(long, env = "TERRACE_LISTEN_HTTP", value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    pub listen_http: SocketAddr,
+
+    /// Address of health, status and metrics.
+    #[arg(long, env = "TERRACE_LISTEN_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:8002")]
+    pub listen_admin: SocketAddr,
+
+    /// The tier that this node is.
+    #[arg(long, env = "TERRACE_TIER", value_name = "TIER", default_value = "device", value_parser = tier)]
+    pub tier: Tier,
+
+    /// A label of this node, which models may select by. Repeatable.
+    #[arg(long = "node-label", env = "TERRACE_NODE_LABELS", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    pub node_labels: Vec<(String, String)>,
+
+    /// Namespace of models that a client names without one, and of manifests that state none.
+    #[arg(long, env = "TERRACE_DEFAULT_NAMESPACE", value_name = "NAME", default_value = "default")]
+    pub default_namespace: String,
+
+    /// Folder below which `file://` sources are read: `file:///a.onnx` is DIR/a.onnx. Repeatable; the first
+    /// folder that has the file wins. Without one, no `file://` source is read.
+    #[arg(long = "file-root", env = "TERRACE_FILE_ROOTS", value_name = "DIR", value_delimiter = ',')]
+    pub file_roots: Vec<PathBuf>,
+
+    /// Read `http://` sources too. Their bytes are still checked against the digest, but anyone on the path can
+    /// see them, and can change a checksum file.
+    #[arg(long, env = "TERRACE_ALLOW_HTTP_SOURCES")]
+    pub allow_http_sources: bool,
+
+    /// What sources and tiers may be reached: a host name, an address or a network. Repeatable. Without one,
+    /// everything but loopback and link-local addresses; with one, only what is listed.
+    #[arg(long = "allow-upstream", env = "TERRACE_ALLOW_UPSTREAM", value_name = "HOST|CIDR", value_delimiter = ',')]
+    pub allow_upstream: Vec<Allowance>,
+
+    /// The largest request body, in bytes.
+    #[arg(long, env = "TERRACE_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
+    pub max_body_bytes: usize,
+
+    /// The largest model file, in bytes.
+    #[arg(long, env = "TERRACE_MAX_MODEL_BYTES", value_name = "BYTES", default_value_t = 8 << 30)]
+    pub max_model_bytes: u64,
+
+    /// The most connections at once on the data port; more wait to be accepted.
+    #[arg(long, env = "TERRACE_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = 4096)]
+    pub max_connections: usize,
+
+    /// Requests that may wait for one model; more are refused with 429.
+    #[arg(long, env = "TERRACE_QUEUE", value_name = "COUNT", default_value_t = 128)]
+    pub queue: usize,
+
+    /// The longest that a shutdown waits for requests in flight: `30s`.
+    #[arg(long, env = "TERRACE_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub drain_timeout: Duration,
+
+    /// How long a shutdown goes on accepting after it reports not ready, so that callers are sent elsewhere.
+    #[arg(long, env = "TERRACE_SHUTDOWN_DELAY", value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub shutdown_delay: Duration,
+
+    /// Which log lines are written: `info`, `warn,terrace_agent=debug` …
+    #[arg(long, env = "TERRACE_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+
+    /// How log lines are written.
+    #[arg(long, env = "TERRACE_LOG_FORMAT", value_name = "FORMAT", default_value = "text", value_parser = terrace_telemetry::Format::parse)]
+    pub log_format: terrace_telemetry::Format,
+}
+
+fn tier(name: &str) -> Result<Tier, String> {
+    Tier::parse(name).ok_or_else(|| "expected device, edge or cloud".to_owned())
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "expected KEY=VALUE".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: terrace_crds::Duration = text.parse().map_err(|_| "expected a duration such as 500ms, 30s or 2m".to_owned())?;
+    if parsed.is_negative() { Err("a duration cannot be negative".to_owned()) } else { Ok(parsed.into()) }
+}

@@ -1,0 +1,78 @@
+//! Why a request has no answer, and what its client is told: an OIP error with a status that says what to do.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use terrace_oip::ErrorBody;
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The request is wrong; the message names the field, never its value.
+    #[error("{0}")]
+    Invalid(String),
+    /// Nothing here has that name.
+    #[error("{0}")]
+    NotFound(String),
+    /// The body is larger than this agent takes.
+    #[error("the body is larger than {limit} bytes, the limit of this agent (--max-body-bytes)")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The body is in an encoding that this agent does not read.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The client did not send its body in time.
+    #[error("the body did not arrive within {seconds} s")]
+    SlowBody {
+        /// The limit.
+        seconds: u64,
+    },
+    /// Too much is waiting for the model already.
+    #[error("{0}")]
+    Busy(String),
+    /// The model failed on the request.
+    #[error("{0}")]
+    Failed(String),
+    /// No tier may answer, or none that may did.
+    #[error("{0}")]
+    NoTier(String),
+    /// No tier answered within the deadline.
+    #[error("{0}")]
+    Deadline(String),
+}
+
+impl Refusal {
+    /// The status that tells the client what to do.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoTier(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// Whether asking again in a moment may help.
+    const fn is_passing(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::NoTier(_))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let passing = self.is_passing();
+        let mut response = (status, Json(ErrorBody { error: self.to_string() })).into_response();
+        if passing {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

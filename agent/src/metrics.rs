@@ -1,0 +1,118 @@
+//! What this agent counts, in Prometheus' text format. Labels are bounded: models come from the spec alone, all
+//! else from enumerations.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use terrace_crds::Tier;
+
+use crate::registry::ModelKey;
+
+/// The counters of one agent.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    attempts: Family<AttemptLabels, Counter>,
+    activations: Family<ActivationLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    model: String,
+    tier: &'static str,
+    source: &'static str,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    tier: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ActivationLabels {
+    model: String,
+    outcome: &'static str,
+}
+
+/// A request that is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Finished<'a> {
+    /// The model that it asked for.
+    pub model: &'a ModelKey,
+    /// Who answered, and as what; none where nobody did.
+    pub answer: Option<(Tier, &'static str)>,
+    /// The status that the client saw.
+    pub code: u16,
+    /// From its headers to its answer.
+    pub took: Duration,
+}
+
+impl Metrics {
+    /// Counters at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("terrace");
+        let requests = Family::default();
+        registry.register("requests", "Inference requests, by the tier that answered", requests.clone());
+        let durations = Family::new_with_constructor(histogram as fn() -> Histogram);
+        registry.register_with_unit(
+            "request_duration",
+            "Time from a request's headers to its answer",
+            Unit::Seconds,
+            durations.clone(),
+        );
+        let attempts = Family::default();
+        registry.register("attempts", "Attempts at a tier, by outcome", attempts.clone());
+        let activations = Family::default();
+        registry.register("activations", "Revisions that were to be served, by outcome", activations.clone());
+        Self { registry, requests, durations, attempts, activations }
+    }
+
+    /// Counts a request for a model that exists.
+    pub fn request(&self, finished: Finished<'_>) {
+        let model = finished.model.to_string();
+        let (tier, source) = finished.answer.map_or(("none", "none"), |(tier, source)| (tier.as_str(), source));
+        self.durations.get_or_create(&ModelLabels { model: model.clone() }).observe(finished.took.as_secs_f64());
+        self.requests.get_or_create(&RequestLabels { model, tier, source, code: finished.code }).inc();
+    }
+
+    /// Counts one attempt at a tier.
+    pub fn attempt(&self, tier: Tier, outcome: &'static str) {
+        self.attempts.get_or_create(&AttemptLabels { tier: tier.as_str(), outcome }).inc();
+    }
+
+    /// Counts a revision that serves now, or cannot.
+    pub fn activation(&self, model: &ModelKey, outcome: &'static str) {
+        self.activations.get_or_create(&ActivationLabels { model: model.to_string(), outcome }).inc();
+    }
+
+    /// Everything, as Prometheus reads it.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+/// From 50 µs (a tiny model) to 10 s.
+fn histogram() -> Histogram {
+    Histogram::new([
+        0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+        10.0,
+    ])
+}

@@ -1,0 +1,75 @@
+//! What the ports and the sync share: one value a process.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use terrace_crds::Tier;
+
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::status::Board;
+use crate::upstream::Upstream;
+
+/// This node, as its ports see it.
+#[derive(Debug)]
+pub struct Node {
+    /// The tier that it is.
+    pub tier: Tier,
+    /// The namespace of models that a client names without one.
+    pub default_namespace: String,
+    /// The largest request body.
+    pub max_body_bytes: usize,
+    /// The models that it answers for.
+    pub registry: Registry,
+    /// The way to other tiers.
+    pub upstream: Upstream,
+    /// What it reports.
+    pub board: Board,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// Set once a shutdown has begun.
+    ending: AtomicBool,
+}
+
+/// What a node is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The tier that it is.
+    pub tier: Tier,
+    /// The namespace of models that a client names without one.
+    pub default_namespace: String,
+    /// The largest request body.
+    pub max_body_bytes: usize,
+    /// The way to other tiers.
+    pub upstream: Upstream,
+    /// What it reports.
+    pub board: Board,
+}
+
+impl Node {
+    /// A node that answers for nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            tier: parts.tier,
+            default_namespace: parts.default_namespace,
+            max_body_bytes: parts.max_body_bytes,
+            registry: Registry::default(),
+            upstream: parts.upstream,
+            board: parts.board,
+            metrics: Metrics::new(),
+            ending: AtomicBool::new(false),
+        }
+    }
+
+    /// Says that traffic should go elsewhere from now on.
+    pub fn begin_shutdown(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Why traffic should go elsewhere; `None` when it may come.
+    pub fn unready(&self) -> Option<String> {
+        if self.ending.load(Ordering::Relaxed) {
+            return Some("shutting down".to_owned());
+        }
+        self.board.unready()
+    }
+}

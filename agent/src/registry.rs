@@ -1,0 +1,142 @@
+//! What this node answers for: one entry a model, each replaced as a whole.
+//!
+//! A request takes its entry once and keeps it to the end, so an answer comes from exactly one revision whatever
+//! is swapped meanwhile. Written by `sync` alone, read by `serve` and `http`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use terrace_crds::Tier;
+use terrace_crds::model::Upstreams;
+use terrace_engine::Model;
+use terrace_tiering::Policy;
+
+/// A model's namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelKey {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl ModelKey {
+    /// The model that a URL names: `namespace.name`, or `name` in the default namespace.
+    pub fn from_url(segment: &str, default_namespace: &str) -> Self {
+        let (namespace, name) = segment.split_once('.').unwrap_or((default_namespace, segment));
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// The name that a URL carries for it.
+    pub fn to_url(&self, default_namespace: &str) -> String {
+        if self.namespace == default_namespace { self.name.clone() } else { self.to_string() }
+    }
+}
+
+impl fmt::Display for ModelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.namespace, self.name)
+    }
+}
+
+/// Everything that one request needs to know of its model.
+#[derive(Debug)]
+pub struct Entry {
+    /// Which model.
+    pub key: ModelKey,
+    /// Which tier answers.
+    pub policy: Arc<Policy>,
+    /// What the model is called on other tiers.
+    pub upstreams: Upstreams,
+    /// The model on this node.
+    pub local: Local,
+}
+
+impl Entry {
+    /// The loaded revision, if there is one.
+    pub const fn served(&self) -> Option<&Arc<Served>> {
+        match &self.local {
+            Local::Serving(served) => Some(served),
+            Local::Absent | Local::NotPlaced => None,
+        }
+    }
+
+    /// What the model is called on `tier`.
+    pub fn name_on(&self, tier: Tier, default_namespace: &str) -> String {
+        let upstream = match tier {
+            Tier::Device => None,
+            Tier::Edge => self.upstreams.edge.as_ref(),
+            Tier::Cloud => self.upstreams.cloud.as_ref(),
+        };
+        upstream.map_or_else(|| self.key.to_url(default_namespace), |upstream| upstream.model.clone())
+    }
+}
+
+/// A model on this node.
+#[derive(Debug)]
+pub enum Local {
+    /// It answers.
+    Serving(Arc<Served>),
+    /// It belongs here, and no revision of it could be loaded yet.
+    Absent,
+    /// It does not belong here; its callers are forwarded.
+    NotPlaced,
+}
+
+/// A revision that answers.
+#[derive(Debug)]
+pub struct Served {
+    /// Its name.
+    pub revision: String,
+    /// The digest of its artifact.
+    pub sha256: String,
+    /// The loaded model; revisions that differ in their policy alone share it.
+    pub model: Arc<Model>,
+}
+
+/// Every model that callers of this node may ask for.
+#[derive(Debug, Default)]
+pub struct Registry(ArcSwap<HashMap<ModelKey, Arc<Entry>>>);
+
+impl Registry {
+    /// The entry of one model, as it stands now.
+    pub fn get(&self, key: &ModelKey) -> Option<Arc<Entry>> {
+        self.0.load().get(key).cloned()
+    }
+
+    /// Puts `entry` in the place of what its model had. Requests that hold the old entry finish on it.
+    pub fn publish(&self, entry: Entry) {
+        let entry = Arc::new(entry);
+        self.0.rcu(|table| {
+            let mut table = HashMap::clone(table);
+            table.insert(entry.key.clone(), Arc::clone(&entry));
+            table
+        });
+    }
+
+    /// Takes a model away. Requests that hold its entry finish on it.
+    pub fn retire(&self, key: &ModelKey) {
+        self.0.rcu(|table| {
+            let mut table = HashMap::clone(table);
+            table.remove(key);
+            table
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_a_model_with_or_without_its_namespace() {
+        let key = ModelKey::from_url("vision.digits", "default");
+        assert_eq!((key.namespace.as_str(), key.name.as_str()), ("vision", "digits"));
+        assert_eq!(key.to_url("default"), "vision.digits");
+        let key = ModelKey::from_url("digits", "default");
+        assert_eq!((key.namespace.as_str(), key.name.as_str()), ("default", "digits"));
+        assert_eq!(key.to_url("default"), "digits");
+    }
+}
