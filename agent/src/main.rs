@@ -1,9 +1,196 @@
 //! The agent of one node: reads its arguments, wires the parts together, and ends them in order.
 
+mod admin;
 mod args;
 mod egress;
+mod executor;
 mod fetch;
+mod listen;
 mod manifests;
+mod metrics;
+mod node;
+mod refusal;
+mod registry;
+mod requirements;
+mod rest;
+mod serve;
+mod standalone;
+mod status;
 mod store;
+mod sync;
+mod upstream;
 
-fn main() {}
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use terrace_crds::node::AgentStatus;
+use terrace_engine::onnxruntime::OnnxRuntime;
+use terrace_engine::{Engine, probe};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+use crate::admin::Admin;
+use crate::args::Args;
+use crate::egress::Egress;
+use crate::fetch::Fetcher;
+use crate::listen::{self, Limits};
+use crate::node::{Node, Parts};
+use crate::standalone::Standalone;
+use crate::status::Board;
+use crate::store::Store;
+use crate::store::lock::DataLock;
+use crate::sync::Sync;
+use crate::sync::activate::Activator;
+use crate::sync::journal::NodeJournal;
+use crate::upstream::Upstream;
+
+/// Threads that speak to clients and tiers; models run on threads of their own.
+const IO_THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == probe::SUBCOMMAND) {
+        return probe::child_main();
+    }
+    let args = Args::parse();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("terrace-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let log = terrace_telemetry::init(&args.log, args.log_format)?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(IO_THREADS)
+        .thread_name("io")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let ended = runtime.block_on(agent(args, log));
+    // A load that hangs in native code must not keep a process that is done.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<()> {
+    let data_port = listen::bind(args.listen_http, "--listen-http").await?;
+    let admin_port = listen::bind(args.listen_admin, "--listen-admin").await?;
+    let parts = wire(&args)?;
+    info!(
+        tier = %args.tier, http = %data_port.local_addr()?, admin = %admin_port.local_addr()?,
+        data_dir = %args.data_dir.display(), runtime = parts.runtime, "agent starting"
+    );
+
+    let (end, ending) = watch::channel(false);
+    let limits = Limits { connections: args.max_connections, drain: args.drain_timeout };
+    let mut tasks = JoinSet::new();
+    let router = rest::router(Arc::clone(&parts.node));
+    tasks.spawn(named("the data port", listen::serve(data_port, router, limits, ending.clone())));
+    let router = admin::router(Admin { node: Arc::clone(&parts.node), log });
+    tasks.spawn(named("the admin port", listen::serve(admin_port, router, limits, ending)));
+    let node = Arc::clone(&parts.node);
+    tasks.spawn(named("the sync", follow(args.clone(), parts)));
+
+    tokio::select! {
+        ended = tasks.join_next() => return early(ended),
+        () = terminated()? => {}
+    }
+    info!(delay = ?args.shutdown_delay, drain_timeout = ?args.drain_timeout, "shutting down");
+    node.begin_shutdown();
+    tokio::time::sleep(args.shutdown_delay).await;
+    end.send_replace(true);
+    drain(tasks).await;
+    info!("agent ended");
+    Ok(())
+}
+
+/// The parts of an agent, before anything runs.
+struct Wired {
+    node: Arc<Node>,
+    activator: Arc<Activator>,
+    journal: Arc<NodeJournal>,
+    runtime: String,
+}
+
+fn wire(args: &Args) -> anyhow::Result<Wired> {
+    let engine = OnnxRuntime::open(&args.onnxruntime)?;
+    let runtime = engine.runtime().to_string();
+    let store = Arc::new(Store::open(&args.data_dir)?);
+    let journal = Arc::new(NodeJournal::open(args.data_dir.join("journal/node.json"))?);
+    let egress = Egress::new(args.allow_upstream.clone());
+    let prober = Prober::new(ProberOptions {
+        program: std::env::current_exe().context("cannot find the agent's own executable, which probes models")?,
+        library: args.onnxruntime.clone(),
+        verdicts: args.data_dir.join("verdicts"),
+    });
+    let fetcher = Arc::new(Fetcher::new(FetchOptions {
+        store: Arc::clone(&store),
+        egress: egress.clone(),
+        file_roots: args.file_roots.clone(),
+        allow_http: args.allow_http_sources,
+        max_bytes: args.max_model_bytes,
+    })?);
+    let node = Arc::new(Node::new(Parts {
+        tier: args.tier,
+        default_namespace: args.default_namespace.clone(),
+        max_body_bytes: args.max_body_bytes,
+        upstream: Upstream::new(egress, args.tier, args.max_body_bytes)?,
+        board: Board::new(AgentStatus { version: env!("CARGO_PKG_VERSION").to_owned(), runtime: runtime.clone() }),
+    }));
+    let activator = Arc::new(Activator {
+        store,
+        fetcher,
+        engine: Arc::new(engine),
+        prober,
+        queue: args.queue,
+        loading: Semaphore::new(1),
+    });
+    Ok(Wired { node, activator, journal, runtime })
+}
+
+/// Serves from disk at once; follows the manifests as soon as the data directory is this process's alone.
+async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
+    let data_dir = args.data_dir.clone();
+    let held = DataLock::try_acquire(&data_dir)?;
+    let sync = Sync::new(wired.node, Arc::clone(&wired.activator), Arc::clone(&wired.journal));
+    sync.boot().await;
+    let _lock = match held {
+        Some(lock) => lock,
+        None => {
+            info!(data_dir = %data_dir.display(), "another agent owns the data directory; serving what it last served until it ends");
+            let lock = tokio::task::spawn_blocking(move || DataLock::acquire_blocking(&data_dir)).await??;
+            info!("the data directory is this agent's now");
+            wired.journal.reread()?;
+            sync.boot().await;
+            lock
+        }
+    };
+    let (specs, followed) = watch::channel(None);
+    let standalone = Standalone::open(&args, wired.activator.fetcher.clone(), wired.journal)?;
+    tokio::try_join!(
+        async { standalone.run(specs).await.context("following the manifests") },
+        async { sync.run(followed).await.context("following the spec") }
+    )?;
+    Ok(())
+}
+
+/// Resolves when this process is told to end.
+fn terminated() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

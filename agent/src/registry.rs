@@ -1,7 +1,7 @@
 //! What this node answers for: one entry a model, each replaced as a whole.
 //!
 //! A request takes its entry once and keeps it to the end, so an answer comes from exactly one revision whatever
-//! is swapped meanwhile. Written by `sync` alone, read by `serve` and `http`.
+//! is swapped meanwhile. Written by `sync` alone, read by `serve` and `rest`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -104,6 +104,11 @@ impl Registry {
     /// The entry of one model, as it stands now.
     pub fn get(&self, key: &ModelKey) -> Option<Arc<Entry>> {
         self.0.load().get(key).cloned()
+    }
+
+    /// Every model that it has.
+    pub fn keys(&self) -> Vec<ModelKey> {
+        self.0.load().keys().cloned().collect()
     }
 
     /// Puts `entry` in the place of what its model had. Requests that hold the old entry finish on it.

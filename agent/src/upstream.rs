@@ -43,6 +43,22 @@ pub struct Forward<'a> {
     pub deadline: Option<Instant>,
 }
 
+/// Another tier's answer: an inference response, still as that tier encoded it.
+#[derive(Clone, Debug)]
+pub struct Relayed(Bytes);
+
+impl Relayed {
+    fn new(body: Bytes) -> Result<Self, UpstreamError> {
+        RelayedResponse::from_json(&body).map_err(|error| UpstreamError::Malformed(error.to_string()))?;
+        Ok(Self(body))
+    }
+
+    /// The response, its tensors untouched.
+    pub fn response(&self) -> Result<RelayedResponse<'_>, terrace_oip::DecodeError> {
+        RelayedResponse::from_json(&self.0)
+    }
+}
+
 /// Why a tier did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
@@ -114,14 +130,14 @@ impl Upstream {
     }
 
     /// One attempt. Nothing but the body, the hop and what is left of the deadline travels.
-    pub async fn infer(&self, forward: Forward<'_>) -> Result<RelayedResponse, UpstreamError> {
+    pub async fn infer(&self, forward: Forward<'_>) -> Result<Relayed, UpstreamError> {
         let timeout = forward.timeout;
         tokio::time::timeout(timeout, self.exchange(forward))
             .await
             .unwrap_or(Err(UpstreamError::TimedOut { timeout }))
     }
 
-    async fn exchange(&self, forward: Forward<'_>) -> Result<RelayedResponse, UpstreamError> {
+    async fn exchange(&self, forward: Forward<'_>) -> Result<Relayed, UpstreamError> {
         self.egress.check_url(forward.url)?;
         let mut request = self
             .client
@@ -139,7 +155,7 @@ impl Upstream {
         let status = response.status();
         let body = self.read(response).await?;
         if status.is_success() {
-            RelayedResponse::from_json(&body).map_err(|error| UpstreamError::Malformed(error.to_string()))
+            Relayed::new(body)
         } else if is_rejection(status) {
             Err(UpstreamError::Rejected { status, message: error_text(&body) })
         } else {

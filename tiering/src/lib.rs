@@ -1,1 +1,24 @@
-//! to be written
+//! Which tier answers a request, and how long each attempt may take: the decisions of the request path.
+//!
+//! Called by the agent for every request, and by `fleet` for the checked [`Policy`]. Pure: everything that a
+//! decision depends on is an argument, and a decision says why. Must not import a runtime, a client, a server or
+//! an inference engine, and must not read a clock, the environment, files or randomness.
+//!
+//! A request passes through in this order: [`Stated`] (what the request says) → [`Requirements::tighten`] (the
+//! stricter of policy and request) → [`decide`] (who may answer, in order, and why) → [`attempt_timeout`] (how
+//! long each of them may take).
+
+mod budget;
+mod complexity;
+mod decide;
+mod policy;
+mod requirements;
+mod rules;
+mod stated;
+
+pub use budget::{Attempt, attempt_timeout, reserve_for_local};
+pub use complexity::{Elements, entropy};
+pub use decide::{Candidate, Decision, LocalModel, Node, Reason, SkipReason, Skipped, Source, decide};
+pub use policy::{DEFAULT_TIMEOUT, Fault, Policy, RemoteTier};
+pub use requirements::Requirements;
+pub use stated::{ParameterValue, RequirementError, Stated};

@@ -57,7 +57,11 @@ fn rows<T: Element>(
     claimed: usize,
     data: impl FnOnce(Vec<T>) -> TensorData,
 ) -> Result<(TensorData, Vec<usize>), DecodeError> {
-    let mut rows = Rows { elements: Vec::with_capacity(capacity::<T>(claimed, reader.remaining())), lengths: Vec::new(), leaves: None };
+    let mut rows = Rows {
+        elements: Vec::with_capacity(capacity::<T>(claimed, reader.remaining())),
+        lengths: Vec::new(),
+        leaves: None,
+    };
     rows.read(reader, 1)?;
     Ok((data(rows.elements), rows.lengths))
 }
@@ -86,7 +90,8 @@ impl<T: Element> Rows<T> {
         }
         let mut length = 0;
         if reader.open_array()? {
-            if reader.kind()? == JsonKind::Array {
+            let first = reader.kind().map_err(|error| error.in_element(self.elements.len()))?;
+            if first == JsonKind::Array {
                 length = self.read_rows(reader, depth)?;
             } else {
                 length = self.read_elements(reader)?;
@@ -204,7 +209,11 @@ mod tests {
             ("[[1],2]", Fault::Kind { expected: "an array", found: JsonKind::Number }),
             ("[1,[2]]", Fault::Kind { expected: "an integer", found: JsonKind::Array }),
         ] {
-            assert_eq!(read(text, Datatype::Int32).err().map(|error| error.fault().clone()), Some(fault), "{text}");
+            assert_eq!(
+                read(text, Datatype::Int32).err().map(|error| error.fault().clone()),
+                Some(fault),
+                "{text}"
+            );
         }
     }
 
@@ -223,7 +232,11 @@ mod tests {
             ("[[]]", &[2, 0], false),
             ("[[],[]]", &[0], false),
         ] {
-            assert_eq!(read(text, Datatype::Int32).unwrap().check_nesting(shape).is_ok(), fits, "{text} {shape:?}");
+            assert_eq!(
+                read(text, Datatype::Int32).unwrap().check_nesting(shape).is_ok(),
+                fits,
+                "{text} {shape:?}"
+            );
         }
     }
 

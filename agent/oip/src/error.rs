@@ -165,7 +165,7 @@ impl DecodeError {
 
     /// Where, like `inputs[0] ("image").data: element 3`; empty for the message as a whole.
     pub fn path(&self) -> &str {
-        self.0.path.trim_start_matches('.')
+        self.0.path.trim_start_matches(OUTERMOST)
     }
 
     /// A label for metrics, one of a handful.
@@ -188,7 +188,11 @@ impl DecodeError {
 
     #[cold]
     pub(crate) fn in_field(self, key: &str) -> Self {
-        if is_plain(key) { self.under(format_args!(".{key}")) } else { self.under(format_args!("[{}]", Quoted(key))) }
+        if is_plain(key) {
+            self.under(format_args!(".{key}"))
+        } else {
+            self.under(format_args!("[{}]", Quoted(key)))
+        }
     }
 
     #[cold]
@@ -218,8 +222,11 @@ impl From<Fault> for DecodeError {
     }
 }
 
+/// What joins a part of a path to its parent, where it has none.
+const OUTERMOST: [char; 2] = ['.', ' '];
+
 fn location(path: &str) -> String {
-    if path.is_empty() { String::new() } else { format!("{}: ", path.trim_start_matches('.')) }
+    if path.is_empty() { String::new() } else { format!("{}: ", path.trim_start_matches(OUTERMOST)) }
 }
 
 fn is_plain(key: &str) -> bool {
@@ -275,6 +282,6 @@ mod tests {
     #[test]
     fn a_long_name_is_cut_at_a_character() {
         let error = DecodeError::new(Fault::Missing).in_named(&"ä".repeat(1_000));
-        assert_eq!(error.to_string(), format!(" (\"{}\"…): missing", "ä".repeat(64)));
+        assert_eq!(error.to_string(), format!("(\"{}\"…): missing", "ä".repeat(64)));
     }
 }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::json::{nearest_bf16, nearest_f16};
+use crate::json::{POWERS, nearest_bf16, nearest_f16};
 
 /// The f64 of fewest digits that reads back as this f16. The f16 must be finite.
 pub(crate) fn shortest_f16(value: f16) -> f64 {
@@ -21,22 +21,31 @@ fn shortest(value: f64, reads_back: impl Fn(f64) -> bool) -> f64 {
     if value == 0.0 {
         return value;
     }
-    #[allow(clippy::cast_possible_truncation)] // within ±41
-    let magnitude = value.abs().log10().floor() as i32;
-    (0..MAX_DIGITS).map(|more| rounded(value, magnitude - more)).find(|candidate| reads_back(*candidate)).unwrap_or(value)
+    // log₁₀ of the power of two below the value; its first digit has this place or the next.
+    let place = (exponent(value) * 1233) >> 12;
+    (0..=MAX_DIGITS)
+        .map(|more| rounded(value, place + 1 - more))
+        .find(|candidate| reads_back(*candidate))
+        .unwrap_or(value)
+}
+
+/// The binary exponent of a normal f64.
+#[allow(clippy::cast_possible_truncation)] // eleven bits
+fn exponent(value: f64) -> i32 {
+    (value.to_bits() >> 52 & 0x7ff) as i32 - 1023
 }
 
 /// The multiple of a power of ten that is nearest to the value.
 fn rounded(value: f64, exponent: i32) -> f64 {
-    /// Powers of ten up to this are exact in f64, and so is the result.
-    const EXACT: i32 = 22;
-    if exponent.abs() > EXACT {
-        // Rare: a bf16 far from 1. The decimal text is exact.
-        let digits = (value / 10_f64.powi(exponent)).round();
-        return format!("{digits}e{exponent}").parse().unwrap_or(value);
+    match usize::try_from(exponent.unsigned_abs()).ok().and_then(|index| POWERS.get(index)) {
+        Some(power) if exponent < 0 => (value * power).round() / power,
+        Some(power) => (value / power).round() * power,
+        // Rare: a bf16 far from 1. Only the text is exact then.
+        None => {
+            let digits = (value / 10_f64.powi(exponent)).round();
+            format!("{digits}e{exponent}").parse().unwrap_or(value)
+        }
     }
-    let power = 10_f64.powi(exponent.abs());
-    if exponent < 0 { (value * power).round() / power } else { (value / power).round() * power }
 }
 
 #[cfg(test)]
@@ -58,7 +67,10 @@ mod tests {
             let short = shortest_f16(value);
             let back = nearest_f16(format!("{short:?}").parse().unwrap());
             assert_eq!(back.to_bits(), value.to_bits(), "{value:?}");
-            assert!(digits(short) <= fewest_digits(value.to_f64(), |v| nearest_f16(v) == value), "{value:?}: {short}");
+            assert!(
+                digits(short) <= fewest_digits(value.to_f64(), |v| nearest_f16(v) == value),
+                "{value:?}: {short}"
+            );
         }
     }
 
@@ -68,7 +80,10 @@ mod tests {
             let short = shortest_bf16(value);
             let back = nearest_bf16(format!("{short:?}").parse().unwrap());
             assert_eq!(back.to_bits(), value.to_bits(), "{value:?}");
-            assert!(digits(short) <= fewest_digits(value.to_f64(), |v| nearest_bf16(v) == value), "{value:?}: {short}");
+            assert!(
+                digits(short) <= fewest_digits(value.to_f64(), |v| nearest_bf16(v) == value),
+                "{value:?}: {short}"
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! The wire types of the Open Inference Protocol v2, as KServe and Triton and their clients speak it, in JSON.
+//! The wire types of the Open Inference Protocol v2, as the servers
+//! and clients of `KServe` and Triton speak it, in JSON.
 //!
 //! The agent calls it for every request and response, the engine for its verification cases and for the tensor
 //! that it computes on. It must not import a runtime, an HTTP or gRPC server, ort, or another crate of Terrace:
@@ -10,12 +11,24 @@
 //! * Tensors elsewhere in JSON: [`WireTensor`].
 //! * Server and model metadata, health, errors: [`metadata`].
 //!
+//! ```
+//! use terrace_oip::{InferRequest, TensorData};
+//!
+//! let body = br#"{"inputs":[{"name":"x","datatype":"UINT8","shape":[1,3],"data":[[1,2,3]]}]}"#;
+//! let request = InferRequest::from_json(body)?;
+//! assert_eq!(request.inputs[0].tensor.data(), &TensorData::Uint8(vec![1, 2, 3]));
+//!
+//! let error = InferRequest::from_json(&body.map(|byte| if byte == b'2' { b'-' } else { byte })).unwrap_err();
+//! assert_eq!(error.path(), "inputs[0] (\"x\").data: element 1");
+//! # Ok::<(), terrace_oip::DecodeError>(())
+//! ```
+//!
 //! What arrives is checked here once and nowhere again: element types and ranges, the number of elements
 //! against the shape, names that occur once, limits ([`limits`]). Every failure is a [`DecodeError`] that names
 //! the field and shows nothing of what was in it. Nothing is allocated by a size that a request merely claims.
 //!
 //! Deliberate readings of a protocol that leaves them open: fields that it does not know are ignored (as
-//! KServe's and Triton's servers do), a repeated key is refused in every object that is read, `null` stands for
+//! `KServe` and Triton do), a repeated key is refused in every object that is read, `null` stands for
 //! an absent optional field, an empty list of requested outputs asks for all, `BOOL` takes `true` and `false`
 //! only, `data` may be flat or nested.
 
@@ -31,6 +44,7 @@ mod request;
 mod response;
 pub mod tensor;
 mod tensor_json;
+mod tensor_text;
 mod values;
 
 pub use error::{DecodeError, EncodeError, Fault, JsonKind};

@@ -77,7 +77,8 @@ impl Parameters {
 
     /// JSON can carry them.
     pub(crate) fn check(&self) -> Result<(), EncodeError> {
-        let broken = self.iter().find(|(_, value)| matches!(value, Parameter::Double(value) if !value.is_finite()));
+        let broken =
+            self.iter().find(|(_, value)| matches!(value, Parameter::Double(value) if !value.is_finite()));
         broken.map_or(Ok(()), |(name, _)| Err(EncodeError::ParameterNotFinite { parameter: name.to_owned() }))
     }
 }

@@ -1,25 +1,21 @@
 //! A tensor as JSON: an object with `name`, `shape`, `datatype`, `data` and perhaps `parameters`, in any order.
 
-use std::borrow::Cow;
-
 use serde::de::Error as _;
-use serde::ser::{Error as _, SerializeStruct};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::elements::Elements;
-use crate::error::{DecodeError, EncodeError, Fault, JsonKind};
-use crate::half_text::{shortest_bf16, shortest_f16};
+use crate::error::{DecodeError, Fault, JsonKind};
 use crate::json::{Reader, decode};
 use crate::limits::{MAX_RANK, MAX_TENSORS};
 use crate::parameters::Parameters;
-use crate::tensor::{Datatype, Tensor, TensorData};
+use crate::tensor::{Datatype, Tensor};
 
 /// The parameter by which an input or output says that its elements are in the binary tensor extension's form.
 const BINARY_SIZE: &str = "binary_data_size";
 
-/// A tensor inside any JSON that `serde_json` reads, in the protocol's form: `#[serde(transparent)]` for
-/// [`Tensor`]. Parameters of the tensor are read and dropped.
+/// A tensor in the protocol's form inside other JSON, such as a file of verification cases. Its parameters are
+/// checked and dropped.
 ///
 /// Works with `serde_json` only, and not inside `#[serde(flatten)]` or `#[serde(untagged)]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,14 +69,15 @@ fn read_fields(reader: &mut Reader<'_>) -> Result<(Tensor, Parameters), DecodeEr
             "shape" => shape = Some(read_shape(reader)?),
             "datatype" => datatype = Some(read_datatype(reader)?),
             "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
-            "data" => match datatype {
-                Some(datatype) => elements = Some(Elements::read(reader, datatype, shape.as_deref())?),
-                // Its type is yet to come: read it then.
-                None => {
+            "data" => {
+                if let Some(datatype) = datatype {
+                    elements = Some(Elements::read(reader, datatype, shape.as_deref())?);
+                } else {
+                    // Its type is yet to come: read it then.
                     passed_over = Some(reader.clone());
                     reader.skip()?;
                 }
-            },
+            }
             _ => {
                 reader.skip()?;
             }
@@ -124,7 +121,7 @@ fn read_datatype(reader: &mut Reader<'_>) -> Result<Datatype, DecodeError> {
 
 /// For an error: the name of the tensor at the reader, as far as that can be found.
 #[cold]
-fn name_of(mut reader: Reader<'_>) -> Option<Cow<'_, str>> {
+fn name_of(mut reader: Reader<'_>) -> Option<String> {
     let mut name = None;
     // It stops at the fault, too; where the name comes after that, the tensor's index has to do.
     let _ = reader.object(|reader, key| {
@@ -135,5 +132,5 @@ fn name_of(mut reader: Reader<'_>) -> Option<Cow<'_, str>> {
         }
         Ok(())
     });
-    name.map(Cow::Owned)
+    name
 }

@@ -4,10 +4,12 @@
 //!
 //! It exists beside `serde_json`, which still writes and unescapes, for what that cannot do at once: look at
 //! the next value before choosing how to read it (data is flat or nested), round a number straight to f32, say
-//! what was found without quoting it, and read 150,000 floats in less than half the time.
+//! what was found without quoting it, and read 150,000 floats in about half the time (2.9 ms against 5.5).
 
 mod number;
 mod reader;
+#[cfg(test)]
+mod tests;
 
-pub(crate) use number::Number;
+pub(crate) use number::{Number, POWERS, nearest_bf16, nearest_f16};
 pub(crate) use reader::{Reader, decode};

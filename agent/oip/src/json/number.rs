@@ -2,33 +2,86 @@
 
 use half::{bf16, f16};
 
+use super::reader::NOT_FINITE;
 use crate::error::Fault;
 
 /// A number whose syntax is right. Its value is the significand times ten to the exponent, as long as the
 /// significand has not overflowed; the text decides otherwise.
 #[derive(Clone, Copy)]
 pub(crate) struct Number<'a> {
-    pub(super) source: &'a str,
-    pub(super) start: usize,
-    pub(super) end: usize,
-    pub(super) negative: bool,
+    text: &'a str,
+    negative: bool,
     /// Modulo 2⁶⁴: the value only up to [`EXACT_DIGITS`] digits.
-    pub(super) significand: u64,
-    pub(super) digits: usize,
-    pub(super) exponent: i64,
-    pub(super) is_integer: bool,
+    significand: u64,
+    digits: usize,
+    exponent: i64,
+    is_integer: bool,
 }
 
 /// Any number of so many decimal digits fits an u64.
 const EXACT_DIGITS: usize = 19;
 
+/// An exponent that is too long to count: far outside [`POWERS`], so that the text decides.
+const FAR: i64 = i64::MAX / 4;
+
+const NO_DIGIT: &str = "expected a digit";
+
 /// The powers of ten that an f64 holds exactly.
-const POWERS: [f64; 23] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19,
-    1e20, 1e21, 1e22,
+pub(crate) const POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18,
+    1e19, 1e20, 1e21, 1e22,
 ];
 
-impl Number<'_> {
+impl<'a> Number<'a> {
+    /// Reads the number that starts at `start` with a digit or a minus: the number or what is wrong, and where
+    /// it ends.
+    #[inline]
+    pub(super) fn scan(source: &'a str, start: usize) -> (Result<Self, &'static str>, usize) {
+        let bytes = source.as_bytes();
+        let is = |at: usize, byte: u8| bytes.get(at) == Some(&byte);
+        let mut at = start;
+        let mut significand = 0;
+
+        let negative = is(at, b'-');
+        at += usize::from(negative);
+        let leading_zero = is(at, b'0');
+        let mut digits = scan_digits(bytes, &mut at, &mut significand);
+        if digits > 1 && leading_zero {
+            return (Err("a number with a leading zero"), at);
+        }
+        if digits == 0 {
+            return (Err(if is(at, b'I') { NOT_FINITE } else { NO_DIGIT }), at);
+        }
+
+        let mut exponent = 0;
+        let mut is_integer = true;
+        if is(at, b'.') {
+            at += 1;
+            is_integer = false;
+            let fraction = scan_digits(bytes, &mut at, &mut significand);
+            if fraction == 0 {
+                return (Err(NO_DIGIT), at);
+            }
+            digits += fraction;
+            exponent = -i64::try_from(fraction).unwrap_or(FAR);
+        }
+        if is(at, b'e') || is(at, b'E') {
+            at += 1;
+            is_integer = false;
+            let minus = is(at, b'-');
+            at += usize::from(minus || is(at, b'+'));
+            let mut written = 0;
+            let length = scan_digits(bytes, &mut at, &mut written);
+            if length == 0 {
+                return (Err(NO_DIGIT), at);
+            }
+            let written = if length > 9 { FAR } else { i64::try_from(written).unwrap_or(FAR) };
+            exponent += if minus { -written } else { written };
+        }
+        let text = &source[start..at];
+        (Ok(Self { text, negative, significand, digits, exponent, is_integer }), at)
+    }
+
     /// Whether it was written without fraction and exponent.
     pub(crate) fn is_integer(&self) -> bool {
         self.is_integer
@@ -44,7 +97,7 @@ impl Number<'_> {
             let magnitude = i128::from(self.significand);
             Some(if self.negative { -magnitude } else { magnitude })
         } else {
-            self.text().parse().ok()
+            self.text.parse().ok()
         };
         value.and_then(|value| T::try_from(value).ok()).ok_or(Fault::OutOfRange { datatype })
     }
@@ -54,7 +107,7 @@ impl Number<'_> {
     pub(crate) fn to_f64(self, datatype: &'static str) -> Result<f64, Fault> {
         let value = match self.small() {
             Some(value) => value,
-            None => self.text().parse().unwrap_or(f64::INFINITY),
+            None => self.text.parse().unwrap_or(f64::INFINITY),
         };
         if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
     }
@@ -71,7 +124,7 @@ impl Number<'_> {
             #[allow(clippy::cast_possible_truncation)] // rounding is what is wanted; at most 2⁵³ · 10²²
             Some(value) if value.to_bits() & REST != MIDDLE => Ok(value as f32),
             _ => {
-                let value: f32 = self.text().parse().unwrap_or(f32::INFINITY);
+                let value: f32 = self.text.parse().unwrap_or(f32::INFINITY);
                 if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
             }
         }
@@ -100,11 +153,17 @@ impl Number<'_> {
         let value = if self.exponent < 0 { significand / power } else { significand * power };
         Some(if self.negative { -value } else { value })
     }
+}
 
-    #[cold]
-    fn text(&self) -> &str {
-        self.source.get(self.start..self.end).unwrap_or_default()
+/// Passes over digits, appending them to the significand; how many.
+#[inline]
+fn scan_digits(bytes: &[u8], at: &mut usize, significand: &mut u64) -> usize {
+    let start = *at;
+    while let Some(digit) = bytes.get(*at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+        *significand = significand.wrapping_mul(10).wrapping_add(u64::from(digit));
+        *at += 1;
     }
+    *at - start
 }
 
 /// The f16 nearest to a number, ties to even.

@@ -6,10 +6,13 @@ use super::Number;
 use crate::error::{DecodeError, Fault, JsonKind};
 use crate::limits::{MAX_DEPTH, MAX_FIELDS};
 
+/// What Python writes for them by default.
+pub(super) const NOT_FINITE: &str = "NaN and Infinity are no JSON numbers";
+
 /// Reads a whole body.
 pub(crate) fn decode<'a, T>(
     body: &'a [u8],
-    read: impl Fn(&mut Reader<'a>) -> Result<T, DecodeError>,
+    read: impl FnOnce(&mut Reader<'a>) -> Result<T, DecodeError>,
 ) -> Result<T, DecodeError> {
     match std::str::from_utf8(body) {
         Ok(text) => {
@@ -65,7 +68,7 @@ impl<'a> Reader<'a> {
             Some(b'{') => Ok(JsonKind::Object),
             Some(b't' | b'f') => Ok(JsonKind::Boolean),
             Some(b'n') => Ok(JsonKind::Null),
-            Some(b'N' | b'I') => Err(self.syntax("NaN and Infinity are no JSON numbers")),
+            Some(b'N' | b'I') => Err(self.syntax(NOT_FINITE)),
             Some(_) => Err(self.syntax("expected a value")),
             None => Err(self.syntax("the text ends where a value is expected")),
         }
@@ -78,12 +81,25 @@ impl<'a> Reader<'a> {
         if found == kind { Ok(()) } else { Err(Fault::Kind { expected, found }.into()) }
     }
 
+    /// The next value, if there is one, is of another kind than expected.
+    #[cold]
+    fn not(&mut self, expected: &'static str) -> DecodeError {
+        match self.kind() {
+            Ok(found) => Fault::Kind { expected, found }.into(),
+            Err(error) => error,
+        }
+    }
+
     /// The value read by `read`, or `None` for null.
     pub(crate) fn optional<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, DecodeError> {
-        if self.kind()? == JsonKind::Null { self.literal("null").map(|()| None) } else { read(self).map(Some) }
+        if self.kind()? == JsonKind::Null {
+            self.literal("null").map(|()| None)
+        } else {
+            read(self).map(Some)
+        }
     }
 
     pub(crate) fn boolean(&mut self) -> Result<bool, DecodeError> {
@@ -99,53 +115,27 @@ impl<'a> Reader<'a> {
         let escaped = self.skip_string()?;
         let quoted = &self.text[start..self.at];
         if escaped {
-            let unescaped = serde_json::from_str(quoted).map_err(|_| self.syntax("a bad escape in the string that ends"))?;
+            let unescaped = serde_json::from_str(quoted)
+                .map_err(|_| self.syntax("a bad escape in the string that ends"))?;
             Ok(Cow::Owned(unescaped))
         } else {
             Ok(Cow::Borrowed(&quoted[1..quoted.len() - 1]))
         }
     }
 
+    /// A string, or `None` for null.
+    pub(crate) fn optional_string(&mut self) -> Result<Option<String>, DecodeError> {
+        self.optional(|reader| reader.string().map(Cow::into_owned))
+    }
+
     #[inline]
     pub(crate) fn number(&mut self, expected: &'static str) -> Result<Number<'a>, DecodeError> {
-        self.expect(JsonKind::Number, expected)?;
-        let start = self.at;
-        let negative = self.next_is(b'-');
-        let mut significand = 0_u64;
-
-        let whole = self.digits(&mut significand);
-        if whole > 1 && self.text.as_bytes()[self.at - whole] == b'0' {
-            return Err(self.syntax("a number with a leading zero"));
+        if !matches!(self.peek(), Some(b'-' | b'0'..=b'9')) {
+            return Err(self.not(expected));
         }
-        let mut digits = whole;
-        let mut complete = whole > 0;
-        let mut exponent = 0;
-        let mut is_integer = true;
-
-        if self.next_is(b'.') {
-            let fraction = self.digits(&mut significand);
-            complete &= fraction > 0;
-            digits += fraction;
-            exponent = -i64::try_from(fraction).unwrap_or(i64::MAX);
-            is_integer = false;
-        }
-        if self.next_is(b'e') || self.next_is(b'E') {
-            let minus = self.next_is(b'-');
-            if !minus {
-                self.next_is(b'+');
-            }
-            let mut written = 0_u64;
-            let length = self.digits(&mut written);
-            complete &= length > 0;
-            // One that is too long to count is too long for `Number::small`, and the text decides.
-            let written = if length > 9 { i64::MAX / 2 } else { i64::try_from(written).unwrap_or(i64::MAX / 2) };
-            exponent += if minus { -written } else { written };
-            is_integer = false;
-        }
-        if !complete {
-            return Err(self.syntax("expected a digit"));
-        }
-        Ok(Number { source: self.text, start, end: self.at, negative, significand, digits, exponent, is_integer })
+        let (number, end) = Number::scan(self.text, self.at);
+        self.at = end;
+        number.map_err(|problem| self.syntax(problem))
     }
 
     /// Passes over the next value, checking its syntax, and returns its text.
@@ -154,6 +144,12 @@ impl<'a> Reader<'a> {
         let start = self.at;
         self.skip_at(MAX_DEPTH)?;
         Ok(&self.text[start..self.at])
+    }
+
+    /// The same for what must be an array.
+    pub(crate) fn skip_array(&mut self) -> Result<&'a str, DecodeError> {
+        self.expect(JsonKind::Array, "an array")?;
+        self.skip()
     }
 
     /// Calls `member` for each member of an object, which must read its value.
@@ -326,18 +322,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes over digits, appending them to a significand; how many.
-    #[inline]
-    fn digits(&mut self, significand: &mut u64) -> usize {
-        let bytes = self.text.as_bytes();
-        let start = self.at;
-        while let Some(digit) = bytes.get(self.at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
-            *significand = significand.wrapping_mul(10).wrapping_add(u64::from(digit));
-            self.at += 1;
-        }
-        self.at - start
-    }
-
     #[inline]
     fn next_is(&mut self, byte: u8) -> bool {
         let is = self.text.as_bytes().get(self.at) == Some(&byte);
@@ -362,7 +346,7 @@ impl<'a> Reader<'a> {
     fn syntax(&self, problem: &'static str) -> DecodeError {
         let read = &self.text.as_bytes()[..self.at.min(self.text.len())];
         let line_start = read.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-        let line = read.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = read.split(|byte| *byte == b'\n').count();
         Fault::Syntax { problem, line, column: read.len() - line_start + 1 }.into()
     }
 }

@@ -1,8 +1,5 @@
 //! The Open Inference Protocol over HTTP: routes to calls, answers to responses. No decision and no engine here.
 
-pub mod listen;
-pub mod refusal;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,8 +14,8 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
 use terrace_oip::{ErrorBody, Live, ModelMetadata, ModelReady, Ready, ServerMetadata, TensorMetadata};
 
-use crate::http::listen::Started;
-use crate::http::refusal::Refusal;
+use crate::listen::Started;
+use crate::refusal::Refusal;
 use crate::node::Node;
 use crate::registry::{Entry, Local, ModelKey};
 use crate::serve::{self, Call};

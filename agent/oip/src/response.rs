@@ -1,0 +1,106 @@
+//! An inference response: written for our clients, decoded where the tensors of an answer are needed.
+
+use serde::Serialize;
+
+use crate::error::{DecodeError, EncodeError};
+use crate::json::{Reader, decode};
+use crate::parameters::Parameters;
+use crate::tensor::Tensor;
+use crate::tensor_json::read_tensors;
+use crate::tensor_text::{TensorText, check, text_size};
+
+/// An inference response to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct InferResponse<'a> {
+    /// The model that answered.
+    pub model_name: &'a str,
+    /// Its version.
+    pub model_version: Option<&'a str>,
+    /// The request's id.
+    pub id: Option<&'a str>,
+    /// What the server says about the answer; left out when empty.
+    pub parameters: &'a Parameters,
+    /// The answer.
+    pub outputs: &'a [Tensor],
+}
+
+/// An inference response with its tensors decoded. Output names differ.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodedResponse {
+    /// The model that answered.
+    pub model_name: String,
+    /// Its version.
+    pub model_version: Option<String>,
+    /// The request's id.
+    pub id: Option<String>,
+    /// What the server says about the answer.
+    pub parameters: Parameters,
+    /// The answer; parameters of single outputs are checked and dropped.
+    pub outputs: Vec<Tensor>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    model_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Parameters::is_empty")]
+    parameters: &'a Parameters,
+    outputs: Vec<TensorText<'a>>,
+}
+
+impl InferResponse<'_> {
+    /// Writes the body. Output data is flat.
+    pub fn to_json(&self) -> Result<Vec<u8>, EncodeError> {
+        self.parameters.check()?;
+        self.outputs.iter().try_for_each(check)?;
+
+        let size = self.outputs.iter().map(text_size).sum::<usize>() + 1024;
+        let mut body = Vec::with_capacity(size);
+        serde_json::to_writer(
+            &mut body,
+            &Body {
+                model_name: self.model_name,
+                model_version: self.model_version,
+                id: self.id,
+                parameters: self.parameters,
+                outputs: self.outputs.iter().map(TensorText).collect(),
+            },
+        )?;
+        Ok(body)
+    }
+}
+
+impl DecodedResponse {
+    /// Reads a body.
+    pub fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
+        decode(body, Self::read)
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let mut model_name = None;
+        let mut model_version = None;
+        let mut id = None;
+        let mut parameters = Parameters::new();
+        let mut outputs = None;
+        reader.object(|reader, key| {
+            match key {
+                "model_name" => model_name = Some(reader.string()?.into_owned()),
+                "model_version" => model_version = reader.optional_string()?,
+                "id" => id = reader.optional_string()?,
+                "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
+                "outputs" => outputs = Some(read_tensors(reader)?),
+                _ => {
+                    reader.skip()?;
+                }
+            }
+            Ok(())
+        })?;
+        let model_name = model_name.ok_or_else(|| DecodeError::missing("model_name"))?;
+        let outputs = outputs.ok_or_else(|| DecodeError::missing("outputs"))?;
+        let outputs = outputs.into_iter().map(|(tensor, _)| tensor).collect();
+        Ok(Self { model_name, model_version, id, parameters, outputs })
+    }
+}

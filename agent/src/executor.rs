@@ -1,0 +1,211 @@
+//! Walks the candidates of a decision until one answers, inside the time that is left. Never adds one.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde::Serialize;
+use terrace_crds::Tier;
+use terrace_engine::InferError;
+use terrace_oip::Tensor;
+use terrace_tiering::{self as tiering, Candidate, Decision, RemoteTier, Source};
+
+use crate::node::Node;
+use crate::refusal::Refusal;
+use crate::registry::{Entry, Served};
+use crate::serve::millis;
+use crate::upstream::{Forward, Relayed, UpstreamError};
+
+/// What is to be answered.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The node that answers.
+    pub node: &'a Node,
+    /// The model, as it stood when the request came.
+    pub entry: &'a Entry,
+    /// Who may answer, in order.
+    pub decision: &'a Decision,
+    /// The inputs, decoded.
+    pub inputs: Vec<Tensor>,
+    /// The outputs that the request names, if it does.
+    pub outputs: Option<Vec<String>>,
+    /// The request's body, as it came; only forwarded.
+    pub body: Bytes,
+    /// When the answer is due, if ever.
+    pub deadline: Option<Instant>,
+}
+
+/// An answer, and how it came about.
+#[derive(Debug)]
+pub struct Answer {
+    /// Who produced the outputs.
+    pub tier: Tier,
+    /// As what.
+    pub source: Source,
+    /// The outputs.
+    pub output: Output,
+    /// Everything that was tried, the last one included.
+    pub attempts: Vec<Attempt>,
+}
+
+/// Who answered, and as what.
+pub type By = Option<(Tier, &'static str)>;
+
+/// Outputs, from here or from elsewhere.
+#[derive(Debug)]
+pub enum Output {
+    /// Of the model on this node.
+    Local {
+        /// The revision that answered.
+        revision: String,
+        /// Its outputs.
+        tensors: Vec<Tensor>,
+    },
+    /// Of another tier.
+    Relayed(Relayed),
+}
+
+/// One try, as the response tells of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Attempt {
+    /// Where.
+    pub tier: &'static str,
+    /// How it ended: `Answered`, or why not, in one word.
+    pub outcome: &'static str,
+    /// How long it took.
+    pub ms: f64,
+}
+
+/// How one try failed.
+#[derive(Debug)]
+struct Failure {
+    /// In one word.
+    outcome: &'static str,
+    /// What the client is told if nobody else answers.
+    refusal: Refusal,
+    /// No other tier would like the request better.
+    last: bool,
+}
+
+/// Tries each candidate in turn.
+pub async fn run(mut job: Job<'_>) -> Result<Answer, Refusal> {
+    let candidates = &job.decision.candidates;
+    let local_at = candidates.iter().position(|candidate| candidate.tier == job.node.tier);
+    let longest_run = job.entry.served().and_then(|served| served.model.load_figures().longest_run);
+    let reserve = tiering::reserve_for_local(left(job.deadline), longest_run);
+
+    let mut attempts = Vec::with_capacity(candidates.len());
+    let mut refusals = Vec::new();
+    for (position, candidate) in candidates.iter().enumerate() {
+        let local_comes_later = local_at.is_some_and(|local| local > position);
+        let reserve = if local_comes_later { reserve } else { Duration::ZERO };
+        let begun = Instant::now();
+        let tried = attempt(&mut job, candidate, reserve).await;
+        let outcome = tried.as_ref().map_or_else(|failure| failure.outcome, |_| "Answered");
+        job.node.metrics.attempt(candidate.tier, outcome);
+        attempts.push(Attempt { tier: candidate.tier.as_str(), outcome, ms: millis(begun.elapsed()) });
+        match tried {
+            Ok(output) => return Ok(Answer { tier: candidate.tier, source: candidate.source, output, attempts }),
+            Err(failure) if failure.last => return Err(failure.refusal),
+            Err(failure) => refusals.push(failure.refusal),
+        }
+    }
+    Err(nobody(&job, refusals, &attempts))
+}
+
+async fn attempt(job: &mut Job<'_>, candidate: &Candidate, reserve: Duration) -> Result<Output, Failure> {
+    let entry = job.entry;
+    let remote = entry.policy.remote(candidate.tier).filter(|_| candidate.tier != job.node.tier);
+    let timeout = remote.map(|remote| remote.timeout);
+    let limit = match tiering::attempt_timeout(left(job.deadline), timeout, reserve) {
+        tiering::Attempt::Run(limit) => limit,
+        tiering::Attempt::Skip(why) => {
+            return Err(Failure { outcome: why.as_str(), refusal: too_late(), last: false });
+        }
+    };
+    match (remote, entry.served()) {
+        (Some(remote), _) => forward(job, candidate.tier, remote, limit).await,
+        (None, Some(served)) => run_here(job, served).await,
+        (None, None) => Err(Failure {
+            outcome: "NotLoaded",
+            refusal: Refusal::NoTier("the model is not loaded on this node".to_owned()),
+            last: false,
+        }),
+    }
+}
+
+/// On this node's own model.
+async fn run_here(job: &mut Job<'_>, served: &Served) -> Result<Output, Failure> {
+    // A tier is a candidate once, so nobody asks for them again.
+    let (inputs, outputs) = (std::mem::take(&mut job.inputs), job.outputs.take());
+    let ran = served.model.infer(inputs, outputs, job.deadline).await;
+    match ran {
+        Ok(tensors) => Ok(Output::Local { revision: served.revision.clone(), tensors }),
+        Err(error) => {
+            let text = error.to_string();
+            let (outcome, refusal, last) = match error {
+                InferError::InvalidInput(_) => ("InvalidInput", Refusal::Invalid(text), true),
+                InferError::QueueFull => ("QueueFull", Refusal::Busy(text), false),
+                InferError::DeadlineExceeded => ("DeadlineExceeded", too_late(), false),
+                InferError::Failed(_) => ("Failed", Refusal::Failed(text), false),
+                InferError::Stopped => ("Stopped", Refusal::NoTier(text), false),
+            };
+            Err(Failure { outcome, refusal, last })
+        }
+    }
+}
+
+/// On another tier.
+async fn forward(
+    job: &Job<'_>,
+    tier: Tier,
+    remote: &RemoteTier,
+    limit: Option<Duration>,
+) -> Result<Output, Failure> {
+    let model = job.entry.name_on(tier, &job.node.default_namespace);
+    let forward = Forward {
+        url: &remote.url,
+        model: &model,
+        body: job.body.clone(),
+        timeout: limit.unwrap_or(remote.timeout),
+        deadline: job.deadline,
+    };
+    job.node.upstream.infer(forward).await.map(Output::Relayed).map_err(|error| {
+        let outcome = error.outcome();
+        match error {
+            UpstreamError::Rejected { message, .. } => {
+                Failure { outcome, refusal: Refusal::Invalid(format!("{tier}: {message}")), last: true }
+            }
+            error => Failure { outcome, refusal: Refusal::NoTier(format!("{tier}: {error}")), last: false },
+        }
+    })
+}
+
+/// What the client is told when nobody answered: of all that went wrong, what it can do something about.
+fn nobody(job: &Job<'_>, refusals: Vec<Refusal>, attempts: &[Attempt]) -> Refusal {
+    if attempts.is_empty() {
+        return Refusal::NoTier(job.decision.refusal());
+    }
+    if left(job.deadline).is_some_and(|left| left.is_zero()) {
+        return Refusal::Deadline(format!("no tier answered within the deadline: {}", told(attempts)));
+    }
+    let mut refusals = refusals;
+    match refusals.len() {
+        1 => refusals.remove(0),
+        _ => Refusal::NoTier(format!("no tier answered: {}", told(attempts))),
+    }
+}
+
+fn told(attempts: &[Attempt]) -> String {
+    let told: Vec<String> =
+        attempts.iter().map(|attempt| format!("{} {} after {} ms", attempt.tier, attempt.outcome, attempt.ms)).collect();
+    told.join(", ")
+}
+
+fn too_late() -> Refusal {
+    Refusal::Deadline("too little of the deadline was left".to_owned())
+}
+
+/// The time before `deadline`; none where there is none.
+fn left(deadline: Option<Instant>) -> Option<Duration> {
+    deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+}

@@ -1,0 +1,181 @@
+//! From a revision's name to a model that answers: fetch → probe → load → cases. Publishes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use terrace_crds::model::{CasesSource, Verification};
+use terrace_crds::node::ModelPhase;
+use terrace_engine::cases::{self, Acceptance, Cases};
+use terrace_engine::probe::{ProbeRequest, Prober, Verdict};
+use terrace_engine::{Engine, Model, ModelOptions};
+use terrace_fleet::{Sha256, SourceUri};
+use tokio::sync::Semaphore;
+
+use super::revision::Revision;
+use crate::fetch::{FetchError, Fetcher};
+use crate::registry::Served;
+use crate::store::{ReadError, Store};
+
+/// How far a floating-point output may be from the expected one, where a model does not say.
+const TOLERANCE: f64 = 1e-4;
+
+/// Makes revisions ready to serve.
+#[derive(Debug)]
+pub struct Activator {
+    /// Where artifacts lie.
+    pub store: Arc<Store>,
+    /// How they get there.
+    pub fetcher: Arc<Fetcher>,
+    /// What runs them.
+    pub engine: Arc<dyn Engine>,
+    /// What tries them first, in a child process.
+    pub prober: Prober,
+    /// Requests that may wait for one model.
+    pub queue: usize,
+    /// One load at a time: two at once could need more memory than either does.
+    pub loading: Semaphore,
+}
+
+/// Why a revision cannot serve.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ActivateError {
+    /// One word for the status.
+    pub reason: &'static str,
+    /// For a person, with what to do.
+    pub message: String,
+    /// Whether trying the same again may help.
+    pub retry: bool,
+}
+
+impl ActivateError {
+    fn last(reason: &'static str, message: impl ToString) -> Self {
+        Self { reason, message: message.to_string(), retry: false }
+    }
+
+    fn passing(reason: &'static str, message: impl ToString) -> Self {
+        Self { reason, message: message.to_string(), retry: true }
+    }
+}
+
+impl From<FetchError> for ActivateError {
+    fn from(error: FetchError) -> Self {
+        Self { reason: error.reason(), retry: error.retryable(), message: error.to_string() }
+    }
+}
+
+impl From<ReadError> for ActivateError {
+    fn from(error: ReadError) -> Self {
+        Self::passing("StoreUnreadable", error)
+    }
+}
+
+/// Told of each phase as it begins.
+pub type Progress<'a> = &'a (dyn Fn(ModelPhase) + Sync);
+
+impl Activator {
+    /// Fetches what is missing, then loads.
+    pub async fn activate(&self, revision: &Revision, progress: Progress<'_>) -> Result<Served, ActivateError> {
+        let artifact = artifact(revision)?;
+        progress(ModelPhase::Fetching);
+        self.fetch(&artifact.uri, &artifact.sha256).await?;
+        if let Some(cases) = cases_of(revision) {
+            self.fetch(&cases.uri, &cases.sha256).await?;
+        }
+        self.load(revision, progress).await
+    }
+
+    /// Loads what lies on disk already.
+    pub async fn load(&self, revision: &Revision, progress: Progress<'_>) -> Result<Served, ActivateError> {
+        let artifact = artifact(revision)?;
+        let model = digest(&artifact.sha256)?;
+        let cases = cases_of(revision).map(|cases| digest(&cases.sha256)).transpose()?;
+        let acceptance = acceptance(revision.model.verification.as_ref());
+        let options = ModelOptions {
+            threads: revision.model.runtime.threads.map_or(1, usize::from),
+            instances: revision.model.runtime.instances.map_or(1, usize::from),
+            queue: self.queue,
+            name: revision.key().to_string(),
+        };
+        let _one_at_a_time =
+            self.loading.acquire().await.map_err(|_| ActivateError::passing("ShuttingDown", "the agent is ending"))?;
+
+        progress(ModelPhase::Probing);
+        let request = ProbeRequest {
+            model: self.store.path(&model),
+            sha256: model.to_string(),
+            cases: cases.as_ref().map(|cases| self.store.path(cases)),
+            cases_sha256: cases.as_ref().map(Sha256::to_string),
+            acceptance,
+            threads: options.threads,
+        };
+        match self.prober.probe(&request).await {
+            Ok(Verdict::Accepted { .. }) => {}
+            Ok(Verdict::Refused { stage, message }) => return Err(ActivateError::last(stage.reason(), message)),
+            Err(error) => return Err(ActivateError::passing("ProbeFailed", error)),
+        }
+
+        progress(ModelPhase::Loading);
+        let (engine, store) = (Arc::clone(&self.engine), Arc::clone(&self.store));
+        let loaded = tokio::task::spawn_blocking(move || {
+            load_verified(&*engine, &store, &Loading { model, cases, acceptance, options })
+        })
+        .await
+        .map_err(|error| ActivateError::last("LoadFailed", format!("loading ended early: {error}")))??;
+        Ok(Served {
+            revision: revision.model.revision.clone(),
+            sha256: artifact.sha256.clone(),
+            model: Arc::new(loaded),
+        })
+    }
+
+    async fn fetch(&self, uri: &str, sha256: &str) -> Result<(), ActivateError> {
+        let uri = SourceUri::parse(uri).map_err(|error| ActivateError::last("SourceNotAllowed", error))?;
+        self.fetcher.fetch(&uri, &digest(sha256)?).await?;
+        Ok(())
+    }
+}
+
+/// What a blocking load needs.
+struct Loading {
+    model: Sha256,
+    cases: Option<Sha256>,
+    acceptance: Acceptance,
+    options: ModelOptions,
+}
+
+/// Reads, checks and loads a model, and has the very session that will serve pass its cases.
+fn load_verified(engine: &dyn Engine, store: &Store, loading: &Loading) -> Result<Model, ActivateError> {
+    let bytes = store.read_verified(&loading.model)?;
+    let cases = loading.cases.as_ref().map(|cases| store.read_verified(cases)).transpose()?;
+    let cases = cases
+        .map(|bytes| Cases::parse(&bytes))
+        .transpose()
+        .map_err(|error| ActivateError::last("CasesUnreadable", error))?;
+    Model::load(engine, &bytes, &loading.options, |session| {
+        cases.as_ref().map_or(Ok(()), |cases| cases::verify(session, cases, &loading.acceptance).map(|_| ()))
+    })
+    .map_err(|error| ActivateError::last(error.reason(), error))
+}
+
+fn artifact(revision: &Revision) -> Result<&terrace_crds::model::ResolvedSource, ActivateError> {
+    revision
+        .model
+        .artifact
+        .as_ref()
+        .ok_or_else(|| ActivateError::last("NotPlaced", "the spec names no artifact for this node"))
+}
+
+fn cases_of(revision: &Revision) -> Option<&CasesSource> {
+    revision.model.verification.as_ref()?.cases.as_ref()
+}
+
+fn acceptance(verification: Option<&Verification>) -> Acceptance {
+    let cases = verification.and_then(|verification| verification.cases.as_ref());
+    let max_latency = verification.and_then(|verification| verification.max_latency).map(Duration::from);
+    Acceptance { tolerance: cases.and_then(|cases| cases.tolerance).unwrap_or(TOLERANCE), max_latency }
+}
+
+fn digest(text: &str) -> Result<Sha256, ActivateError> {
+    Sha256::parse(text).map_err(|error| ActivateError::last("DigestInvalid", error))
+}

@@ -1,0 +1,289 @@
+//! Makes what serves follow what is wanted: spec → per model: activate → swap → journal.
+//!
+//! Fed with specs by `standalone`, or by whatever else decides what this node should serve. Writes the
+//! registry and the board; nobody else does. A revision that cannot be activated changes nothing for the one that
+//! serves.
+
+pub mod activate;
+pub mod backoff;
+pub mod journal;
+pub mod revision;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io;
+use std::sync::Arc;
+
+use terrace_crds::InferenceNodeSpec;
+use terrace_crds::node::{ModelError, ModelPhase};
+use terrace_tiering::Policy;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{error, info, warn};
+
+use crate::node::Node;
+use crate::registry::{Entry, Local, ModelKey, Served};
+use activate::{ActivateError, Activator};
+use journal::NodeJournal;
+use revision::Revision;
+
+/// Makes what serves follow what is wanted.
+#[derive(Debug)]
+pub struct Sync {
+    shared: Arc<Shared>,
+    tasks: JoinSet<ModelKey>,
+    running: HashMap<ModelKey, Running>,
+}
+
+/// What every activation needs.
+#[derive(Debug)]
+struct Shared {
+    node: Arc<Node>,
+    activator: Arc<Activator>,
+    journal: Arc<NodeJournal>,
+    /// Varies the waits of this process.
+    seed: RandomState,
+}
+
+/// An activation under way.
+#[derive(Debug)]
+struct Running {
+    revision: Revision,
+    task: AbortHandle,
+}
+
+impl Sync {
+    /// A sync that has done nothing yet.
+    pub fn new(node: Arc<Node>, activator: Arc<Activator>, journal: Arc<NodeJournal>) -> Self {
+        let shared = Shared { node, activator, journal, seed: RandomState::new() };
+        Self { shared: Arc::new(shared), tasks: JoinSet::new(), running: HashMap::new() }
+    }
+
+    /// Serves again, from disk alone, what served when this node last ended.
+    pub async fn boot(&self) {
+        let state = self.shared.journal.state();
+        let Some(spec) = state.spec else { return };
+        let revisions: Vec<Revision> = Revision::all(&spec).collect();
+        for revision in &revisions {
+            self.shared.announce(revision);
+        }
+        self.shared.node.board.spec_read();
+        for wanted in revisions {
+            let Some(served) = state.serving.get(&wanted.key().to_string()) else { continue };
+            self.shared.restore(served).await;
+        }
+    }
+
+    /// Follows the newest spec until its sender is gone. Needs the data directory's lock: it fetches and sweeps.
+    pub async fn run(mut self, mut specs: watch::Receiver<Option<Arc<InferenceNodeSpec>>>) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                changed = specs.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let spec = specs.borrow_and_update().clone();
+                    if let Some(spec) = spec {
+                        self.follow(&spec)?;
+                    }
+                }
+                Some(ended) = self.tasks.join_next() => {
+                    if let Ok(key) = ended {
+                        self.running.remove(&key);
+                    }
+                    if self.tasks.is_empty() {
+                        self.sweep().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts what a spec adds, and ends what it no longer has.
+    fn follow(&mut self, spec: &InferenceNodeSpec) -> io::Result<()> {
+        self.shared.journal.accept(spec)?;
+        let wanted: HashMap<ModelKey, Revision> =
+            Revision::all(spec).map(|revision| (revision.key(), revision)).collect();
+        self.retire(&wanted)?;
+        for (key, revision) in wanted {
+            if self.running.get(&key).is_some_and(|running| running.revision == revision) {
+                continue;
+            }
+            if let Some(superseded) = self.running.remove(&key) {
+                superseded.task.abort();
+            }
+            self.shared.announce(&revision);
+            if revision.model.artifact.is_some() && !self.shared.is_serving(&revision) {
+                let (shared, target) = (Arc::clone(&self.shared), revision.clone());
+                let task = self.tasks.spawn(async move {
+                    shared.activate(&target).await;
+                    target.key()
+                });
+                self.running.insert(key, Running { revision, task });
+            }
+        }
+        self.shared.node.board.spec_read();
+        Ok(())
+    }
+
+    /// Ends every model that is not wanted any more.
+    fn retire(&mut self, wanted: &HashMap<ModelKey, Revision>) -> io::Result<()> {
+        self.running.retain(|key, running| {
+            let keep = wanted.contains_key(key);
+            if !keep {
+                running.task.abort();
+            }
+            keep
+        });
+        let gone: Vec<ModelKey> =
+            self.shared.node.registry.keys().into_iter().filter(|key| !wanted.contains_key(key)).collect();
+        for key in gone {
+            self.shared.node.registry.retire(&key);
+            info!(model = %key, "model removed: the spec no longer has it");
+        }
+        self.shared.node.board.retain(|key| wanted.contains_key(key));
+        let names: Vec<String> = wanted.keys().map(ToString::to_string).collect();
+        self.shared.journal.retain(|name| names.iter().any(|wanted| wanted == name))
+    }
+
+    /// Removes from disk what neither the spec nor anything that serves needs.
+    async fn sweep(&self) {
+        let keep = self.shared.journal.state().digests();
+        let store = Arc::clone(&self.shared.activator.store);
+        match tokio::task::spawn_blocking(move || store.sweep(&keep)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "cannot remove artifacts that are no longer needed"),
+            Err(error) => warn!(%error, "removing artifacts ended early"),
+        }
+    }
+}
+
+impl Shared {
+    /// Makes a model known: what it is called elsewhere, and that it is on the way or not placed here. What serves
+    /// goes on with the policy that it came with; one that was never loaded is forwarded by the new policy.
+    fn announce(&self, revision: &Revision) {
+        let key = revision.key();
+        let placed = revision.model.artifact.is_some();
+        let serving = self.node.registry.get(&key).and_then(|entry| entry.served().cloned());
+        if !placed || serving.is_none() {
+            let local = if placed { Local::Absent } else { Local::NotPlaced };
+            self.publish(revision, local);
+        }
+        self.node.board.model(&key, |model| {
+            model.desired_revision = Some(revision.model.revision.clone());
+            if !placed {
+                model.phase = ModelPhase::NotPlaced;
+                model.serving_revision = None;
+                model.serving_sha256 = None;
+                model.execution_provider = None;
+                model.error = None;
+            } else if model.serving_revision.as_ref() != Some(&revision.model.revision) {
+                model.phase = ModelPhase::Pending;
+                model.error = None;
+            }
+        });
+    }
+
+    /// Whether this very revision answers already.
+    fn is_serving(&self, revision: &Revision) -> bool {
+        let serves = self.node.registry.get(&revision.key()).is_some_and(|entry| entry.served().is_some());
+        serves && self.journal.serving(&revision.key()).as_ref() == Some(revision)
+    }
+
+    /// Loads a revision that served before this process began.
+    async fn restore(&self, revision: &Revision) {
+        let key = revision.key();
+        let progress = |phase| self.node.board.model(&key, |model| model.phase = phase);
+        match self.activator.load(revision, &progress).await {
+            Ok(served) => {
+                self.swap(revision, served);
+                info!(model = %key, revision = revision.model.revision, "serving again from disk");
+            }
+            Err(error) => {
+                warn!(model = %key, revision = revision.model.revision, %error, "cannot serve again from disk; fetching it anew");
+            }
+        }
+    }
+
+    /// Tries until the revision serves, or cannot.
+    async fn activate(&self, revision: &Revision) {
+        let key = revision.key();
+        for failures in 1.. {
+            let Err(error) = self.attempt(revision).await else { return };
+            self.node.metrics.activation(&key, error.reason);
+            self.node.board.model(&key, |model| {
+                model.phase = ModelPhase::Failed;
+                model.error =
+                    Some(ModelError { reason: error.reason.to_owned(), message: error.message.clone() });
+            });
+            let serving = self.journal.serving(&key).map_or_else(|| "none".to_owned(), |serving| serving.model.revision);
+            if !error.retry {
+                error!(model = %key, revision = revision.model.revision, reason = error.reason, %error, serving,
+                    "revision refused; what served goes on");
+                return;
+            }
+            let wait = backoff::wait(failures, self.seed.hash_one((&key, failures)));
+            warn!(model = %key, revision = revision.model.revision, reason = error.reason, %error, serving, retry_in = ?wait,
+                "revision not ready; what served goes on");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// One try: reuse what is loaded where nothing but the policy differs, else activate, then swap.
+    async fn attempt(&self, revision: &Revision) -> Result<(), ActivateError> {
+        let key = revision.key();
+        let current = self.node.registry.get(&key).and_then(|entry| entry.served().cloned());
+        let reusable = self.journal.serving(&key).is_some_and(|serving| serving.runs_like(revision));
+        let served = match current {
+            Some(current) if reusable => Served {
+                revision: revision.model.revision.clone(),
+                sha256: current.sha256.clone(),
+                model: Arc::clone(&current.model),
+            },
+            _ => {
+                let progress = |phase| self.node.board.model(&key, |model| model.phase = phase);
+                self.activator.activate(revision, &progress).await?
+            }
+        };
+        self.swap(revision, served);
+        self.node.metrics.activation(&key, "Serving");
+        info!(model = %key, revision = revision.model.revision, "revision serves");
+        self.journal.serves(revision).map_err(|error| ActivateError {
+            reason: "JournalFailed",
+            message: format!("the revision serves, but the journal cannot be written: {error}"),
+            retry: true,
+        })
+    }
+
+    /// From here on new requests are answered by `served`; those under way finish where they began.
+    fn swap(&self, revision: &Revision, served: Served) {
+        let provider = served.model.signature().provider.clone();
+        let sha256 = served.sha256.clone();
+        self.publish(revision, Local::Serving(Arc::new(served)));
+        self.node.board.model(&revision.key(), |model| {
+            model.phase = ModelPhase::Serving;
+            model.serving_revision = Some(revision.model.revision.clone());
+            model.serving_sha256 = Some(sha256);
+            model.execution_provider = Some(provider);
+            model.error = None;
+        });
+    }
+
+    fn publish(&self, revision: &Revision, local: Local) {
+        self.node.registry.publish(Entry {
+            key: revision.key(),
+            policy: Arc::new(policy(revision)),
+            upstreams: revision.model.upstreams.clone(),
+            local,
+        });
+    }
+}
+
+/// The revision's policy; one that cannot be read keeps every request on this node.
+fn policy(revision: &Revision) -> Policy {
+    let Some(spec) = &revision.policy else { return Policy::local_only() };
+    Policy::parse(spec).unwrap_or_else(|error| {
+        warn!(model = %revision.key(), %error, "the policy cannot be read; every request stays on this node");
+        Policy::local_only()
+    })
+}

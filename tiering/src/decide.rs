@@ -1,0 +1,271 @@
+//! Which tiers may answer a request, in which order, and why.
+
+use terrace_crds::Tier;
+
+use crate::policy::Policy;
+use crate::requirements::Requirements;
+use crate::rules::default_rules;
+
+/// The node that decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// The tier that it is.
+    pub tier: Tier,
+    /// Where it stands with the model that is asked for.
+    pub model: LocalModel,
+}
+
+/// Where a node stands with a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalModel {
+    /// It is loaded, and answers.
+    Serving,
+    /// It belongs on the node, and is not loaded (yet).
+    NotLoaded,
+    /// It does not belong on the node.
+    NotPlaced,
+}
+
+/// Who may answer a request, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The tiers to try, in this order, each once. None: nobody may answer, and `skipped` says why.
+    pub candidates: Vec<Candidate>,
+    /// The tiers that would have been candidates.
+    pub skipped: Vec<Skipped>,
+    /// Why the choice is what it is.
+    pub reason: Reason,
+    /// The complexity that the rules went by; none where they had no need to know it.
+    pub complexity: Option<f64>,
+    /// Nothing of the request may leave the node.
+    pub privacy_required: bool,
+}
+
+/// A tier that may answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The tier; the node's own tier is the node itself.
+    pub tier: Tier,
+    /// What makes it a candidate.
+    pub source: Source,
+}
+
+/// What makes a tier a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// It is the choice.
+    Primary,
+    /// It stands in the policy's fallback order.
+    Fallback,
+}
+
+/// A tier that would have been a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The tier.
+    pub tier: Tier,
+    /// Why it is none.
+    pub why: SkipReason,
+}
+
+/// Why a tier is not tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipReason {
+    /// The policy does not say how this node reaches it.
+    TierNotConfigured,
+    /// It is this node, and the model is not loaded here yet.
+    NotLoaded,
+    /// It is this node, and the model does not belong here.
+    NotPlaced,
+    /// The time that is left does not suffice for it.
+    DeadlineExceeded,
+}
+
+/// Why a decision is what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Another node forwarded the request; nothing is forwarded twice.
+    Forwarded,
+    /// The model has no policy, or none that was accepted.
+    NoPolicy,
+    /// The request or its policy is private.
+    PrivacyRequired,
+    /// The request asks for the tier.
+    RequestedTier,
+    /// Complexity below 0.3 and less than 50 ms: the device.
+    LowComplexityTightDeadline,
+    /// Less than 200 ms: the edge.
+    ModerateDeadline,
+    /// Complexity below 0.7: the edge.
+    ModerateComplexity,
+    /// All others: the cloud.
+    HighComplexity,
+    /// The rules chose a tier that the policy does not configure on this node.
+    TierNotConfigured,
+}
+
+impl Source {
+    /// The name in responses and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Fallback => "fallback",
+        }
+    }
+}
+
+impl SkipReason {
+    /// The name in responses and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TierNotConfigured => "TierNotConfigured",
+            Self::NotLoaded => "NotLoaded",
+            Self::NotPlaced => "NotPlaced",
+            Self::DeadlineExceeded => "DeadlineExceeded",
+        }
+    }
+
+    /// The same for a person.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::TierNotConfigured => "is not configured in the model's policy",
+            Self::NotLoaded => "is this node, where the model is not loaded yet",
+            Self::NotPlaced => "is this node, where the model does not belong",
+            Self::DeadlineExceeded => "has too little time left",
+        }
+    }
+}
+
+impl Reason {
+    /// The name in responses and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Forwarded => "Forwarded",
+            Self::NoPolicy => "NoPolicy",
+            Self::PrivacyRequired => "PrivacyRequired",
+            Self::RequestedTier => "RequestedTier",
+            Self::LowComplexityTightDeadline => "LowComplexityTightDeadline",
+            Self::ModerateDeadline => "ModerateDeadline",
+            Self::ModerateComplexity => "ModerateComplexity",
+            Self::HighComplexity => "HighComplexity",
+            Self::TierNotConfigured => "TierNotConfigured",
+        }
+    }
+
+    /// What the reason rules out, for a person: why there is no other tier to try.
+    const fn limits(self) -> Option<&'static str> {
+        match self {
+            Self::Forwarded => Some("the request was forwarded once already"),
+            Self::NoPolicy => Some("the model has no accepted policy"),
+            Self::PrivacyRequired => Some("the request is private"),
+            Self::RequestedTier => Some("the request asks for this tier alone"),
+            Self::LowComplexityTightDeadline
+            | Self::ModerateDeadline
+            | Self::ModerateComplexity
+            | Self::HighComplexity
+            | Self::TierNotConfigured => None,
+        }
+    }
+}
+
+/// Decides who may answer a request on `node`.
+///
+/// A forwarded request, a private one, and one whose model has no policy are answered by the node or by nobody. A
+/// request that asks for a tier is answered by that tier or by nobody. For all others the rules choose, and the
+/// policy's fallback order follows. The choice means the node itself where it is the node's own tier. Where it is
+/// a tier that this node does not reach, the fallback order alone is left; with fallback off, the node itself.
+///
+/// `complexity` estimates the request's complexity. It is called only where a rule must know and the request does
+/// not say.
+pub fn decide(
+    policy: &Policy,
+    requirements: &Requirements,
+    node: Node,
+    complexity: impl FnOnce() -> f64,
+) -> Decision {
+    let mut walk = Walk { policy, node, candidates: Vec::with_capacity(Tier::ALL.len()), skipped: Vec::new() };
+    let (reason, complexity) = if let Some((tier, reason)) = settled(policy, requirements, node.tier) {
+        walk.visit(tier, Source::Primary);
+        (reason, None)
+    } else {
+        let estimate = || requirements.complexity().unwrap_or_else(complexity);
+        let choice = default_rules(requirements.max_latency_ms(), estimate);
+        let reached = walk.reaches(choice.tier);
+        walk.visit(choice.tier, Source::Primary);
+        match policy.fallback() {
+            Some(order) => order.iter().for_each(|tier| walk.visit(*tier, Source::Fallback)),
+            None if !reached => walk.visit(node.tier, Source::Primary),
+            None => {}
+        }
+        (if reached { choice.reason } else { Reason::TierNotConfigured }, choice.complexity)
+    };
+    Decision {
+        candidates: walk.candidates,
+        skipped: walk.skipped,
+        reason,
+        complexity,
+        privacy_required: requirements.privacy_required(),
+    }
+}
+
+/// The only tier that may answer, where no rule is asked.
+fn settled(policy: &Policy, requirements: &Requirements, here: Tier) -> Option<(Tier, Reason)> {
+    if requirements.forwarded() {
+        Some((here, Reason::Forwarded))
+    } else if policy.is_local_only() {
+        Some((here, Reason::NoPolicy))
+    } else if requirements.privacy_required() {
+        Some((here, Reason::PrivacyRequired))
+    } else {
+        requirements.tier().map(|tier| (tier, Reason::RequestedTier))
+    }
+}
+
+/// Sorts tiers into candidates and others.
+struct Walk<'a> {
+    policy: &'a Policy,
+    node: Node,
+    candidates: Vec<Candidate>,
+    skipped: Vec<Skipped>,
+}
+
+impl Walk<'_> {
+    /// Whether `tier` is this node, or known to it.
+    fn reaches(&self, tier: Tier) -> bool {
+        tier == self.node.tier || self.policy.remote(tier).is_some()
+    }
+
+    fn visit(&mut self, tier: Tier, source: Source) {
+        let seen = self.candidates.iter().any(|candidate| candidate.tier == tier)
+            || self.skipped.iter().any(|skipped| skipped.tier == tier);
+        if seen {
+            return;
+        }
+        let why = if tier == self.node.tier {
+            match self.node.model {
+                LocalModel::Serving => None,
+                LocalModel::NotLoaded => Some(SkipReason::NotLoaded),
+                LocalModel::NotPlaced => Some(SkipReason::NotPlaced),
+            }
+        } else {
+            self.policy.remote(tier).is_none().then_some(SkipReason::TierNotConfigured)
+        };
+        match why {
+            None => self.candidates.push(Candidate { tier, source }),
+            Some(why) => self.skipped.push(Skipped { tier, why }),
+        }
+    }
+}
+
+impl Decision {
+    /// Why nobody may answer, for the caller: every tier that was considered, and what rules it out.
+    pub fn refusal(&self) -> String {
+        let skipped: Vec<String> =
+            self.skipped.iter().map(|skipped| format!("{} {}", skipped.tier, skipped.why.text())).collect();
+        let tiers = skipped.join("; ");
+        match self.reason.limits() {
+            Some(limits) => format!("no tier may answer: {tiers}; {limits}"),
+            None => format!("no tier may answer: {tiers}"),
+        }
+    }
+}
