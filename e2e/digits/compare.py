@@ -17,6 +17,15 @@ WEIGHT_TOLERANCE = 2 * WEIGHT_GRID
 CASES_TOLERANCE = 1e-5
 
 
+def same_names(root: Path, folders: tuple[str, ...], expected: set[str]) -> list[str]:
+    """Every file is there, and none too many in the folders."""
+    missing = [path for path in expected if not (root / path).is_file()]
+    present = {f"{folder}/{file.name}" for folder in folders for file in (root / folder).glob("*")}
+    return [f"{path} is missing" for path in sorted(missing)] + [
+        f"{path} is not written by train.py" for path in sorted(present - expected)
+    ]
+
+
 def same_bytes(path: str, committed: bytes, expected: bytes) -> list[str]:
     """For files that no machine may write differently."""
     return [] if committed == expected else [f"{path} is not what train.py writes"]

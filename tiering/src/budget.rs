@@ -33,11 +33,7 @@ pub fn reserve_for_local(remaining: Option<Duration>, longest_run: Option<Durati
 /// it may take: what is left without the `reserve` for others, and no longer than the tier's own `timeout`.
 ///
 /// `reserve` is zero for the local tier and for every tier after it.
-pub fn attempt_timeout(
-    remaining: Option<Duration>,
-    timeout: Option<Duration>,
-    reserve: Duration,
-) -> Attempt {
+pub fn attempt_timeout(remaining: Option<Duration>, timeout: Option<Duration>, reserve: Duration) -> Attempt {
     let Some(remaining) = remaining else { return Attempt::Run(timeout) };
     match remaining.saturating_sub(reserve) {
         Duration::ZERO => Attempt::Skip(SkipReason::DeadlineExceeded),
@@ -103,7 +99,7 @@ mod tests {
             let mut spent = Duration::ZERO;
             let mut spend = |timeout: Option<u64>, reserve: Duration| {
                 let timeout = timeout.map(Duration::from_micros);
-                match attempt_timeout(Some(deadline - spent), timeout, reserve) {
+                match attempt_timeout(Some(deadline.saturating_sub(spent)), timeout, reserve) {
                     Attempt::Run(limit) => {
                         spent += limit.unwrap();
                         limit

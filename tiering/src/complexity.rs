@@ -47,7 +47,8 @@ pub enum Elements<'a> {
 /// that varies from block to block in a fixed way. So neither rows nor interleaved channels can hide, and the
 /// same request always has the same complexity.
 pub fn entropy(inputs: &[Elements<'_>]) -> f64 {
-    let sample = Sample { inputs, block: inputs.iter().map(Elements::len).sum::<usize>().div_ceil(MAX_VISITED) };
+    let sample =
+        Sample { inputs, block: inputs.iter().map(Elements::len).sum::<usize>().div_ceil(MAX_VISITED) };
     sample.entropy_of_numbers().max(sample.entropy_of_bytes())
 }
 

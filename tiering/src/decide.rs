@@ -183,7 +183,8 @@ pub fn decide(
     node: Node,
     complexity: impl FnOnce() -> f64,
 ) -> Decision {
-    let mut walk = Walk { policy, node, candidates: Vec::with_capacity(Tier::ALL.len()), skipped: Vec::new() };
+    let mut walk =
+        Walk { policy, node, candidates: Vec::with_capacity(Tier::ALL.len()), skipped: Vec::new() };
     let (reason, complexity) = if let Some((tier, reason)) = settled(policy, requirements, node.tier) {
         walk.visit(tier, Source::Primary);
         (reason, None)

@@ -173,7 +173,9 @@ fn base_url(text: &str) -> Result<Url, &'static str> {
         return Err("must have neither a query nor a fragment: it is a base URL, to which /v2/… is added");
     }
     if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
-        return Err("must not hold a user name or a password: everyone who can read the policy would read them");
+        return Err(
+            "must not hold a user name or a password: everyone who can read the policy would read them",
+        );
     }
     // A URL parser drops or rewrites these; what is written should be what is called.
     if rest.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') || rest.starts_with('/') {
@@ -235,7 +237,9 @@ mod tests {
 
     #[test]
     fn urls_are_accepted_and_refused_as_in_the_schema() {
-        for url in ["http://edge", "https://edge.example:8443/gateway/", "http://[::1]:8000", "http://10.0.0.1"] {
+        for url in
+            ["http://edge", "https://edge.example:8443/gateway/", "http://[::1]:8000", "http://10.0.0.1"]
+        {
             assert_eq!(fields(&with_edge(url)), Vec::<String>::new(), "{url}");
         }
         let long = format!("http://edge/{}", "a".repeat(2048));

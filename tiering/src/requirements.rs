@@ -124,7 +124,11 @@ mod tests {
         Stated { privacy_required: Some(private), ..Stated::default() }
     }
 
-    fn tighten(policy: &Policy, parameters: Stated, headers: Stated) -> Result<Requirements, RequirementError> {
+    fn tighten(
+        policy: &Policy,
+        parameters: Stated,
+        headers: Stated,
+    ) -> Result<Requirements, RequirementError> {
         Requirements::tighten(policy, Tier::Device, parameters, headers)
     }
 
@@ -168,7 +172,10 @@ mod tests {
         assert_eq!(tighten(&open, tier(Tier::Cloud), none), Err(RequirementError::TierNotConfigured));
         assert_eq!(tighten(&open, tier(Tier::Edge), tier(Tier::Device)), Err(RequirementError::TierConflict));
         assert_eq!(tighten(&open, tier(Tier::Edge), privacy(true)), Err(RequirementError::TierNotPrivate));
-        assert_eq!(tighten(&policy(None, true), tier(Tier::Edge), none), Err(RequirementError::TierNotPrivate));
+        assert_eq!(
+            tighten(&policy(None, true), tier(Tier::Edge), none),
+            Err(RequirementError::TierNotPrivate)
+        );
         assert!(tighten(&open, tier(Tier::Device), privacy(true)).is_ok());
         let none_at_all = Policy::local_only();
         assert_eq!(tighten(&none_at_all, tier(Tier::Edge), none), Err(RequirementError::TierNotConfigured));

@@ -128,7 +128,9 @@ impl Stated {
                 return Ok(stated);
             }
             let Some(known) = HEADERS.into_iter().find(|known| known.eq_ignore_ascii_case(name)) else {
-                return Err(RequirementError::UnknownHeader { name: name.chars().take(MAX_NAME_CHARS).collect() });
+                return Err(RequirementError::UnknownHeader {
+                    name: name.chars().take(MAX_NAME_CHARS).collect(),
+                });
             };
             // Bytes that are no text are no value that is accepted anywhere.
             let text = std::str::from_utf8(value.as_ref()).unwrap_or_default();
@@ -175,7 +177,9 @@ impl Stated {
         };
         Ok(Self {
             max_latency_ms: either(self.max_latency_ms, other.max_latency_ms, f64::min),
-            privacy_required: either(self.privacy_required, other.privacy_required, |one, other| one || other),
+            privacy_required: either(self.privacy_required, other.privacy_required, |one, other| {
+                one || other
+            }),
             complexity: either(self.complexity, other.complexity, f64::max),
             tier,
             hop: self.hop.or(other.hop),
@@ -186,8 +190,13 @@ impl Stated {
 /// Parameters that are ours, and Triton's `timeout`.
 const PARAMETERS: [&str; 5] = ["max_latency_ms", "privacy_required", "complexity", "tier", "timeout"];
 /// Headers that are ours. The last is no statement of the caller's: an agent sets it when it forwards.
-const HEADERS: [&str; 5] =
-    ["terrace-max-latency-ms", "terrace-privacy-required", "terrace-complexity", "terrace-tier", "terrace-hop"];
+const HEADERS: [&str; 5] = [
+    "terrace-max-latency-ms",
+    "terrace-privacy-required",
+    "terrace-complexity",
+    "terrace-tier",
+    "terrace-hop",
+];
 
 fn boolean(text: &str) -> Option<bool> {
     match text {
@@ -217,32 +226,41 @@ mod tests {
         Stated::from_headers([(name, value)]).map_err(|error| error.to_string())
     }
 
-    fn latency(milliseconds: f64) -> Result<Stated, String> {
-        Ok(Stated { max_latency_ms: Some(milliseconds), ..Stated::default() })
+    fn latency(milliseconds: f64) -> Stated {
+        Stated { max_latency_ms: Some(milliseconds), ..Stated::default() }
     }
 
     #[test]
     fn a_deadline_is_a_finite_number_of_milliseconds() {
-        assert_eq!(parameter("max_latency_ms", Int(50)), latency(50.0));
-        assert_eq!(parameter("max_latency_ms", Double(0.5)), latency(0.5));
-        assert_eq!(parameter("max_latency_ms", Int(0)), latency(0.0));
+        assert_eq!(parameter("max_latency_ms", Int(50)), Ok(latency(50.0)));
+        assert_eq!(parameter("max_latency_ms", Double(0.5)), Ok(latency(0.5)));
+        assert_eq!(parameter("max_latency_ms", Int(0)), Ok(latency(0.0)));
         for value in [Int(-1), Double(-0.1), Double(f64::NAN), Double(f64::INFINITY), Bool(true), Str("50")] {
             let message = parameter("max_latency_ms", value).unwrap_err();
-            assert_eq!(message, "parameter max_latency_ms must be a finite number of milliseconds, 0 or more");
+            assert_eq!(
+                message,
+                "parameter max_latency_ms must be a finite number of milliseconds, 0 or more"
+            );
         }
-        assert_eq!(header("terrace-max-latency-ms", "12.5"), latency(12.5));
+        assert_eq!(header("terrace-max-latency-ms", "12.5"), Ok(latency(12.5)));
         for value in ["", "-1", "nan", "inf", "1e999", "50 ms", "0x32"] {
             let message = header("terrace-max-latency-ms", value).unwrap_err();
-            assert!(message.starts_with("header terrace-max-latency-ms must be a finite"), "{value}: {message}");
+            assert!(
+                message.starts_with("header terrace-max-latency-ms must be a finite"),
+                "{value}: {message}"
+            );
         }
     }
 
     #[test]
     fn tritons_timeout_is_a_deadline_in_microseconds_and_0_is_none() {
-        assert_eq!(parameter("timeout", Int(1500)), latency(1.5));
+        assert_eq!(parameter("timeout", Int(1500)), Ok(latency(1.5)));
         assert_eq!(parameter("timeout", Int(0)), Ok(Stated::default()));
         for value in [Int(-1), Double(1.0), Str("5"), Bool(false)] {
-            assert!(parameter("timeout", value).unwrap_err().starts_with("parameter timeout must be"), "{value:?}");
+            assert!(
+                parameter("timeout", value).unwrap_err().starts_with("parameter timeout must be"),
+                "{value:?}"
+            );
         }
         let both = Stated::from_parameters([("timeout", Int(2000)), ("max_latency_ms", Int(5))]).unwrap();
         assert_eq!(both.max_latency_ms, Some(2.0));

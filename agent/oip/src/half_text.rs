@@ -21,10 +21,10 @@ fn shortest(value: f64, reads_back: impl Fn(f64) -> bool) -> f64 {
     if value == 0.0 {
         return value;
     }
-    // log₁₀ of the power of two below the value; its first digit has this place or the next.
+    // log₁₀ of the power of two below the value: its first digit has this place or the next.
     let place = (exponent(value) * 1233) >> 12;
     (0..=MAX_DIGITS)
-        .map(|more| rounded(value, place + 1 - more))
+        .map(|more| rounded(value, place - more))
         .find(|candidate| reads_back(*candidate))
         .unwrap_or(value)
 }

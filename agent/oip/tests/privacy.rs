@@ -65,7 +65,7 @@ fn no_value_in_any_wrong_place_is_shown() {
         }
         for datatype in ["BOOL", "UINT8", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64", "BYTES"] {
             for shape in ["[3]", "[1,2]", "[7,7]"] {
-                for data in [format!("{value}"), format!("[{value}]"), format!("[[{value}],[{value}]]")] {
+                for data in [(*value).to_owned(), format!("[{value}]"), format!("[[{value}],[{value}]]")] {
                     let tensor =
                         format!(r#""name":"x","datatype":"{datatype}","shape":{shape},"data":{data}"#);
                     assert_silent(&format!(

@@ -4,6 +4,9 @@
 
 use terrace_oip::{InferRequest, Parameter, RequestedOutput, TensorData, WireTensor};
 
+/// Makes a request with so many of something.
+type Body<'a> = &'a dyn Fn(usize) -> String;
+
 fn refusal(body: &str) -> String {
     InferRequest::from_json(body.as_bytes()).expect_err(body).to_string()
 }
@@ -283,7 +286,6 @@ fn everything_that_can_be_many_is_limited() {
     };
     let skipped = |depth: usize| format!(r#"{{"inputs":[],"u":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
 
-    type Body<'a> = &'a dyn Fn(usize) -> String;
     let cases: [(Body<'_>, usize, &str); 7] = [
         (&inputs, 256, "inputs[256]: more than 256 tensors"),
         (&outputs, 256, "outputs[256]: more than 256 outputs"),

@@ -14,7 +14,7 @@ use super::Fault;
 /// The resources of one file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct FileSet {
+pub(crate) struct FileSet {
     /// Its models, in the order in which they stand there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<InferenceModel>,
@@ -25,21 +25,21 @@ pub struct FileSet {
 
 /// What is in force: the last good content of every file that is still there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Accepted {
+pub(crate) struct Accepted {
     /// By the file's name. No resource is in two of them.
     pub files: BTreeMap<String, FileSet>,
 }
 
 /// A folder as it was found.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// By the file's name: what it holds, or everything that is wrong with it.
     pub files: BTreeMap<String, Result<GoodFile, Vec<Fault>>>,
 }
 
 /// A file without faults.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct GoodFile {
+pub(crate) struct GoodFile {
     /// What it holds; nothing twice.
     pub set: FileSet,
     /// Where each resource is named.
@@ -83,12 +83,12 @@ impl FileSet {
 
 impl Accepted {
     /// Every model in force, by file.
-    pub fn models(&self) -> impl Iterator<Item = &InferenceModel> {
+    pub(crate) fn models(&self) -> impl Iterator<Item = &InferenceModel> {
         self.files.values().flat_map(|set| &set.models)
     }
 
     /// Every policy in force, by file.
-    pub fn policies(&self) -> impl Iterator<Item = &TierPolicy> {
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &TierPolicy> {
         self.files.values().flat_map(|set| &set.policies)
     }
 }
@@ -98,14 +98,17 @@ impl Accepted {
 /// A file that is gone takes its resources along. A file with faults goes on with what it held before. Where two
 /// files hold the same resource, the one that held it before keeps it, among newcomers the one whose name comes
 /// first; the other file has a fault. So no fault ever removes a resource that was in force.
-pub fn accept(previous: &Accepted, reading: &Reading) -> (Accepted, Vec<Fault>) {
+pub(crate) fn accept(previous: &Accepted, reading: &Reading) -> (Accepted, Vec<Fault>) {
     let mut faults: Vec<Fault> =
         reading.files.values().filter_map(|file| file.as_ref().err()).flatten().cloned().collect();
-    let mut choice = Choice::start(previous, reading);
-    while let Some(loser) = choice.loser() {
-        choice.refuse(loser);
+    let mut choice = Choice::settle(&previous.files, reading);
+    // Files that were refused one by one may fit together (two resources that change places), now that their rivals
+    // are settled. What is fresh once stays so, which ends this.
+    loop {
+        let settled = choice.owned();
+        choice = Choice::settle(&settled, reading);
+        TODO
     }
-    choice.admit_what_fits();
     for &file in &choice.refused {
         let Some(Ok(good)) = reading.files.get(file) else { continue };
         faults.extend(choice.rivals(file).into_iter().map(|(key, rival)| Fault {
@@ -181,7 +184,8 @@ impl<'a> Choice<'a> {
 
     /// The resources of a file's fresh content that stand in other files, and in which.
     fn rivals(&self, file: &str) -> Vec<(ResourceKey, &'a str)> {
-        let wanted: BTreeSet<ResourceKey> = self.fresh.get(file).into_iter().flat_map(|set| set.keys()).collect();
+        let wanted: BTreeSet<ResourceKey> =
+            self.fresh.get(file).into_iter().flat_map(|set| set.keys()).collect();
         let others = self.files.iter().filter(|(other, _)| **other != file);
         others
             .flat_map(|(other, set)| set.keys().map(|key| (key, *other)))

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One thing that is wrong with one file. Displayed as `digits.yaml:7: spec.source.sha256: …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// The file's name, without its folder.
     pub file: String,
     /// The line, counted from 1; absent where the fault is the file as a whole.

@@ -19,7 +19,7 @@ const MOST_FAULTS: usize = 50;
 /// Why a folder could not be read. Nothing may change on its account: a folder that is absent is not an empty one.
 /// Worth another try when the folder changes.
 #[derive(Debug, thiserror::Error)]
-pub enum FolderError {
+pub(crate) enum FolderError {
     /// The folder is absent, is no folder, or may not be read.
     #[error("the manifests in {} cannot be read", dir.display())]
     Unreadable {
@@ -101,7 +101,9 @@ fn content(path: &Path) -> Content {
     match text(path) {
         Ok(text) => text,
         // A link to nothing is still there.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => Content::Gone,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => {
+            Content::Gone
+        }
         Err(error) => Content::Refused(format!("cannot be read: {error}")),
     }
 }
@@ -114,7 +116,10 @@ fn text(path: &Path) -> io::Result<Content> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST_BYTES {
-        return Ok(Content::Refused(format!("is larger than {} KiB, the most that is read", MOST_BYTES >> 10)));
+        return Ok(Content::Refused(format!(
+            "is larger than {} KiB, the most that is read",
+            MOST_BYTES >> 10
+        )));
     }
     Ok(match String::from_utf8(bytes) {
         Ok(text) => Content::Text(text),

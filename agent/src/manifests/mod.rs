@@ -14,16 +14,16 @@ mod yaml;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use accept::{Accepted, FileSet, GoodFile, Reading, accept};
-pub use fault::Fault;
-pub use folder::FolderError;
+pub(crate) use accept::{Accepted, FileSet, GoodFile, Reading, accept};
+pub(crate) use fault::Fault;
+pub(crate) use folder::FolderError;
 
 use document::Context;
 use watch::{Timing, Watch};
 
 /// What this agent's flags allow. Asked once the text is well-formed; an `Err` is told to the manifest's author, and
 /// should say which flag would allow it.
-pub trait Admission: Send + Sync {
+pub(crate) trait Admission: Send + Sync {
     /// Whether a model, a checksum file or a file of cases may come from here.
     fn source(&self, uri: &str) -> Result<(), String>;
     /// Whether requests may be forwarded here.
@@ -31,7 +31,7 @@ pub trait Admission: Send + Sync {
 }
 
 /// Follows a folder of manifests.
-pub struct Follower {
+pub(crate) struct Follower {
     folder: Folder,
     watch: Watch,
     /// The folder has to be read.
@@ -51,7 +51,7 @@ struct Folder {
 
 impl Follower {
     /// Follows `dir`, which need not exist yet. Manifests that state no namespace are in `default_namespace`.
-    pub fn new(dir: &Path, default_namespace: &str, admission: Arc<dyn Admission>) -> Self {
+    pub(crate) fn new(dir: &Path, default_namespace: &str, admission: Arc<dyn Admission>) -> Self {
         let folder =
             Folder { dir: dir.to_owned(), default_namespace: default_namespace.to_owned(), admission };
         // The watch begins before the first reading, so that no change falls between the two.
@@ -59,13 +59,13 @@ impl Follower {
     }
 
     /// Reads the folder as it is now. Blocks on the disk.
-    pub fn read(&self) -> Result<Reading, FolderError> {
+    pub(crate) fn read(&self) -> Result<Reading, FolderError> {
         self.folder.read()
     }
 
     /// The folder as it is: at once the first time, then whenever something in it is not as it was. A call that is
     /// dropped loses nothing.
-    pub async fn next(&mut self) -> Result<Reading, FolderError> {
+    pub(crate) async fn next(&mut self) -> Result<Reading, FolderError> {
         loop {
             if !self.due {
                 self.watch.changed().await;

@@ -33,7 +33,7 @@ impl Default for Timing {
         Self {
             quiet: Duration::from_millis(100),
             patience: Duration::from_secs(2),
-            rescan: Duration::from_secs(60),
+            rescan: Duration::from_mins(1),
             poll: Duration::from_secs(2),
         }
     }
@@ -49,8 +49,8 @@ pub(super) struct Watch {
     open: Open,
     signal: Arc<Signal>,
     state: State,
-    /// Something happened that has not been reported.
-    pending: bool,
+    /// Something happened that has not been reported, and when it must be at the latest.
+    pending: Option<Instant>,
     /// The lack of inotify has been told.
     warned: bool,
     next_look: Instant,
@@ -91,7 +91,7 @@ impl Watch {
             open,
             signal,
             state: State::Polling,
-            pending: false,
+            pending: None,
             warned: false,
             next_look: Instant::now(),
         };
@@ -102,12 +102,14 @@ impl Watch {
     /// Waits until the folder has changed, or may have. What happens after the return is reported by the next call;
     /// a call that is dropped loses nothing.
     pub(super) async fn changed(&mut self) {
-        if !self.pending {
-            // A time-out is the regular look.
-            let _ = timeout_at(self.next_look, self.signal.happened.notified()).await;
-            self.pending = true;
-        }
-        let latest = Instant::now() + self.timing.patience;
+        let latest = match self.pending {
+            Some(latest) => latest,
+            None => {
+                // A time-out is the regular look.
+                let _ = timeout_at(self.next_look, self.signal.happened.notified()).await;
+                *self.pending.insert(Instant::now() + self.timing.patience)
+            }
+        };
         loop {
             let quiet = latest.min(Instant::now() + self.timing.quiet);
             let more = timeout_at(quiet, self.signal.happened.notified()).await.is_ok();
@@ -116,7 +118,7 @@ impl Watch {
             }
         }
         self.renew();
-        self.pending = false;
+        self.pending = None;
     }
 
     /// Sees to it that the folder that is at the path now is the one under watch.
@@ -186,4 +188,125 @@ impl Signal {
 /// Whether somebody only looked at a file, as the agent itself does after every change.
 fn is_a_look(kind: EventKind) -> bool {
     matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use notify::event::CreateKind;
+    use tempfile::TempDir;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+    /// No regular look comes to help.
+    const BY_EVENTS: Timing = Timing {
+        quiet: Duration::from_millis(50),
+        patience: Duration::from_secs(1),
+        rescan: Duration::from_hours(1),
+        poll: Duration::from_hours(1),
+    };
+
+    fn no_inotify(_: &Path, _: Arc<Signal>) -> notify::Result<RecommendedWatcher> {
+        Err(notify::Error::new(notify::ErrorKind::MaxFilesWatch))
+    }
+
+    async fn changed(watch: &mut Watch) {
+        timeout(DEADLINE, watch.changed()).await.expect("a change in time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_of_changes_is_reported_once() {
+        let dir = TempDir::new().expect("a folder");
+        let mut watch = Watch::start(dir.path(), BY_EVENTS);
+        for _ in 0..20 {
+            watch.signal.receive(Ok(Event::new(EventKind::Create(CreateKind::File))));
+        }
+        changed(&mut watch).await;
+        assert!(timeout(DEADLINE, watch.changed()).await.is_err(), "reported twice");
+    }
+
+    #[tokio::test]
+    async fn reading_a_file_is_no_change() {
+        let dir = TempDir::new().expect("a folder");
+        let mut watch = Watch::start(dir.path(), BY_EVENTS);
+        let file = dir.path().join("a.yaml");
+        fs::write(&file, "a: 1").expect("written");
+        changed(&mut watch).await;
+        let settled = Duration::from_millis(500);
+        while timeout(settled, watch.changed()).await.is_ok() {}
+        fs::read(&file).expect("read");
+        assert!(timeout(settled, watch.changed()).await.is_err(), "a look was taken for a change");
+    }
+
+    #[tokio::test]
+    async fn changes_that_never_end_are_reported_nevertheless() {
+        let dir = TempDir::new().expect("a folder");
+        let mut watch = Watch::start(dir.path(), BY_EVENTS);
+        let signal = Arc::clone(&watch.signal);
+        let busy = tokio::spawn(async move {
+            let mut interval = tokio::time::interval(Duration::from_millis(5));
+            loop {
+                interval.tick().await;
+                signal.happened.notify_one();
+            }
+        });
+        changed(&mut watch).await;
+        busy.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_without_patience_is_told_in_the_end() {
+        let dir = TempDir::new().expect("a folder");
+        let mut watch = Watch::start(dir.path(), BY_EVENTS);
+        watch.signal.happened.notify_one();
+        let mut calls = 1;
+        while timeout(BY_EVENTS.quiet / 10, watch.changed()).await.is_err() {
+            calls += 1;
+        }
+        assert!(calls <= 200, "{calls} calls");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_inotify_the_folder_is_polled() {
+        let dir = TempDir::new().expect("a folder");
+        let mut watch = Watch::start_with(dir.path(), Timing::default(), no_inotify);
+        assert!(watch.warned, "told");
+        let begin = Instant::now();
+        for _ in 0..10 {
+            watch.changed().await;
+        }
+        let each = begin.elapsed() / 10;
+        assert!(each >= Duration::from_secs(2) && each < Duration::from_secs(5), "{each:?}");
+        assert!(watch.warned, "told once");
+
+        // As soon as there is room again, inotify takes over.
+        watch.open = open;
+        watch.changed().await;
+        assert!(!watch.warned && matches!(watch.state, State::Watching { .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_folder_is_looked_at_once_a_minute() {
+        let dir = TempDir::new().expect("a folder");
+        let mut watch = Watch::start(dir.path(), Timing::default());
+        let begin = Instant::now();
+        for _ in 0..10 {
+            watch.changed().await;
+        }
+        assert!(begin.elapsed() >= Duration::from_mins(10), "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_absent_folder_is_not_for_lack_of_inotify() {
+        let dir = TempDir::new().expect("a folder");
+        let mut watch = Watch::start(&dir.path().join("nowhere"), Timing::default());
+        watch.changed().await;
+        assert!(!watch.warned);
+        fs::create_dir(dir.path().join("nowhere")).expect("made");
+        watch.changed().await;
+        assert!(matches!(watch.state, State::Watching { .. }));
+    }
 }

@@ -301,10 +301,11 @@ spec:
 
     #[test]
     fn a_text_cannot_take_much_more_memory_than_it_is_long() {
-        let billion_laughs = (1..9).fold("a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, level| {
-            let alias = format!("*a{}", level - 1);
-            format!("{text}a{level}: &a{level} [{}]\n", vec![alias; 9].join(", "))
-        });
+        let billion_laughs =
+            (1..9).fold("a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, level| {
+                let alias = format!("*a{}", level - 1);
+                format!("{text}a{level}: &a{level} [{}]\n", vec![alias; 9].join(", "))
+            });
         let copied = format!("a: &a {}\nb: [{}]\n", "y".repeat(500_000), "*a, ".repeat(1_000));
         let deep = format!("a: {}{}\n", "[".repeat(100), "]".repeat(100));
         for text in [billion_laughs, copied, deep] {

@@ -32,16 +32,26 @@ fn accepted(files: &[(&str, &[&str])]) -> Accepted {
     Accepted { files: files.iter().map(|&(file, entries)| (file.to_owned(), good(entries).set)).collect() }
 }
 
+/// What was in force, what is found, what is in force then, and what is told.
+struct Row {
+    name: &'static str,
+    before: &'static [(&'static str, &'static [&'static str])],
+    found: &'static [(&'static str, Option<&'static [&'static str]>)],
+    after: &'static [(&'static str, &'static [&'static str])],
+    faults: &'static [&'static str],
+}
+
+fn assert_rows(table: &[Row]) {
+    for row in table {
+        let (after, faults) = accept(&accepted(row.before), &reading(row.found));
+        assert_eq!(after, accepted(row.after), "{}", row.name);
+        assert_eq!(faults.iter().map(ToString::to_string).collect::<Vec<_>>(), row.faults, "{}", row.name);
+    }
+}
+
 #[test]
 fn a_good_file_enters_whole_and_a_bad_one_leaves_what_it_held() {
-    struct Row {
-        name: &'static str,
-        before: &'static [(&'static str, &'static [&'static str])],
-        found: &'static [(&'static str, Option<&'static [&'static str]>)],
-        after: &'static [(&'static str, &'static [&'static str])],
-        faults: &'static [&'static str],
-    }
-    let table = [
+    assert_rows(&[
         Row {
             name: "a new file enters",
             before: &[],
@@ -77,6 +87,12 @@ fn a_good_file_enters_whole_and_a_bad_one_leaves_what_it_held() {
             after: &[],
             faults: &["a: broken"],
         },
+    ]);
+}
+
+#[test]
+fn a_resource_is_in_one_file_and_stays_where_it_was() {
+    assert_rows(&[
         Row {
             name: "of two newcomers the first name wins",
             before: &[],
@@ -124,7 +140,10 @@ fn a_good_file_enters_whole_and_a_bad_one_leaves_what_it_held() {
             before: &[("b", &["x"])],
             found: &[("a", Some(&["x=2"])), ("b", None)],
             after: &[("b", &["x"])],
-            faults: &["a:1: metadata.name: TierPolicy default/x is in b already: remove one of the two", "b: broken"],
+            faults: &[
+                "a:1: metadata.name: TierPolicy default/x is in b already: remove one of the two",
+                "b: broken",
+            ],
         },
         Row {
             name: "a newcomer whose rival is itself refused enters",
@@ -136,12 +155,7 @@ fn a_good_file_enters_whole_and_a_bad_one_leaves_what_it_held() {
                 "a:2: metadata.name: TierPolicy default/y is in c already: remove one of the two",
             ],
         },
-    ];
-    for row in table {
-        let (after, faults) = accept(&accepted(row.before), &reading(row.found));
-        assert_eq!(after, accepted(row.after), "{}", row.name);
-        assert_eq!(faults.iter().map(ToString::to_string).collect::<Vec<_>>(), row.faults, "{}", row.name);
-    }
+    ]);
 }
 
 #[test]
@@ -159,7 +173,8 @@ fn any_reading() -> impl Strategy<Value = Reading> {
         let entries: Vec<String> = unique.iter().map(|(name, version)| format!("{name}={version}")).collect();
         good(&entries.iter().map(String::as_str).collect::<Vec<_>>())
     });
-    let file = prop_oneof![1 => Just(None), 1 => Just(Some(None)), 4 => held.prop_map(|file| Some(Some(file)))];
+    let file =
+        prop_oneof![1 => Just(None), 1 => Just(Some(None)), 4 => held.prop_map(|file| Some(Some(file)))];
     prop::collection::vec(file, 4).prop_map(|files| {
         let found = ["a", "b", "c", "d"].into_iter().zip(files).filter_map(|(name, file)| {
             let read = file?.ok_or_else(|| vec![Fault::of_file(name, "broken")]);

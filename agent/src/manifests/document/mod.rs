@@ -66,12 +66,22 @@ fn locate(file: &str, document: &yaml::Document, faults: Vec<FieldFault>) -> Vec
         .map(|FieldFault { field, message }| Fault {
             file: file.to_owned(),
             line: Some(document.line(&field)),
-            path: field,
-            message,
+            path: shorten(field),
+            message: shorten(message),
         })
         .collect();
     faults.sort_by_key(|fault| fault.line);
     faults
+}
+
+/// Text from a manifest stands in logs and status: no more of it than tells what is meant.
+fn shorten(mut text: String) -> String {
+    const MOST: usize = 400;
+    if text.len() > MOST {
+        text.truncate(text.floor_char_boundary(MOST));
+        text.push('…');
+    }
+    text
 }
 
 enum Kind {
@@ -88,22 +98,36 @@ fn kind(value: Value) -> Result<(Kind, Value), Vec<FieldFault>> {
     };
     let kind = match fields.get("kind") {
         Some(Value::String(kind)) => kind.as_str(),
-        Some(other) => return one("kind", format!("expected text, found {}: {KNOWN}", shape::name_of(other))),
+        Some(other) => {
+            return one("kind", format!("expected text, found {}: {KNOWN}", shape::name_of(other)));
+        }
         None => return one("kind", format!("is missing: {KNOWN}")),
     };
     let known = match kind {
         "InferenceModel" => Kind::Model,
         "TierPolicy" => Kind::Policy,
-        "InferenceNode" => return one("kind", format!("InferenceNode is written by Terrace itself: {KNOWN}")),
-        "List" => return one("kind", "a List is not read: write its items as documents, with --- between them".into()),
+        "InferenceNode" => {
+            return one("kind", format!("InferenceNode is written by Terrace itself: {KNOWN}"));
+        }
+        "List" => {
+            return one(
+                "kind",
+                "a List is not read: write its items as documents, with --- between them".into(),
+            );
+        }
         "Kustomization" => {
-            return one("kind", "a Kustomization is not read: put what `kubectl kustomize` writes here instead".into());
+            return one(
+                "kind",
+                "a Kustomization is not read: put what `kubectl kustomize` writes here instead".into(),
+            );
         }
         other => return one("kind", format!("{other} is not read by a standalone agent: {KNOWN}")),
     };
     match fields.get("apiVersion").and_then(Value::as_str) {
         Some(version) if version == format!("{GROUP}/{VERSION}") => Ok((known, value)),
-        Some(version) => one("apiVersion", format!("{version} is not known for {kind}: expected {GROUP}/{VERSION}")),
+        Some(version) => {
+            one("apiVersion", format!("{version} is not known for {kind}: expected {GROUP}/{VERSION}"))
+        }
         None => one("apiVersion", format!("is missing: expected {GROUP}/{VERSION}")),
     }
 }
@@ -117,10 +141,12 @@ fn resource<K>(
 where
     K: DeserializeOwned + CustomResourceExt + kube::Resource,
 {
-    let shape::Shaped { resource, mut faults } = shape::read::<K>(value);
+    let shape::Shaped { resource, whole, mut faults } = shape::read::<K>(value);
     if let Some(mut resource) = resource {
         faults.extend(settle(resource.meta_mut(), context.default_namespace));
-        faults.extend(meaning(&resource));
+        if whole {
+            faults.extend(meaning(&resource));
+        }
         if faults.is_empty() {
             return Ok(resource);
         }

@@ -30,12 +30,6 @@ impl FieldPath {
         Self(steps)
     }
 
-    /// The field or item that this one is part of; none for the document.
-    pub(super) fn parent(&self) -> Option<Self> {
-        let (_, steps) = self.0.split_last()?;
-        Some(Self(steps.to_vec()))
-    }
-
     /// Takes the nearest field of a mapping on this path out of a document and returns its place. Items stay: without
     /// one, those behind it would move.
     pub(super) fn take_out(&self, document: &mut Value) -> Option<Self> {
@@ -96,9 +90,9 @@ impl From<&serde_ignored::Path<'_>> for FieldPath {
                     steps.push(Step::Key(key.clone()));
                     parent
                 }
-                Path::Some { parent }
-                | Path::NewtypeStruct { parent }
-                | Path::NewtypeVariant { parent } => parent,
+                Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+                    parent
+                }
             };
         }
         steps.reverse();

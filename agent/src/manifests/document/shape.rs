@@ -10,6 +10,9 @@ use terrace_tiering::Fault as FieldFault;
 use super::path::FieldPath;
 use super::suggest;
 
+/// What is accepted as a duration.
+const DURATION: &str = "a duration such as 500ms, 30s or 2m";
+
 /// After so many faults of one sort a manifest is not read further: its author has enough to do.
 const MOST_FAULTS: usize = 20;
 
@@ -17,6 +20,8 @@ const MOST_FAULTS: usize = 20;
 pub(super) struct Shaped<K> {
     /// The resource; there may be faults beside it.
     pub(super) resource: Option<K>,
+    /// Nothing had to be left out of it: what it means can be judged.
+    pub(super) whole: bool,
     /// Unknown fields, wrong types, missing fields.
     pub(super) faults: Vec<FieldFault>,
 }
@@ -39,7 +44,7 @@ pub(super) fn read<K: DeserializeOwned + CustomResourceExt>(mut manifest: Value)
             break None;
         }
         let error = match attempt::<K>(manifest.clone(), &mut unknown) {
-            Ok(resource) => break faults.is_empty().then_some(resource),
+            Ok(resource) => break Some(resource),
             Err(error) => error,
         };
         let path = FieldPath::from(error.path());
@@ -58,9 +63,13 @@ pub(super) fn read<K: DeserializeOwned + CustomResourceExt>(mut manifest: Value)
             None => break None,
         };
     };
-    let unknown = unknown.iter().take(MOST_FAULTS).map(|path| FieldFault::new(path.to_string(), suggest::unknown_field::<K>(path)));
+    let whole = faults.is_empty();
+    let unknown = unknown
+        .iter()
+        .take(MOST_FAULTS)
+        .map(|path| FieldFault::new(path.to_string(), suggest::unknown_field::<K>(path)));
     faults.extend(unknown);
-    Shaped { resource, faults }
+    Shaped { resource, whole, faults }
 }
 
 fn attempt<K: DeserializeOwned>(
@@ -79,31 +88,41 @@ fn missing_field(message: &str) -> Option<&str> {
     message.strip_prefix("missing field `")?.strip_suffix('`')
 }
 
-/// Serde's words for a wrong type, in the words of YAML.
+/// Serde's words for a value that does not fit, in the words of YAML.
 fn readable(message: &str) -> String {
+    // What `Duration` says of text that is none.
+    if ["invalid unit", "missing a unit", "invalid floating-point number"]
+        .iter()
+        .any(|text| message.starts_with(text))
+    {
+        return format!("is not {DURATION}");
+    }
     let Some((found, expected)) = message.split_once(", expected ") else { return message.to_owned() };
     if let Some(value) = found.strip_prefix("unknown variant ") {
         return format!("{value} is not known: expected {expected}");
     }
     let found = found.trim_start_matches("invalid type: ").trim_start_matches("invalid value: ");
-    let found = match found {
+    let scalar = ["integer ", "floating point ", "boolean "].iter().find_map(|kind| found.strip_prefix(kind));
+    let shown = match found {
         "map" => "a mapping",
         "sequence" => "a list",
         "null" => "nothing",
-        other => other,
+        other => scalar.unwrap_or(other).trim_start_matches("string ").trim_matches('`'),
     };
-    let kind = match expected {
-        "a string" => "text",
-        "a boolean" => "true or false",
-        "a map" => "a mapping",
-        "a sequence" => "a list",
-        "u16" | "u32" | "u64" => "a whole number, not too large",
-        "f64" => "a number",
-        other if other.starts_with("struct ") => "a mapping",
-        other => other,
-    };
-    let quotes = kind == "text" && ["integer", "floating point", "boolean"].iter().any(|kind| found.starts_with(kind));
-    format!("expected {kind}, found {found}{}", if quotes { ": put it in quotes" } else { "" })
+    match expected {
+        "a string" if scalar.is_some() => format!("expected text, found {shown}: put it in quotes"),
+        "a string" => format!("expected text, found {shown}"),
+        "a boolean" => format!("expected true or false, found {shown}"),
+        "a sequence" => format!("expected a list, found {shown}"),
+        "f64" => format!("expected a number, found {shown}"),
+        "u16" | "u32" | "u64" if found.starts_with("integer") => format!("{shown} is out of range"),
+        "u16" | "u32" | "u64" => format!("expected a whole number, found {shown}"),
+        other if other.contains("time.Duration") => format!("expected {DURATION}, found {shown}"),
+        other if other == "a map" || other.starts_with("struct ") => {
+            format!("expected a mapping, found {shown}")
+        }
+        other => format!("expected {other}, found {shown}"),
+    }
 }
 
 /// What a value is, in the words of YAML.

@@ -66,7 +66,13 @@ mod tests {
 
     #[test]
     fn distance_counts_letters_that_differ() {
-        let table = [("", "", 0), ("sha256", "SHA256", 0), ("sha265", "sha256", 2), ("urii", "uri", 1), ("", "abc", 3)];
+        let table = [
+            ("", "", 0),
+            ("sha256", "SHA256", 0),
+            ("sha265", "sha256", 2),
+            ("urii", "uri", 1),
+            ("", "abc", 3),
+        ];
         for (a, b, expected) in table {
             assert_eq!(distance(a, b), expected, "{a} {b}");
             assert_eq!(distance(b, a), expected, "{b} {a}");

@@ -1,0 +1,45 @@
+//! What this agent's flags allow of a manifest that is otherwise right.
+
+use terrace_fleet::SourceUri;
+use url::Url;
+
+use crate::args::Args;
+use crate::egress::Egress;
+use crate::manifests::Admission;
+
+/// The flags that matter.
+#[derive(Debug)]
+pub struct Flags {
+    egress: Egress,
+    allow_http: bool,
+    has_file_roots: bool,
+}
+
+impl Flags {
+    /// The flags of this process.
+    pub fn new(args: &Args, egress: Egress) -> Self {
+        Self { egress, allow_http: args.allow_http_sources, has_file_roots: !args.file_roots.is_empty() }
+    }
+
+    fn reachable(&self, url: &Url) -> Result<(), String> {
+        self.egress.check_url(url).map_err(|denied| denied.to_string())
+    }
+}
+
+impl Admission for Flags {
+    fn source(&self, uri: &str) -> Result<(), String> {
+        match SourceUri::parse(uri).map_err(|error| error.to_string())? {
+            SourceUri::Https(url) => self.reachable(&url),
+            SourceUri::Http(url) if self.allow_http => self.reachable(&url),
+            SourceUri::Http(_) => Err("http:// sources are read only with --allow-http-sources; use https://".to_owned()),
+            SourceUri::File(_) if self.has_file_roots => Ok(()),
+            SourceUri::File(_) => {
+                Err("file:// sources are read only below folders that --file-root names, and this agent has none".to_owned())
+            }
+        }
+    }
+
+    fn tier(&self, url: &str) -> Result<(), String> {
+        Url::parse(url).map_err(|error| error.to_string()).and_then(|url| self.reachable(&url))
+    }
+}

@@ -1,0 +1,59 @@
+//! Arbitrary policies, requests and nodes.
+
+use proptest::prelude::*;
+use proptest::sample::subsequence;
+use terrace_crds::Tier;
+use terrace_tiering::{LocalModel, Node, Policy, Stated};
+
+use crate::Sketch;
+
+pub(crate) fn tier() -> impl Strategy<Value = Tier> {
+    prop::sample::select(Tier::ALL.to_vec())
+}
+
+pub(crate) fn node() -> impl Strategy<Value = Node> {
+    let model = prop::sample::select(vec![LocalModel::Serving, LocalModel::NotLoaded, LocalModel::NotPlaced]);
+    (tier(), model).prop_map(|(tier, model)| Node { tier, model })
+}
+
+/// `None`: the model has no policy.
+pub(crate) fn sketch() -> impl Strategy<Value = Option<Sketch>> {
+    let order = subsequence(Tier::ALL.to_vec(), 1..=3).prop_shuffle();
+    let sketch = (
+        prop::option::of(1_u64..400),
+        prop::option::of(any::<bool>()),
+        any::<(bool, bool)>(),
+        prop::option::of(any::<bool>()),
+        prop::option::of(order),
+    )
+        .prop_map(|(max_latency_ms, private, (edge, cloud), enabled, order)| Sketch {
+            max_latency_ms,
+            private,
+            edge,
+            cloud,
+            enabled,
+            order,
+        });
+    prop::option::weighted(0.9, sketch)
+}
+
+pub(crate) fn policy(sketch: Option<&Sketch>) -> Policy {
+    sketch.map_or_else(Policy::local_only, Sketch::policy)
+}
+
+pub(crate) fn stated() -> impl Strategy<Value = Stated> {
+    (
+        prop::option::of(0.0..400.0),
+        prop::option::weighted(0.3, any::<bool>()),
+        prop::option::of(0.0..=1.0),
+        prop::option::weighted(0.2, tier()),
+        prop::option::weighted(0.1, tier()),
+    )
+        .prop_map(|(max_latency_ms, privacy_required, complexity, tier, hop)| Stated {
+            max_latency_ms,
+            privacy_required,
+            complexity,
+            tier,
+            hop,
+        })
+}

@@ -1,0 +1,59 @@
+//! Decisions: by tables, and by properties over arbitrary policies, requests and nodes.
+
+mod arbitrary;
+mod fallback;
+mod properties;
+mod seed;
+
+use std::time::Duration;
+
+use terrace_crds::policy::{Fallback, RemoteTier, RequestDefaults, Tiers};
+use terrace_crds::{Tier, TierPolicySpec};
+use terrace_tiering::{Decision, LocalModel, Node, Policy, Requirements, Stated, decide};
+
+/// A device that serves the model.
+const DEVICE: Node = Node { tier: Tier::Device, model: LocalModel::Serving };
+
+/// What a test says of a policy; the rest is at its default.
+#[derive(Clone, Debug, Default)]
+struct Sketch {
+    max_latency_ms: Option<u64>,
+    private: Option<bool>,
+    edge: bool,
+    cloud: bool,
+    enabled: Option<bool>,
+    order: Option<Vec<Tier>>,
+}
+
+impl Sketch {
+    fn both_tiers() -> Self {
+        Self { edge: true, cloud: true, ..Self::default() }
+    }
+
+    fn policy(&self) -> Policy {
+        let tier = |url: &str| RemoteTier { url: url.to_owned(), timeout: None };
+        let spec = TierPolicySpec {
+            defaults: RequestDefaults {
+                max_latency: self.max_latency_ms.map(|limit| Duration::from_millis(limit).into()),
+                privacy_required: self.private,
+            },
+            tiers: Tiers {
+                edge: self.edge.then(|| tier("http://edge:8000")),
+                cloud: self.cloud.then(|| tier("https://cloud.example")),
+            },
+            fallback: Some(Fallback { enabled: self.enabled, order: self.order.clone() }),
+        };
+        Policy::parse(&spec).unwrap()
+    }
+}
+
+/// The decision on a request that states `stated` in its parameters, of this complexity.
+fn decided(policy: &Policy, node: Node, stated: Stated, complexity: f64) -> Decision {
+    let requirements = Requirements::tighten(policy, node.tier, stated, Stated::default()).unwrap();
+    decide(policy, &requirements, node, || complexity)
+}
+
+/// The tiers to try, in order.
+fn tiers(decision: &Decision) -> Vec<Tier> {
+    decision.candidates.iter().map(|candidate| candidate.tier).collect()
+}
