@@ -48,6 +48,8 @@ use crate::sync::activate::Activator;
 use crate::sync::journal::NodeJournal;
 use crate::upstream::Upstream;
 
+/// Ports that are drained at the end.
+const PORTS: usize = 2;
 /// Threads that speak to clients and tiers; models run on threads of their own.
 const IO_THREADS: usize = 2;
 
@@ -109,7 +111,7 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
     node.begin_shutdown();
     tokio::time::sleep(args.shutdown_delay).await;
     end.send_replace(true);
-    drain(tasks).await;
+    drain(tasks, PORTS).await;
     info!("agent ended");
     Ok(())
 }
@@ -193,4 +195,31 @@ fn terminated() -> std::io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+/// A task with the name that its early end is reported under.
+async fn named<E>(name: &'static str, task: impl Future<Output = Result<(), E>>) -> anyhow::Result<()>
+where
+    anyhow::Error: From<E>,
+{
+    task.await.map_err(anyhow::Error::from).with_context(|| format!("{name} failed"))
+}
+
+/// What an end that nobody asked for means: the process ends, and whatever started it starts it again.
+fn early(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) -> anyhow::Result<()> {
+    match ended {
+        Some(Ok(Ok(()))) | None => anyhow::bail!("a part of the agent ended early"),
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(error)) => Err(error).context("a part of the agent ended early"),
+    }
+}
+
+/// Waits for the ports to finish what is in flight; then nothing else has to go on.
+async fn drain(mut tasks: JoinSet<anyhow::Result<()>>, ports: usize) {
+    for _ in 0..ports {
+        if let Some(Ok(Err(error))) = tasks.join_next().await {
+            error!(error = format!("{error:#}"), "a port did not end cleanly");
+        }
+    }
+    tasks.abort_all();
 }

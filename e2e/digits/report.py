@@ -9,6 +9,7 @@ from dataset import entropy, variants
 
 BEGIN = "<!-- measured: written by train.py -->"
 END = "<!-- end of measured -->"
+COVERED = ("models/", "cases/")
 RULE_THRESHOLDS = (0.3, 0.7)
 
 
@@ -19,7 +20,7 @@ def sha256(content: bytes) -> str:
 
 def checksums(files: dict[str, bytes]) -> bytes:
     """The text that `sha256sum` writes, over models and cases."""
-    covered = sorted(path for path in files if path.startswith(("models/", "cases/")))
+    covered = sorted(path for path in files if path.startswith(COVERED))
     return "".join(f"{sha256(files[path])}  {path}\n" for path in covered).encode()
 
 
@@ -43,15 +44,17 @@ def entropy_line(images: np.ndarray) -> str:
 
 def measured(files: dict[str, bytes], images: np.ndarray, labels: np.ndarray) -> str:
     """The tables that stand between the README's markers."""
-    models = {path: content for path, content in files.items() if path.startswith("models/")}
+    covered = {path: content for path, content in files.items() if path.startswith(COVERED)}
     names = list(variants(images[:1]))
     lines = [f"| model | {' | '.join(names)} | bytes |", "|---" * (len(names) + 2) + "|"]
-    for path, content in models.items():
+    for path, content in covered.items():
+        if not path.startswith("models/"):
+            continue
         shares = accuracies(content, images, labels).values()
         name = path.removeprefix("models/").removesuffix(".onnx")
         lines.append(f"| {name} | {' | '.join(f'{share:.1%}' for share in shares)} | {len(content):,} |")
     lines += ["", entropy_line(images), "", "| file | sha256 |", "|---|---|"]
-    lines += [f"| {path} | `{sha256(content)}` |" for path, content in files.items() if path.startswith(("models/", "cases/"))]
+    lines += [f"| {path} | `{sha256(content)}` |" for path, content in covered.items()]
     return "\n".join(lines)
 
 
@@ -59,4 +62,4 @@ def with_measured(readme: str, text: str) -> str:
     """The README with its measured part replaced."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"

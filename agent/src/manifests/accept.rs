@@ -101,14 +101,16 @@ impl Accepted {
 pub(crate) fn accept(previous: &Accepted, reading: &Reading) -> (Accepted, Vec<Fault>) {
     let mut faults: Vec<Fault> =
         reading.files.values().filter_map(|file| file.as_ref().err()).flatten().cloned().collect();
-    let mut choice = Choice::settle(&previous.files, reading);
-    // Files that were refused one by one may fit together (two resources that change places), now that their rivals
-    // are settled. What is fresh once stays so, which ends this.
-    loop {
-        let settled = choice.owned();
-        choice = Choice::settle(&settled, reading);
-        TODO
-    }
+    let mut files: Files<'_> = previous.files.iter().map(|(file, set)| (file.as_str(), set)).collect();
+    // Once more until nothing moves: files that did not fit one by one may fit together (two resources that change
+    // places) when their rivals are settled. What is fresh stays fresh, which ends this.
+    let choice = loop {
+        let choice = Choice::settle(files.clone(), reading);
+        if choice.files == files {
+            break choice;
+        }
+        files = choice.files;
+    };
     for &file in &choice.refused {
         let Some(Ok(good)) = reading.files.get(file) else { continue };
         faults.extend(choice.rivals(file).into_iter().map(|(key, rival)| Fault {
@@ -119,34 +121,39 @@ pub(crate) fn accept(previous: &Accepted, reading: &Reading) -> (Accepted, Vec<F
         }));
     }
     faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
-    let files = choice.files.into_iter().map(|(file, set)| (file.to_owned(), set.clone())).collect();
+    let files = files.into_iter().map(|(file, set)| (file.to_owned(), set.clone())).collect();
     (Accepted { files }, faults)
 }
 
+/// A content for each file.
+type Files<'a> = BTreeMap<&'a str, &'a FileSet>;
+
 /// A content for each file, on the way to one without clashes.
 struct Choice<'a> {
-    previous: &'a Accepted,
-    fresh: BTreeMap<&'a str, &'a FileSet>,
-    /// What stands so far: fresh, or what the file held before.
-    files: BTreeMap<&'a str, &'a FileSet>,
+    /// What was in force.
+    held: Files<'a>,
+    /// What is found in good files.
+    fresh: Files<'a>,
+    /// What stands so far: of each file one or the other.
+    files: Files<'a>,
     /// Good files that stay with what they held before.
     refused: BTreeSet<&'a str>,
 }
 
 impl<'a> Choice<'a> {
-    fn start(previous: &'a Accepted, reading: &'a Reading) -> Self {
-        let mut fresh = BTreeMap::new();
-        let mut files = BTreeMap::new();
-        for (file, read) in &reading.files {
-            let file = file.as_str();
-            if let Ok(good) = read {
-                fresh.insert(file, &good.set);
-                files.insert(file, &good.set);
-            } else if let Some(held) = previous.files.get(file) {
-                files.insert(file, held);
-            }
+    /// The choice without clashes.
+    fn settle(held: Files<'a>, reading: &'a Reading) -> Self {
+        let good = reading.files.iter().filter_map(|(file, read)| Some((file.as_str(), read.as_ref().ok()?)));
+        let fresh: Files<'a> = good.map(|(file, good)| (file, &good.set)).collect();
+        let mut files = held.clone();
+        files.retain(|file, _| reading.files.contains_key(*file));
+        files.extend(fresh.clone());
+        let mut choice = Self { held, fresh, files, refused: BTreeSet::new() };
+        while let Some(loser) = choice.loser() {
+            choice.refuse(loser);
         }
-        Self { previous, fresh, files, refused: BTreeSet::new() }
+        choice.admit_what_fits();
+        choice
     }
 
     /// A file that must give way because another holds one of its resources. Files that stay with what they held
@@ -156,7 +163,7 @@ impl<'a> Choice<'a> {
         for (&file, set) in &self.files {
             for key in set.keys() {
                 if let Some(&earlier) = holders.get(&key) {
-                    let had_it = self.previous.files.get(file).is_some_and(|held| held.holds(&key));
+                    let had_it = self.held.get(file).is_some_and(|held| held.holds(&key));
                     return Some(if had_it { earlier } else { file });
                 }
                 holders.insert(key, file);
@@ -167,8 +174,8 @@ impl<'a> Choice<'a> {
 
     /// Puts a file back to what it held before.
     fn refuse(&mut self, file: &'a str) {
-        match self.previous.files.get(file) {
-            Some(held) => self.files.insert(file, held),
+        match self.held.get(file) {
+            Some(&held) => self.files.insert(file, held),
             None => self.files.remove(file),
         };
         self.refused.insert(file);

@@ -125,7 +125,7 @@ fn text(path: &Path) -> io::Result<Content> {
         Ok(text) => Content::Text(text),
         Err(error) => {
             let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+            let line = good.split(|byte| *byte == b'\n').count();
             Content::Refused(format!("is not UTF-8 in line {line}"))
         }
     })

@@ -102,14 +102,11 @@ impl Watch {
     /// Waits until the folder has changed, or may have. What happens after the return is reported by the next call;
     /// a call that is dropped loses nothing.
     pub(super) async fn changed(&mut self) {
-        let latest = match self.pending {
-            Some(latest) => latest,
-            None => {
-                // A time-out is the regular look.
-                let _ = timeout_at(self.next_look, self.signal.happened.notified()).await;
-                *self.pending.insert(Instant::now() + self.timing.patience)
-            }
-        };
+        if self.pending.is_none() {
+            // A time-out is the regular look.
+            let _ = timeout_at(self.next_look, self.signal.happened.notified()).await;
+        }
+        let latest = *self.pending.get_or_insert_with(|| Instant::now() + self.timing.patience);
         loop {
             let quiet = latest.min(Instant::now() + self.timing.quiet);
             let more = timeout_at(quiet, self.signal.happened.notified()).await.is_ok();
@@ -166,14 +163,14 @@ fn identity(dir: &Path) -> Option<Identity> {
 }
 
 fn open(dir: &Path, signal: Arc<Signal>) -> notify::Result<RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event| signal.receive(event))?;
+    let mut watcher = notify::recommended_watcher(move |event| signal.receive(&event))?;
     watcher.watch(dir, RecursiveMode::NonRecursive)?;
     Ok(watcher)
 }
 
 impl Signal {
-    fn receive(&self, event: notify::Result<Event>) {
-        let lost = match &event {
+    fn receive(&self, event: &notify::Result<Event>) {
+        let lost = match event {
             Ok(event) if is_a_look(event.kind) => return,
             Ok(event) => event.paths.contains(&self.dir),
             Err(_) => true,
@@ -222,7 +219,7 @@ mod tests {
         let dir = TempDir::new().expect("a folder");
         let mut watch = Watch::start(dir.path(), BY_EVENTS);
         for _ in 0..20 {
-            watch.signal.receive(Ok(Event::new(EventKind::Create(CreateKind::File))));
+            watch.signal.receive(&Ok(Event::new(EventKind::Create(CreateKind::File))));
         }
         changed(&mut watch).await;
         assert!(timeout(DEADLINE, watch.changed()).await.is_err(), "reported twice");
