@@ -164,7 +164,7 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
 async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
     let data_dir = args.data_dir.clone();
     let held = DataLock::try_acquire(&data_dir)?;
-    let sync = Sync::new(wired.node, Arc::clone(&wired.activator), Arc::clone(&wired.journal));
+    let sync = Sync::new(Arc::clone(&wired.node), Arc::clone(&wired.activator), Arc::clone(&wired.journal));
     sync.boot().await;
     let _lock = match held {
         Some(lock) => lock,
@@ -178,7 +178,12 @@ async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
         }
     };
     let (specs, followed) = watch::channel(None);
-    let standalone = Standalone::open(&args, wired.activator.fetcher.clone(), wired.journal)?;
+    let standalone = Standalone::open(
+        &args,
+        Arc::clone(&wired.node),
+        Arc::clone(&wired.activator.fetcher),
+        wired.journal.state().spec,
+    )?;
     tokio::try_join!(
         async { standalone.run(specs).await.context("following the manifests") },
         async { sync.run(followed).await.context("following the spec") }

@@ -67,9 +67,11 @@ impl Board {
         });
     }
 
-    /// Forgets every model that `keep` refuses.
-    pub fn retain(&self, keep: impl Fn(&ModelKey) -> bool) {
-        self.change(|contents| contents.models.retain(|key, _| keep(key)));
+    /// Says nothing of a model any more.
+    pub fn forget(&self, key: &ModelKey) {
+        self.change(|contents| {
+            contents.models.remove(key);
+        });
     }
 
     /// States a condition. Its time moves only when it turns.

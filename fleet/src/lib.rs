@@ -1,1 +1,26 @@
-//! to be written
+//! What a node should serve: from models and policies to the spec of an `InferenceNode`.
+//!
+//! Called by whoever decides for nodes: the operator, or a standalone agent for itself. Pure: everything that a
+//! decision depends on is an argument, and a decision says why. Must not import a runtime, a client, a server or
+//! an inference engine, and must not read a clock, the environment, files or randomness.
+//!
+//! The way of a model: [`ModelPlan::parse`] (checked, once) → [`digest_for`] (which bytes, where a checksum file
+//! names them) → [`desired`] (one entry a model, with the name of its revision); [`next_sync`] says when to read
+//! the checksum file again. A policy comes checked, as [`terrace_tiering::Policy`].
+
+mod checksum;
+mod digest;
+mod model;
+mod node;
+mod revision;
+mod source;
+mod sync;
+
+pub use checksum::{ChecksumError, MAX_CHECKSUM_BYTES, digest_for};
+pub use digest::{DigestError, Sha256};
+pub use model::{DigestSource, ModelPlan};
+pub use node::{Desired, NamedPolicy, NodeFacts, Note, NoteReason, WantedModel, desired};
+pub use revision::{RevisionContent, policy_hash, revision_name};
+pub use source::{FilePath, SourceError, SourceUri};
+pub use sync::{next_sync, sync_seed};
+pub use terrace_tiering::Fault;

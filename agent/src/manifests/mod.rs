@@ -14,7 +14,7 @@ mod yaml;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) use accept::{Accepted, FileSet, GoodFile, Reading, accept};
+pub(crate) use accept::{Accepted, Reading, accept};
 pub(crate) use fault::Fault;
 pub(crate) use folder::FolderError;
 
@@ -56,11 +56,6 @@ impl Follower {
             Folder { dir: dir.to_owned(), default_namespace: default_namespace.to_owned(), admission };
         // The watch begins before the first reading, so that no change falls between the two.
         Self { folder, watch: Watch::start(dir, Timing::default()), due: true, last: None }
-    }
-
-    /// Reads the folder as it is now. Blocks on the disk.
-    pub(crate) fn read(&self) -> Result<Reading, FolderError> {
-        self.folder.read()
     }
 
     /// The folder as it is: at once the first time, then whenever something in it is not as it was. A call that is

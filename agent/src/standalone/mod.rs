@@ -8,23 +8,250 @@ mod admission;
 mod checksums;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
+use anyhow::Context as _;
+use kube::ResourceExt as _;
 use terrace_crds::InferenceNodeSpec;
 use terrace_crds::node::{ModelError, ModelPhase};
-use terrace_fleet::{ModelPlan, NodeFacts};
+use terrace_fleet::{DigestSource, ModelPlan, NamedPolicy, NodeFacts, Note, Sha256, WantedModel};
 use terrace_tiering::Policy;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::args::Args;
 use crate::egress::Egress;
 use crate::fetch::Fetcher;
-use crate::manifests::{self, Accepted, Fault, Follower, Reading};
+use crate::manifests::{self, Fault, Follower, FolderError, Reading};
 use crate::node::Node;
 use crate::registry::ModelKey;
 use crate::status::{MANIFESTS_ACCEPTED, Verdict};
+use crate::store::journal::{read_json, write_json};
 use admission::Flags;
 use checksums::Checksums;
-use state::State;
+use state::{Resolved, State};
+
+/// The journal of a standalone agent, in its data directory.
+const JOURNAL: &str = "journal/standalone.json";
+/// How many faults a condition repeats.
+const MAX_FAULTS_TOLD: usize = 16;
+
+/// Where specs go.
+pub type Specs = watch::Sender<Option<Arc<InferenceNodeSpec>>>;
+
+/// Follows a folder of manifests.
+pub struct Standalone {
+    node: Arc<Node>,
+    facts: NodeFacts,
+    follower: Follower,
+    checksums: Checksums,
+    journal: PathBuf,
+    state: State,
+    /// What was sent last, or served before this process began.
+    spec: Option<InferenceNodeSpec>,
+    /// Models that have no entry in a spec, because their digest is not known yet.
+    waiting: BTreeSet<ModelKey>,
+}
+
+impl Standalone {
+    /// Continues where the last process on this data directory ended, with the spec that it followed.
+    pub fn open(
+        args: &Args,
+        node: Arc<Node>,
+        fetcher: Arc<Fetcher>,
+        spec: Option<InferenceNodeSpec>,
+    ) -> anyhow::Result<Self> {
+        let journal = args.data_dir.join(JOURNAL);
+        let state = read_json(&journal)?.unwrap_or_default();
+        let flags = Flags::new(args, Egress::new(args.allow_upstream.clone()));
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Ok(Self {
+            node,
+            facts: NodeFacts { tier: args.tier, labels: args.node_labels.iter().cloned().collect() },
+            follower: Follower::new(&args.manifests, &args.default_namespace, Arc::new(flags)),
+            checksums: Checksums::new(fetcher, name),
+            journal,
+            state,
+            spec,
+            waiting: BTreeSet::new(),
+        })
+    }
+
+    /// Sends a spec whenever the manifests or a checksum file ask for another one.
+    pub async fn run(mut self, specs: Specs) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                reading = self.follower.next() => self.read(reading)?,
+                reading = self.checksums.next() => self.resolve(reading)?,
+            }
+            self.plan(&specs);
+        }
+    }
+
+    /// Takes from the folder what is right in it.
+    fn read(&mut self, reading: Result<Reading, FolderError>) -> anyhow::Result<()> {
+        let verdict = match reading {
+            Ok(reading) => {
+                let (accepted, faults) = manifests::accept(&self.state.accepted, &reading);
+                for fault in &faults {
+                    warn!(%fault, "manifest refused; what it said before still holds");
+                }
+                self.remember(|state| state.accepted = accepted)?;
+                self.watch_checksums();
+                accepted_verdict(&faults, self.state.accepted.files.len())
+            }
+            Err(error) => {
+                warn!(%error, "the manifests cannot be read; what they said before still holds");
+                Verdict { holds: false, reason: "FolderUnreadable", message: error.to_string() }
+            }
+        };
+        self.node.board.condition(MANIFESTS_ACCEPTED, verdict);
+        Ok(())
+    }
+
+    fn watch_checksums(&mut self) {
+        let plans = self.plans();
+        self.checksums.watch(plans.iter(), Instant::now());
+    }
+
+    /// Takes what a checksum file says now.
+    fn resolve(&mut self, reading: checksums::Reading) -> anyhow::Result<()> {
+        let name = reading.model.to_string();
+        let sha256 = match reading.digest {
+            Ok(sha256) => sha256.to_string(),
+            Err(error) => {
+                warn!(model = name, error, "the checksum file gives no digest; what it said before still holds");
+                self.node.board.model(&reading.model, |model| {
+                    if model.desired_revision.is_none() {
+                        model.phase = ModelPhase::Failed;
+                        model.error = Some(ModelError { reason: "DigestUnknown".to_owned(), message: error.clone() });
+                    }
+                });
+                return Ok(());
+            }
+        };
+        let source = self.state.accepted.models().find_map(|model| {
+            (key_of(model) == reading.model).then(|| model.spec.source.clone())
+        });
+        let Some(source) = source else { return Ok(()) };
+        if self.state.digest(&name, &source) != Some(sha256.as_str()) {
+            info!(model = name, sha256, "the checksum file names a new digest");
+            self.remember(|state| {
+                state.resolved.insert(name, Resolved { source, sha256 });
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Decides, and sends what is new.
+    fn plan(&mut self, specs: &Specs) {
+        let plans = self.plans();
+        let wanted: Vec<WantedModel<'_>> =
+            plans.iter().map(|plan| WantedModel { plan, published: self.published(plan) }).collect();
+        let policies = self.policies();
+        let named: Vec<NamedPolicy<'_>> = policies
+            .iter()
+            .map(|((namespace, name), policy)| NamedPolicy { namespace, name, policy })
+            .collect();
+        let desired = terrace_fleet::desired(&wanted, &named, &self.facts, self.spec.as_ref());
+        if self.spec.as_ref() != Some(&desired.spec) || specs.borrow().is_none() {
+            for note in &desired.warnings {
+                warn!(model = %ModelKey { namespace: note.namespace.clone(), name: note.name.clone() },
+                    reason = note.reason.as_str(), "{}", note.message);
+            }
+            self.spec = Some(desired.spec.clone());
+            specs.send_replace(Some(Arc::new(desired.spec)));
+        }
+        self.report_waiting(&desired.waiting);
+    }
+
+    /// Reports models that no spec names, and so nobody else reports.
+    fn report_waiting(&mut self, notes: &[Note]) {
+        let has_entry = |key: &ModelKey| {
+            let models = self.spec.iter().flat_map(|spec| &spec.models);
+            models.into_iter().any(|model| model.namespace == key.namespace && model.name == key.name)
+        };
+        let mut waiting = BTreeSet::new();
+        for note in notes {
+            let key = ModelKey { namespace: note.namespace.clone(), name: note.name.clone() };
+            if has_entry(&key) {
+                continue;
+            }
+            self.node.board.model(&key, |model| {
+                model.error.get_or_insert_with(|| ModelError {
+                    reason: note.reason.as_str().to_owned(),
+                    message: note.message.clone(),
+                });
+            });
+            waiting.insert(key);
+        }
+        for key in self.waiting.difference(&waiting).filter(|key| !has_entry(key)) {
+            self.node.board.forget(key);
+        }
+        self.waiting = waiting;
+    }
+
+    /// Every accepted model. One that an older agent accepted and this one does not is passed over.
+    fn plans(&self) -> Vec<ModelPlan> {
+        let parsed = self.state.accepted.models().map(|model| (model, ModelPlan::parse(model)));
+        parsed
+            .filter_map(|(model, plan)| {
+                plan.inspect_err(|faults| {
+                    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                    warn!(model = %key_of(model), faults = faults.join("; "), "an accepted model is not understood any more");
+                })
+                .ok()
+            })
+            .collect()
+    }
+
+    /// What the checksum file of a model last said.
+    fn published(&self, plan: &ModelPlan) -> Option<Sha256> {
+        if matches!(plan.digest(), DigestSource::Pinned(_)) {
+            return None;
+        }
+        let key = ModelKey { namespace: plan.namespace().to_owned(), name: plan.name().to_owned() };
+        let model = self.state.accepted.models().find(|model| key_of(model) == key)?;
+        Sha256::parse(self.state.digest(&key.to_string(), &model.spec.source)?).ok()
+    }
+
+    /// Every accepted policy, by namespace and name.
+    fn policies(&self) -> BTreeMap<(String, String), Policy> {
+        let policies = self.state.accepted.policies();
+        policies
+            .filter_map(|policy| {
+                let key = (policy.namespace().unwrap_or_default(), policy.name_any());
+                Policy::parse(&policy.spec).ok().map(|policy| (key, policy))
+            })
+            .collect()
+    }
+
+    /// Changes the journal on disk, then in memory.
+    fn remember(&mut self, edit: impl FnOnce(&mut State)) -> anyhow::Result<()> {
+        let mut next = self.state.clone();
+        edit(&mut next);
+        if next != self.state {
+            write_json(&self.journal, &next).with_context(|| format!("cannot write {}", self.journal.display()))?;
+            self.state = next;
+        }
+        Ok(())
+    }
+}
+
+fn key_of(model: &terrace_crds::InferenceModel) -> ModelKey {
+    ModelKey { namespace: model.namespace().unwrap_or_default(), name: model.name_any() }
+}
+
+fn accepted_verdict(faults: &[Fault], files: usize) -> Verdict {
+    if faults.is_empty() {
+        return Verdict { holds: true, reason: "Accepted", message: format!("{files} files") };
+    }
+    let mut told: Vec<String> = faults.iter().take(MAX_FAULTS_TOLD).map(ToString::to_string).collect();
+    if faults.len() > MAX_FAULTS_TOLD {
+        told.push(format!("and {} more", faults.len() - MAX_FAULTS_TOLD));
+    }
+    Verdict { holds: false, reason: "ManifestRefused", message: told.join("; ") }
+}

@@ -9,7 +9,7 @@ pub mod backoff;
 pub mod journal;
 pub mod revision;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ impl Sync {
                     }
                     let spec = specs.borrow_and_update().clone();
                     if let Some(spec) = spec {
-                        self.follow(&spec)?;
+                        self.follow(spec).await?;
                     }
                 }
                 Some(ended) = self.tasks.join_next() => {
@@ -100,11 +100,12 @@ impl Sync {
     }
 
     /// Starts what a spec adds, and ends what it no longer has.
-    fn follow(&mut self, spec: &InferenceNodeSpec) -> io::Result<()> {
-        self.shared.journal.accept(spec)?;
+    async fn follow(&mut self, spec: Arc<InferenceNodeSpec>) -> io::Result<()> {
+        let accepted = Arc::clone(&spec);
+        self.shared.journaled(move |journal| journal.accept(&accepted)).await?;
         let wanted: HashMap<ModelKey, Revision> =
-            Revision::all(spec).map(|revision| (revision.key(), revision)).collect();
-        self.retire(&wanted)?;
+            Revision::all(&spec).map(|revision| (revision.key(), revision)).collect();
+        self.retire(&wanted).await?;
         for (key, revision) in wanted {
             if self.running.get(&key).is_some_and(|running| running.revision == revision) {
                 continue;
@@ -127,7 +128,7 @@ impl Sync {
     }
 
     /// Ends every model that is not wanted any more.
-    fn retire(&mut self, wanted: &HashMap<ModelKey, Revision>) -> io::Result<()> {
+    async fn retire(&mut self, wanted: &HashMap<ModelKey, Revision>) -> io::Result<()> {
         self.running.retain(|key, running| {
             let keep = wanted.contains_key(key);
             if !keep {
@@ -135,15 +136,15 @@ impl Sync {
             }
             keep
         });
-        let gone: Vec<ModelKey> =
-            self.shared.node.registry.keys().into_iter().filter(|key| !wanted.contains_key(key)).collect();
-        for key in gone {
-            self.shared.node.registry.retire(&key);
-            info!(model = %key, "model removed: the spec no longer has it");
+        for key in self.shared.node.registry.keys() {
+            if !wanted.contains_key(&key) {
+                self.shared.node.registry.retire(&key);
+                self.shared.node.board.forget(&key);
+                info!(model = %key, "model removed: the spec no longer has it");
+            }
         }
-        self.shared.node.board.retain(|key| wanted.contains_key(key));
-        let names: Vec<String> = wanted.keys().map(ToString::to_string).collect();
-        self.shared.journal.retain(|name| names.iter().any(|wanted| wanted == name))
+        let names: BTreeSet<String> = wanted.keys().map(ToString::to_string).collect();
+        self.shared.journaled(move |journal| journal.retain(|name| names.contains(name))).await
     }
 
     /// Removes from disk what neither the spec nor anything that serves needs.
@@ -248,11 +249,21 @@ impl Shared {
         self.swap(revision, served);
         self.node.metrics.activation(&key, "Serving");
         info!(model = %key, revision = revision.model.revision, "revision serves");
-        self.journal.serves(revision).map_err(|error| ActivateError {
+        let served = revision.clone();
+        self.journaled(move |journal| journal.serves(&served)).await.map_err(|error| ActivateError {
             reason: "JournalFailed",
             message: format!("the revision serves, but the journal cannot be written: {error}"),
             retry: true,
         })
+    }
+
+    /// Writes the journal off the threads that answer requests: a slow disk must not slow them.
+    async fn journaled(
+        &self,
+        write: impl FnOnce(&NodeJournal) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let journal = Arc::clone(&self.journal);
+        tokio::task::spawn_blocking(move || write(&journal)).await?
     }
 
     /// From here on new requests are answered by `served`; those under way finish where they began.

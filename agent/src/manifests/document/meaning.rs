@@ -1,13 +1,14 @@
 //! The meaning of a manifest: the checks of the crates that act on it, and what this agent's flags allow.
 
 use terrace_crds::{InferenceModel, Tier, TierPolicy};
+use terrace_fleet::ModelPlan;
 use terrace_tiering::{Fault as FieldFault, Policy};
 
 use super::Context;
 
 /// What is wrong with what a model asks for.
 pub(super) fn model(model: &InferenceModel, context: &Context<'_>) -> Vec<FieldFault> {
-    let mut faults: Vec<FieldFault> = Vec::new();
+    let mut faults = ModelPlan::parse(model).err().unwrap_or_default();
     let source = &model.spec.source;
     let cases = model.spec.verification.as_ref().and_then(|verification| verification.cases.as_ref());
     let sources = [

@@ -1,3 +1,5 @@
+mod meaning;
+
 use terrace_crds::TierPolicySpec;
 
 use super::*;
@@ -160,6 +162,7 @@ fn a_wrong_shape_names_every_field_and_its_line() {
             "unknown fields",
             model_and("  wibble: 1\n  placement:\n    node_selector: {}\n").replace("sha256: D", "sha265: D"),
             &[
+                "6: spec.source: needs exactly one of sha256 and sha256From: what runs is always pinned by digest",
                 "8: spec.source.sha265: is not known: did you mean sha256?",
                 "9: spec.wibble: is not known: expected placement, policyRef, runtime, source, upstreams, verification",
                 "11: spec.placement.node_selector: is not known: did you mean nodeSelector?",
@@ -237,32 +240,6 @@ fn names_and_namespaces_are_dns_labels() {
         "no name",
         policy("  {}\n").replace("name: near", "namespace: a"),
         &["3: metadata.name: is missing"],
-    )]);
-}
-
-#[test]
-fn a_policy_that_makes_no_sense_is_refused() {
-    assert_faults(&[(
-        "urls, durations and order",
-        policy(
-            "  tiers:
-    edge:
-      url: http://user:secret@gateway.example
-      protocol: GRPC
-    cloud:
-      url: http://10.0.0.1
-      timeout: 0s
-  fallback:
-    order: [Edge, Edge]
-",
-        ),
-        &[
-            "8: spec.tiers.edge.url: must not hold a user name or a password: everyone who can read the policy would read them",
-            "9: spec.tiers.edge.protocol: is not known: expected timeout, url",
-            "11: spec.tiers.cloud.url: needs --allow-upstream",
-            "12: spec.tiers.cloud.timeout: must be positive",
-            "14: spec.fallback.order: must name each tier once at most",
-        ],
     )]);
 }
 
