@@ -4,8 +4,6 @@
 //! (`make crds`). Types and schemas only: nothing here decides, and nothing here may import a client, a runtime
 //! or another crate of Terrace.
 
-#![allow(unreachable_pub)] // KubeSchema derives through a private copy of each struct, with the same visibility
-
 pub mod model;
 pub mod node;
 pub mod policy;

@@ -47,8 +47,7 @@ pub enum Elements<'a> {
 /// that varies from block to block in a fixed way. So neither rows nor interleaved channels can hide, and the
 /// same request always has the same complexity.
 pub fn entropy(inputs: &[Elements<'_>]) -> f64 {
-    let sample =
-        Sample { inputs, block: inputs.iter().map(Elements::len).sum::<usize>().div_ceil(MAX_VISITED) };
+    let sample = Sample::of(inputs);
     sample.entropy_of_numbers().max(sample.entropy_of_bytes())
 }
 
@@ -77,7 +76,12 @@ struct Sample<'a> {
     block: usize,
 }
 
-impl Sample<'_> {
+impl<'a> Sample<'a> {
+    fn of(inputs: &'a [Elements<'a>]) -> Self {
+        let values: usize = inputs.iter().map(Elements::len).sum();
+        Self { inputs, block: values.div_ceil(MAX_VISITED) }
+    }
+
     fn entropy_of_numbers(&self) -> f64 {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         self.each_number(|value| {
@@ -92,17 +96,7 @@ impl Sample<'_> {
 
     fn entropy_of_bytes(&self) -> f64 {
         let mut histogram = Histogram::default();
-        let mut start = 0;
-        for input in self.inputs {
-            if let Elements::Bytes(texts) = input {
-                for text in *texts {
-                    self.each(text, start, |byte| histogram.count(byte));
-                    start += text.len();
-                }
-            } else {
-                start += input.len();
-            }
-        }
+        self.each_byte(|byte| histogram.count(byte));
         histogram.entropy()
     }
 
@@ -132,6 +126,21 @@ impl Sample<'_> {
                 Elements::Bytes(_) => {}
             }
             start += input.len();
+        }
+    }
+
+    /// Visits the bytes of the sample.
+    fn each_byte(&self, mut visit: impl FnMut(u8)) {
+        let mut start = 0;
+        for input in self.inputs {
+            if let Elements::Bytes(texts) = input {
+                for text in *texts {
+                    self.each(text, start, &mut visit);
+                    start += text.len();
+                }
+            } else {
+                start += input.len();
+            }
         }
     }
 
@@ -199,31 +208,74 @@ impl Histogram {
         self.0[usize::from(bin)] += 1;
     }
 
-    /// From 0 to 1.
+    /// From 0 to 1. With n values in all, and c of them in a bin: log2 n - Σ c log2 c / n bits.
     fn entropy(&self) -> f64 {
-        let total = f64::from(self.0.iter().sum::<u32>());
-        let bits: f64 = self
-            .0
-            .iter()
-            .filter(|count| **count > 0)
-            .map(|count| f64::from(*count) / total)
-            .map(|share| -share * share.log2())
-            .sum();
+        let total = self.0.iter().sum::<u32>();
+        if self.0.contains(&total) {
+            return 0.0;
+        }
+        let total = f64::from(total);
+        // A bin of one value adds nothing to the sum; small inputs have many.
+        let counts = self.0.iter().filter(|count| **count > 1).map(|count| f64::from(*count));
+        let bits = total.log2() - counts.map(|count| count * count.log2()).sum::<f64>() / total;
         (bits / MAX_BITS).clamp(0.0, 1.0)
     }
 }
 
 /// The value of half-precision bits; what is not finite becomes NaN.
 fn from_f16(bits: u16) -> f64 {
-    let sign = if bits >> 15 == 0 { 1.0 } else { -1.0 };
-    let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f64::from(bits & 0x3ff));
-    sign * match exponent {
-        0 => fraction * 2_f64.powi(-24),
-        0x1f => f64::NAN,
-        _ => (fraction + 1024.0) * 2_f64.powi(exponent - 25),
+    // The same bits, moved to their places in an `f32`, lack the difference of the exponents' offsets: 127 - 15.
+    const OFFSET: f32 = f32::from_bits((127 + 112) << 23);
+    if bits & 0x7c00 == 0x7c00 {
+        return f64::NAN;
     }
+    let magnitude = f64::from(f32::from_bits(u32::from(bits & 0x7fff) << 13) * OFFSET);
+    if bits >> 15 == 0 { magnitude } else { -magnitude }
 }
 
 fn from_bf16(bits: u16) -> f64 {
     f32::from_bits(u32::from(bits) << 16).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_of_every_block_is_looked_at_however_inputs_are_cut() {
+        let texts = [b"a".to_vec(), b"bc".to_vec()];
+        for (inputs, values) in [
+            (vec![Elements::U8(&[1])], 1_usize),
+            (vec![Elements::U8(&[1]); 65_536], 65_536),
+            (vec![Elements::U8(&[1]); 65_537], 65_537),
+            (vec![Elements::Bytes(&texts[..1]); 300_000], 300_000),
+            ([Elements::Bytes(&texts), Elements::F32(&[0.0; 2])].repeat(70_000), 350_000),
+        ] {
+            let sample = Sample::of(&inputs);
+            let mut visited = 0;
+            sample.each_number(|_| visited += 1);
+            sample.each_byte(|_| visited += 1);
+            assert!(visited <= MAX_VISITED, "{visited} of {values}");
+            // The last block may be too short to have a value at its place.
+            assert!(visited.abs_diff(values.div_ceil(sample.block)) <= 1, "{visited} of {values}");
+        }
+    }
+
+    #[test]
+    fn half_precision_is_read_as_ieee_754_defines_it() {
+        for bits in 0..=u16::MAX {
+            let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f64::from(bits & 0x3ff));
+            let magnitude = match exponent {
+                0 => fraction * 2_f64.powi(-24),
+                0x1f => f64::NAN,
+                _ => (fraction + 1024.0) * 2_f64.powi(exponent - 25),
+            };
+            let expected = if bits >> 15 == 0 { magnitude } else { -magnitude };
+            let actual = from_f16(bits);
+            assert!(
+                actual.to_bits() == expected.to_bits() || actual.is_nan() && expected.is_nan(),
+                "{bits:#06x}"
+            );
+        }
+    }
 }

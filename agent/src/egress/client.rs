@@ -1,0 +1,197 @@
+//! The HTTP clients: their resolver and their redirects ask the rules.
+//!
+//! They run on the process's rustls provider and trust the system's certificates: those of the files or folders that
+//! `SSL_CERT_FILE` and `SSL_CERT_DIR` name, or else the distribution's. No proxy, no cookies, no referrer.
+
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect::Policy;
+use reqwest::{Client, ClientBuilder};
+use tracing::warn;
+use url::Url;
+
+use super::{Denied, Egress};
+
+/// What every request says of its sender.
+const USER_AGENT: &str = concat!("terrace-agent/", env!("CARGO_PKG_VERSION"));
+/// Redirects that are followed for one file.
+const MAX_REDIRECTS: usize = 5;
+/// How long a source may take until it is connected to.
+const SOURCE_CONNECT: Duration = Duration::from_secs(10);
+/// How long a source may send nothing.
+const SOURCE_IDLE: Duration = Duration::from_secs(30);
+/// How long a tier may take until it is connected to; the request's deadline may be nearer.
+const UPSTREAM_CONNECT: Duration = Duration::from_secs(1);
+
+/// Why a redirect is not followed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RedirectRefused {
+    /// It never ends, or not soon.
+    #[error("more than {MAX_REDIRECTS} redirects; name the file's last address as the source")]
+    TooMany,
+    /// It leads to where anyone on the path could change the file.
+    #[error(
+        "a redirect to http://{host}; use a source that stays on https://, or allow it with --allow-http-sources"
+    )]
+    Insecure {
+        /// Where it leads.
+        host: String,
+    },
+    /// It leads to what is no web server.
+    #[error("a redirect to a {scheme} URL; only https:// and http:// are followed")]
+    Scheme {
+        /// What it leads to.
+        scheme: String,
+    },
+    /// The rules forbid where it leads.
+    #[error("a redirect: {0}")]
+    Denied(Denied),
+}
+
+impl Egress {
+    /// A client for files: follows redirects that the rules permit, gives up on a server that stalls. Ask
+    /// [`Egress::check_url`] before every use.
+    pub fn sources_client(&self, allow_http: bool) -> Result<Client, reqwest::Error> {
+        build(|| {
+            let egress = self.clone();
+            self.builder().connect_timeout(SOURCE_CONNECT).read_timeout(SOURCE_IDLE).redirect(Policy::custom(
+                move |attempt| match egress.follow(attempt.previous().len(), attempt.url(), allow_http) {
+                    Ok(()) => attempt.follow(),
+                    Err(refused) => attempt.error(refused),
+                },
+            ))
+        })
+    }
+
+    /// A client for other tiers: keeps connections, follows no redirect. Ask [`Egress::check_url`] before every use;
+    /// set a time-out for each request.
+    pub fn upstream_client(&self) -> Result<Client, reqwest::Error> {
+        build(|| self.builder().connect_timeout(UPSTREAM_CONNECT).tcp_nodelay(true).redirect(Policy::none()))
+    }
+
+    fn builder(&self) -> ClientBuilder {
+        Client::builder()
+            .user_agent(USER_AGENT)
+            .no_proxy()
+            .referer(false)
+            .dns_resolver(Resolver(self.clone()))
+    }
+
+    /// Whether the `count`th redirect is followed.
+    fn follow(&self, count: usize, to: &Url, allow_http: bool) -> Result<(), RedirectRefused> {
+        if count > MAX_REDIRECTS {
+            return Err(RedirectRefused::TooMany);
+        }
+        match to.scheme() {
+            "https" => {}
+            "http" if allow_http => {}
+            "http" => {
+                return Err(RedirectRefused::Insecure { host: to.host_str().unwrap_or_default().to_owned() });
+            }
+            scheme => return Err(RedirectRefused::Scheme { scheme: scheme.chars().take(16).collect() }),
+        }
+        self.check_url(to).map_err(RedirectRefused::Denied)
+    }
+}
+
+/// A machine without certificates can still read files and reach tiers over http.
+fn build(builder: impl Fn() -> ClientBuilder) -> Result<Client, reqwest::Error> {
+    builder().build().or_else(|error| {
+        let client = builder().tls_certs_only([]).build()?;
+        warn!(
+            error = causes(&error),
+            "no https:// address can be reached: install ca-certificates, or name trusted certificates with SSL_CERT_FILE"
+        );
+        Ok(client)
+    })
+}
+
+/// An error and what caused it, as one text. What reqwest says itself is left out: it repeats the URL, which may hold
+/// a secret, and adds little.
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    let told: Vec<String> =
+        chain.filter(|error| !error.is::<reqwest::Error>()).map(ToString::to_string).collect();
+    if told.is_empty() { "the request failed".to_owned() } else { told.join(": ") }
+}
+
+/// Resolves as the system does, and gives only addresses that the rules permit.
+#[derive(Debug)]
+struct Resolver(Egress);
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let egress = self.0.clone();
+        Box::pin(async move {
+            let resolved = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let permitted: Addrs = Box::new(egress.permitted(name.as_str(), resolved)?.into_iter());
+            Ok(permitted)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn egress(allowances: &[&str]) -> Egress {
+        Egress::new(allowances.iter().map(|allowance| allowance.parse().unwrap()).collect())
+    }
+
+    fn follow(allowances: &[&str], to: &str, allow_http: bool) -> Result<(), RedirectRefused> {
+        egress(allowances).follow(1, &Url::parse(to).unwrap(), allow_http)
+    }
+
+    #[test]
+    fn redirects_are_followed_where_the_rules_permit() {
+        for (to, allow_http) in [
+            ("https://cdn.example/m", false),
+            ("https://cdn.example/m", true),
+            ("http://cdn.example/m", true),
+        ] {
+            assert_eq!(follow(&[], to, allow_http), Ok(()), "{to}");
+        }
+        assert!(matches!(
+            follow(&["a.example"], "https://b.example", false),
+            Err(RedirectRefused::Denied(_))
+        ));
+        for to in [
+            "https://127.0.0.1",
+            "https://169.254.169.254",
+            "https://[::ffff:127.0.0.1]",
+            "https://localhost",
+        ] {
+            assert!(matches!(follow(&[], to, true), Err(RedirectRefused::Denied(_))), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_to_http_is_followed_only_where_http_sources_are_allowed() {
+        let refused = follow(&[], "http://cdn.example/m?secret", false).unwrap_err();
+        assert_eq!(refused, RedirectRefused::Insecure { host: "cdn.example".to_owned() });
+        assert!(!refused.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn other_schemes_are_not_followed() {
+        for to in ["file:///etc/passwd", "ftp://cdn.example/m", "data:text/plain,a"] {
+            assert!(matches!(follow(&[], to, true), Err(RedirectRefused::Scheme { .. })), "{to}");
+        }
+    }
+
+    #[test]
+    fn the_sixth_redirect_is_not_followed() {
+        let to = Url::parse("https://cdn.example/m").unwrap();
+        assert_eq!(egress(&[]).follow(5, &to, false), Ok(()));
+        assert_eq!(egress(&[]).follow(6, &to, false), Err(RedirectRefused::TooMany));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_resolves_to_loopback_is_not_connected_to() {
+        let resolve =
+            |allowances: &[&str]| Resolver(egress(allowances)).resolve("localhost".parse().unwrap());
+        assert!(resolve(&[]).await.err().unwrap().is::<Denied>());
+        assert!(resolve(&["localhost"]).await.unwrap().all(|address| address.ip().is_loopback()));
+    }
+}

@@ -1,0 +1,21 @@
+//! Real agents, real models and hostile neighbours: what the end-to-end tests and the benchmarks are made of.
+//!
+//! Knows an agent only from outside: its flags, ports, files and log. Of Terrace's crates it may import the kinds
+//! alone, whose status it reads.
+
+pub mod agent;
+pub mod digits;
+pub mod dice;
+pub mod http;
+pub mod infer;
+pub mod manifests;
+pub mod scenes;
+pub mod server;
+pub mod site;
+pub mod upstreams;
+pub mod wait;
+
+/// The root of the checkout.
+pub fn checkout() -> &'static std::path::Path {
+    std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}

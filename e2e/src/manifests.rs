@@ -1,0 +1,287 @@
+//! Manifests as their authors write them: text in a folder, replaced as a whole.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::digits::{self, Artifact};
+
+/// A folder that an agent follows.
+#[derive(Clone, Debug)]
+pub struct Manifests(PathBuf);
+
+/// An `InferenceModel`, to be varied and written.
+#[derive(Clone, Debug)]
+pub struct Model {
+    name: String,
+    tier: &'static str,
+    uri: String,
+    digest: Digest,
+    cases: Option<Artifact>,
+    policy: Option<String>,
+    upstreams: Vec<(&'static str, String)>,
+}
+
+#[derive(Clone, Debug)]
+enum Digest {
+    Fixed(String),
+    Published { from: String, interval: String },
+}
+
+/// A `TierPolicy`, to be varied and written.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    name: String,
+    max_latency: Option<String>,
+    private: Option<bool>,
+    tiers: Vec<(&'static str, String, Option<String>)>,
+    fallback: Option<String>,
+}
+
+impl Manifests {
+    /// The folder `dir`.
+    pub const fn at(dir: PathBuf) -> Self {
+        Self(dir)
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    /// Puts `text` in the place of the file `name`. A reader sees the old text or the new.
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        let hidden = self.0.join(format!(".{name}.new"));
+        fs::write(&hidden, text)?;
+        fs::rename(&hidden, self.0.join(name)).with_context(|| format!("cannot write {name}"))
+    }
+
+    /// Writes a model to a file of its name.
+    pub fn model(&self, model: &Model) -> Result<()> {
+        self.write(&format!("{}.yaml", model.name), &model.yaml())
+    }
+
+    /// Writes a policy to a file of its name.
+    pub fn policy(&self, policy: &Policy) -> Result<()> {
+        self.write(&format!("policy-{}.yaml", policy.name), &policy.yaml())
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        fs::remove_file(self.0.join(name)).with_context(|| format!("cannot remove {name}"))
+    }
+}
+
+impl Model {
+    /// A model of the digits with its cases, served by devices under the name `digits`.
+    pub fn digits(which: &str) -> Result<Self> {
+        Ok(Self::of("digits", &digits::model(which)?).with_cases(digits::cases_file(which)?))
+    }
+
+    /// A model from a file, without cases.
+    pub fn of(name: &str, file: &Artifact) -> Self {
+        Self {
+            name: name.to_owned(),
+            tier: "Device",
+            uri: file.uri.clone(),
+            digest: Digest::Fixed(file.sha256.clone()),
+            cases: None,
+            policy: None,
+            upstreams: Vec::new(),
+        }
+    }
+
+    /// Under another name.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// On the nodes of another tier: `Edge`, `Cloud`.
+    #[must_use]
+    pub const fn on(mut self, tier: &'static str) -> Self {
+        self.tier = tier;
+        self
+    }
+
+    /// From elsewhere.
+    #[must_use]
+    pub fn from(mut self, uri: &str) -> Self {
+        uri.clone_into(&mut self.uri);
+        self
+    }
+
+    /// With another digest.
+    #[must_use]
+    pub fn pinned(mut self, sha256: &str) -> Self {
+        self.digest = Digest::Fixed(sha256.to_owned());
+        self
+    }
+
+    /// With the digest that a checksum file gives, read every `interval`.
+    #[must_use]
+    pub fn published(mut self, from: &str, interval: &str) -> Self {
+        self.digest = Digest::Published { from: from.to_owned(), interval: interval.to_owned() };
+        self
+    }
+
+    /// To pass these cases.
+    #[must_use]
+    pub fn with_cases(mut self, cases: Artifact) -> Self {
+        self.cases = Some(cases);
+        self
+    }
+
+    /// To pass no cases.
+    #[must_use]
+    pub fn without_cases(mut self) -> Self {
+        self.cases = None;
+        self
+    }
+
+    /// Under a policy.
+    #[must_use]
+    pub fn policy(mut self, name: &str) -> Self {
+        self.policy = Some(name.to_owned());
+        self
+    }
+
+    /// Called otherwise on another tier: `edge`, `cloud`.
+    #[must_use]
+    pub fn called(mut self, tier: &'static str, name: &str) -> Self {
+        self.upstreams.push((tier, name.to_owned()));
+        self
+    }
+
+    /// The digest it is pinned to; empty where it is published.
+    pub fn sha256(&self) -> &str {
+        match &self.digest {
+            Digest::Fixed(sha256) => sha256,
+            Digest::Published { .. } => "",
+        }
+    }
+
+    /// The manifest. `spec.source.uri` stands in line 7.
+    pub fn yaml(&self) -> String {
+        let mut text = header("InferenceModel", &self.name);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "spec:\n  source:\n    uri: {}", self.uri);
+        let _ = match &self.digest {
+            Digest::Fixed(sha256) => writeln!(text, "    sha256: {sha256:?}"),
+            Digest::Published { from, interval } => {
+                writeln!(text, "    sha256From: {from}\n    syncInterval: {interval}")
+            }
+        };
+        let _ = writeln!(text, "  placement: {{tier: {}}}", self.tier);
+        if let Some(Artifact { uri, sha256 }) = &self.cases {
+            let _ = writeln!(text, "  verification:\n    cases: {{uri: {uri:?}, sha256: {sha256:?}}}");
+        }
+        if !self.upstreams.is_empty() {
+            text.push_str("  upstreams:\n");
+        }
+        for (tier, name) in &self.upstreams {
+            let _ = writeln!(text, "    {tier}: {{model: {name}}}");
+        }
+        if let Some(policy) = &self.policy {
+            let _ = writeln!(text, "  policyRef: {{name: {policy}}}");
+        }
+        text
+    }
+}
+
+impl Policy {
+    /// A policy without tiers.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
+
+    /// With an edge.
+    #[must_use]
+    pub fn edge(mut self, url: &str) -> Self {
+        self.tiers.push(("edge", url.to_owned(), None));
+        self
+    }
+
+    /// With a cloud.
+    #[must_use]
+    pub fn cloud(mut self, url: &str) -> Self {
+        self.tiers.push(("cloud", url.to_owned(), None));
+        self
+    }
+
+    /// The tier added last has a time-out.
+    #[must_use]
+    pub fn timeout(mut self, timeout: &str) -> Self {
+        if let Some(tier) = self.tiers.last_mut() {
+            tier.2 = Some(timeout.to_owned());
+        }
+        self
+    }
+
+    /// Requests are due after this.
+    #[must_use]
+    pub fn max_latency(mut self, limit: &str) -> Self {
+        self.max_latency = Some(limit.to_owned());
+        self
+    }
+
+    /// Every request is private, or is not.
+    #[must_use]
+    pub const fn private(mut self, private: bool) -> Self {
+        self.private = Some(private);
+        self
+    }
+
+    /// With this fallback: `{enabled: false}`, `{order: [Edge, Device]}`.
+    #[must_use]
+    pub fn fallback(mut self, fallback: &str) -> Self {
+        self.fallback = Some(fallback.to_owned());
+        self
+    }
+
+    /// The manifest.
+    pub fn yaml(&self) -> String {
+        let mut text = header("TierPolicy", &self.name);
+        let mut spec = String::new();
+        if self.max_latency.is_some() || self.private.is_some() {
+            spec.push_str("  defaults:\n");
+        }
+        if let Some(limit) = &self.max_latency {
+            let _ = writeln!(spec, "    maxLatency: {limit}");
+        }
+        if let Some(private) = self.private {
+            let _ = writeln!(spec, "    privacyRequired: {private}");
+        }
+        if !self.tiers.is_empty() {
+            spec.push_str("  tiers:\n");
+        }
+        for (tier, url, timeout) in &self.tiers {
+            let timeout = timeout.as_ref().map(|timeout| format!(", timeout: {timeout}")).unwrap_or_default();
+            let _ = writeln!(spec, "    {tier}: {{url: {url:?}{timeout}}}");
+        }
+        if let Some(fallback) = &self.fallback {
+            let _ = writeln!(spec, "  fallback: {fallback}");
+        }
+        text.push_str(if spec.is_empty() { "spec: {}\n" } else { "spec:\n" });
+        text + &spec
+    }
+}
+
+/// The first four lines of a manifest.
+fn header(kind: &str, name: &str) -> String {
+    format!("apiVersion: terrace.dev/v1alpha1\nkind: {kind}\nmetadata:\n  name: {name}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_of_a_model_stands_in_line_seven() {
+        let model = Model::of("m", &Artifact { uri: "file:///m.onnx".to_owned(), sha256: "0".to_owned() });
+        assert_eq!(model.yaml().lines().nth(6), Some("    uri: file:///m.onnx"));
+    }
+}
