@@ -10,7 +10,7 @@ use terrace_crds::Tier;
 use crate::egress::Allowance;
 
 /// Serves ONNX models on this node, and decides per request whether the device, the edge or the cloud answers.
-#[derive(Parser, Debug)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "terrace-agent", version, max_term_width = 110)]
 pub struct Args {
     /// Folder of InferenceModel and TierPolicy YAML that this agent follows on its own, without Kubernetes.

@@ -146,7 +146,7 @@ async fn run_here(job: &mut Job<'_>, served: &Served) -> Result<Output, Failure>
                 InferError::InvalidInput(_) => ("InvalidInput", Refusal::Invalid(text), true),
                 InferError::QueueFull => ("QueueFull", Refusal::Busy(text), false),
                 InferError::DeadlineExceeded => ("DeadlineExceeded", too_late(), false),
-                InferError::Failed(_) => ("Failed", Refusal::Failed(text), false),
+                InferError::Failed => ("Failed", Refusal::Failed(text), false),
                 InferError::Stopped => ("Stopped", Refusal::NoTier(text), false),
             };
             Err(Failure { outcome, refusal, last })

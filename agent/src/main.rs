@@ -27,7 +27,8 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use terrace_crds::node::AgentStatus;
 use terrace_engine::onnxruntime::OnnxRuntime;
-use terrace_engine::{Engine, probe};
+use terrace_engine::probe::{self, Prober};
+use terrace_engine::Engine as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -36,8 +37,8 @@ use tracing::{error, info};
 use crate::admin::Admin;
 use crate::args::Args;
 use crate::egress::Egress;
-use crate::fetch::Fetcher;
-use crate::listen::{self, Limits};
+use crate::fetch::{FetchOptions, Fetcher};
+use crate::listen::Limits;
 use crate::node::{Node, Parts};
 use crate::standalone::Standalone;
 use crate::status::Board;
@@ -130,11 +131,12 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
     let store = Arc::new(Store::open(&args.data_dir)?);
     let journal = Arc::new(NodeJournal::open(args.data_dir.join("journal/node.json"))?);
     let egress = Egress::new(args.allow_upstream.clone());
-    let prober = Prober::new(ProberOptions {
+    let prober = Prober {
         program: std::env::current_exe().context("cannot find the agent's own executable, which probes models")?,
         library: args.onnxruntime.clone(),
+        runtime: runtime.clone(),
         verdicts: args.data_dir.join("verdicts"),
-    });
+    };
     let fetcher = Arc::new(Fetcher::new(FetchOptions {
         store: Arc::clone(&store),
         egress: egress.clone(),

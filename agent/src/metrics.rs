@@ -1,11 +1,10 @@
 //! What this agent counts, in Prometheus' text format. Labels are bounded: models come from the spec alone, all
 //! else from enumerations.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, LabelValueEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -96,7 +95,8 @@ impl Metrics {
     }
 
     /// Counts a revision that serves now, or cannot.
-    pub fn activation(&self, model: &ModelKey, outcome: &'static str) {
+    pub fn activation(&self, model: &ModelKey, serves: bool) {
+        let outcome = if serves { "serving" } else { "failed" };
         self.activations.get_or_create(&ActivationLabels { model: model.to_string(), outcome }).inc();
     }
 

@@ -1,1 +1,105 @@
-//! to be written
+//! Running models: a runtime behind a trait, worker threads in front of it, cases to pass, and a probe to survive.
+//!
+//! Called by the agent. Knows tensors and files of bytes; must not import an HTTP server, a client or Kubernetes.
+
+pub mod cases;
+pub mod onnxruntime;
+pub mod probe;
+mod validate;
+mod worker;
+
+use terrace_oip::{Datatype, Tensor};
+
+pub use validate::InvalidInput;
+pub use worker::{InferError, LoadFigures, Model, ModelOptions, StartError};
+
+/// Something that loads models.
+pub trait Engine: Send + Sync + std::fmt::Debug {
+    /// What it is.
+    fn runtime(&self) -> &RuntimeInfo;
+
+    /// Loads a model from its bytes.
+    fn load(&self, model: &[u8], options: SessionOptions) -> Result<Box<dyn Session>, LoadError>;
+}
+
+/// A loaded model. One run at a time.
+pub trait Session: Send {
+    /// What it takes and gives.
+    fn signature(&self) -> &Signature;
+
+    /// Runs it on inputs that fit its signature.
+    fn run(&mut self, inputs: &[Tensor], outputs: Option<&[String]>) -> Result<Vec<Tensor>, RunError>;
+}
+
+/// What runs models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// Its version.
+    pub version: String,
+}
+
+impl std::fmt::Display for RuntimeInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
+}
+
+/// How a session runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Threads that one run may use.
+    pub threads: usize,
+}
+
+/// What a model takes and gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Its inputs.
+    pub inputs: Vec<TensorSpec>,
+    /// Its outputs.
+    pub outputs: Vec<TensorSpec>,
+    /// What runs it.
+    pub provider: String,
+}
+
+/// A tensor that a model takes or gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Its name.
+    pub name: String,
+    /// Its element type.
+    pub datatype: Datatype,
+    /// Its dimensions; -1 where any size fits.
+    pub shape: Vec<i64>,
+}
+
+/// Why a model cannot be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The runtime refuses it.
+    #[error("the runtime refuses the model: {0}")]
+    Refused(String),
+    /// An input or output is something that the protocol cannot carry.
+    #[error("{what} {name:?} is {kind}, which the Open Inference Protocol cannot carry; export the model with tensors instead")]
+    Unsupported {
+        /// Input or output.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// What it is.
+        kind: String,
+    },
+}
+
+/// Why a run failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The inputs do not fit.
+    #[error(transparent)]
+    InvalidInput(#[from] InvalidInput),
+    /// The runtime failed. Its words may repeat values, so they are for the log of the developer alone.
+    #[error("the model failed to run")]
+    Failed(String),
+}

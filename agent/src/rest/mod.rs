@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
+use terrace_crds::Tier;
 use terrace_oip::metadata::{ErrorBody, Live, ModelMetadata, ModelReady, Ready, ServerMetadata, TensorMetadata};
 
 use crate::listen::Started;
@@ -76,7 +77,7 @@ async fn model_ready(State(node): State<Arc<Node>>, Path(target): Path<Target>) 
         Local::Serving(_) => true,
         Local::Absent => false,
         // Its callers are forwarded, and there is nothing here that could be unready.
-        Local::NotPlaced => entry.policy.has_remote(),
+        Local::NotPlaced => Tier::ALL.into_iter().any(|tier| entry.policy.remote(tier).is_some()),
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, Json(ModelReady { name: target.model, ready })).into_response())
@@ -100,7 +101,7 @@ async fn model_metadata(
     let tensors = |specs: &[terrace_engine::TensorSpec]| {
         let tensor = |spec: &terrace_engine::TensorSpec| TensorMetadata {
             name: spec.name.clone(),
-            datatype: spec.datatype,
+            datatype: spec.datatype.to_string(),
             shape: spec.shape.clone(),
         };
         specs.iter().map(tensor).collect()

@@ -1,5 +1,6 @@
 //! From a revision's name to a model that answers: fetch → probe → load → cases. Publishes nothing.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub struct Activator {
 #[error("{message}")]
 pub struct ActivateError {
     /// One word for the status.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// For a person, with what to do.
     pub message: String,
     /// Whether trying the same again may help.
@@ -49,18 +50,18 @@ pub struct ActivateError {
 }
 
 impl ActivateError {
-    fn last(reason: &'static str, message: impl ToString) -> Self {
-        Self { reason, message: message.to_string(), retry: false }
+    fn last(reason: impl Into<Cow<'static, str>>, message: impl ToString) -> Self {
+        Self { reason: reason.into(), message: message.to_string(), retry: false }
     }
 
-    fn passing(reason: &'static str, message: impl ToString) -> Self {
-        Self { reason, message: message.to_string(), retry: true }
+    fn passing(reason: impl Into<Cow<'static, str>>, message: impl ToString) -> Self {
+        Self { reason: reason.into(), message: message.to_string(), retry: true }
     }
 }
 
 impl From<FetchError> for ActivateError {
     fn from(error: FetchError) -> Self {
-        Self { reason: error.reason(), retry: error.retryable(), message: error.to_string() }
+        Self { reason: error.reason().into(), retry: error.retryable(), message: error.to_string() }
     }
 }
 
@@ -106,12 +107,12 @@ impl Activator {
             sha256: model.to_string(),
             cases: cases.as_ref().map(|cases| self.store.path(cases)),
             cases_sha256: cases.as_ref().map(Sha256::to_string),
-            acceptance,
+            tolerance: acceptance.tolerance,
             threads: options.threads,
         };
         match self.prober.probe(&request).await {
-            Ok(Verdict::Accepted { .. }) => {}
-            Ok(Verdict::Refused { stage, message }) => return Err(ActivateError::last(stage.reason(), message)),
+            Ok(Verdict::Accepted) => {}
+            Ok(Verdict::Refused { reason, message }) => return Err(ActivateError::last(reason, message)),
             Err(error) => return Err(ActivateError::passing("ProbeFailed", error)),
         }
 
@@ -153,7 +154,7 @@ fn load_verified(engine: &dyn Engine, store: &Store, loading: &Loading) -> Resul
         .transpose()
         .map_err(|error| ActivateError::last("CasesUnreadable", error))?;
     Model::load(engine, &bytes, &loading.options, |session| {
-        cases.as_ref().map_or(Ok(()), |cases| cases::verify(session, cases, &loading.acceptance).map(|_| ()))
+        cases.as_ref().map_or(Ok(()), |cases| cases::verify(session, cases, &loading.acceptance))
     })
     .map_err(|error| ActivateError::last(error.reason(), error))
 }

@@ -211,20 +211,20 @@ impl Shared {
         let key = revision.key();
         for failures in 1.. {
             let Err(error) = self.attempt(revision).await else { return };
-            self.node.metrics.activation(&key, error.reason);
+            self.node.metrics.activation(&key, false);
             self.node.board.model(&key, |model| {
                 model.phase = ModelPhase::Failed;
                 model.error =
-                    Some(ModelError { reason: error.reason.to_owned(), message: error.message.clone() });
+                    Some(ModelError { reason: error.reason.to_string(), message: error.message.clone() });
             });
             let serving = self.journal.serving(&key).map_or_else(|| "none".to_owned(), |serving| serving.model.revision);
             if !error.retry {
-                error!(model = %key, revision = revision.model.revision, reason = error.reason, %error, serving,
+                error!(model = %key, revision = revision.model.revision, reason = %error.reason, %error, serving,
                     "revision refused; what served goes on");
                 return;
             }
             let wait = backoff::wait(failures, self.seed.hash_one((&key, failures)));
-            warn!(model = %key, revision = revision.model.revision, reason = error.reason, %error, serving, retry_in = ?wait,
+            warn!(model = %key, revision = revision.model.revision, reason = %error.reason, %error, serving, retry_in = ?wait,
                 "revision not ready; what served goes on");
             tokio::time::sleep(wait).await;
         }
@@ -247,11 +247,11 @@ impl Shared {
             }
         };
         self.swap(revision, served);
-        self.node.metrics.activation(&key, "Serving");
+        self.node.metrics.activation(&key, true);
         info!(model = %key, revision = revision.model.revision, "revision serves");
         let served = revision.clone();
         self.journaled(move |journal| journal.serves(&served)).await.map_err(|error| ActivateError {
-            reason: "JournalFailed",
+            reason: "JournalFailed".into(),
             message: format!("the revision serves, but the journal cannot be written: {error}"),
             retry: true,
         })
@@ -293,8 +293,9 @@ impl Shared {
 /// The revision's policy; one that cannot be read keeps every request on this node.
 fn policy(revision: &Revision) -> Policy {
     let Some(spec) = &revision.policy else { return Policy::local_only() };
-    Policy::parse(spec).unwrap_or_else(|error| {
-        warn!(model = %revision.key(), %error, "the policy cannot be read; every request stays on this node");
+    Policy::parse(spec).unwrap_or_else(|faults| {
+        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        warn!(model = %revision.key(), faults = faults.join("; "), "the policy cannot be read; every request stays on this node");
         Policy::local_only()
     })
 }

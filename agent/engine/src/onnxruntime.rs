@@ -1,0 +1,255 @@
+//! ONNX Runtime, loaded from a shared library at run time, on its CPU execution provider.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use half::{bf16, f16};
+use ort::environment::Environment;
+use ort::ep::CPU;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{OutputSelector, RunOptions, SessionInputValue};
+use ort::value::{DynValue, Outlet, PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
+use terrace_oip::{Datatype, Tensor, TensorData};
+
+use crate::validate::{check_inputs, check_outputs};
+use crate::{Engine, LoadError, RunError, RuntimeInfo, Session, SessionOptions, Signature, TensorSpec};
+
+/// What runs a model here: the only provider that is registered, so nothing else can have taken a node of it.
+pub(crate) const PROVIDER: &str = "CPUExecutionProvider";
+
+/// The one environment that a process may have, and the library that it came from.
+static OPENED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+
+/// ONNX Runtime.
+pub struct OnnxRuntime {
+    environment: Environment,
+    info: RuntimeInfo,
+}
+
+/// Why ONNX Runtime cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The library is missing, is something else, or is too old.
+    #[error("ONNX Runtime cannot be loaded from {}: {source}; give the path of libonnxruntime.so 1.24 or newer with --onnxruntime (`tools/onnxruntime` fetches one)", path.display())]
+    Library {
+        /// The path that was tried.
+        path: PathBuf,
+        /// What went wrong.
+        source: ort::LoadDynamicError,
+    },
+    /// The library was loaded and does not start.
+    #[error("ONNX Runtime from {} does not start: {message}", path.display())]
+    Environment {
+        /// The library.
+        path: PathBuf,
+        /// What it says.
+        message: String,
+    },
+    /// Another library is in use: a process has one.
+    #[error("this process runs ONNX Runtime from {} already", path.display())]
+    Another {
+        /// The library in use.
+        path: PathBuf,
+    },
+}
+
+impl OnnxRuntime {
+    /// Loads the library at `path`. A process has one; asking for the same again gives the same.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, environment)) = &*opened {
+            if known != path {
+                return Err(OpenError::Another { path: known.clone() });
+            }
+            return Ok(Self { environment: environment.clone(), info: info() });
+        }
+        let builder =
+            ort::init_from(path).map_err(|source| OpenError::Library { path: path.to_owned(), source })?;
+        let environment = builder
+            .with_name("terrace")
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| OpenError::Environment { path: path.to_owned(), message: error.to_string() })?;
+        *opened = Some((path.to_owned(), environment.clone()));
+        Ok(Self { environment, info: info() })
+    }
+
+    fn builder(&self, options: SessionOptions) -> ort::Result<SessionBuilder> {
+        let builder = ort::session::Session::builder(&self.environment)?
+            .with_execution_providers([CPU::default().build().error_on_failure()])?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(options.threads)?
+            .with_inter_threads(1)?
+            // Spinning burns a core for tens of milliseconds after every single request.
+            .with_intra_op_spinning(false)?
+            .with_inter_op_spinning(false)?;
+        Ok(builder)
+    }
+}
+
+impl std::fmt::Debug for OnnxRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OnnxRuntime").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl Engine for OnnxRuntime {
+    fn runtime(&self) -> &RuntimeInfo {
+        &self.info
+    }
+
+    fn load(&self, model: &[u8], options: SessionOptions) -> Result<Box<dyn Session>, LoadError> {
+        let refused = |error: ort::Error| LoadError::Refused(one_line(&error.to_string()));
+        let session = self.builder(options).map_err(refused)?.commit_from_memory(model).map_err(refused)?;
+        let signature = Signature {
+            inputs: session.inputs().iter().map(|outlet| spec("input", outlet)).collect::<Result<_, _>>()?,
+            outputs: session.outputs().iter().map(|outlet| spec("output", outlet)).collect::<Result<_, _>>()?,
+            provider: PROVIDER.to_owned(),
+        };
+        Ok(Box::new(OrtSession { session, signature }))
+    }
+}
+
+/// A model that ONNX Runtime loaded.
+struct OrtSession {
+    session: ort::session::Session,
+    signature: Signature,
+}
+
+impl Session for OrtSession {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn run(&mut self, inputs: &[Tensor], outputs: Option<&[String]>) -> Result<Vec<Tensor>, RunError> {
+        check_inputs(&self.signature, inputs)?;
+        check_outputs(&self.signature, outputs)?;
+        let failed = |error: ort::Error| RunError::Failed(one_line(&error.to_string()));
+        let values = inputs
+            .iter()
+            .map(|tensor| Ok((tensor.name().to_owned(), input_value(tensor)?)))
+            .collect::<ort::Result<Vec<(String, SessionInputValue<'_>)>>>()
+            .map_err(failed)?;
+        let wanted: Vec<String> = outputs.map_or_else(
+            || self.signature.outputs.iter().map(|output| output.name.clone()).collect(),
+            <[String]>::to_vec,
+        );
+        let selector = wanted.iter().fold(OutputSelector::no_default(), |selector, name| selector.with(name));
+        let options = RunOptions::new().map_err(failed)?.with_outputs(selector);
+        let ran = self.session.run_with_options(values, &options).map_err(failed)?;
+        wanted.iter().map(|name| output_tensor(name, ran.get(name))).collect()
+    }
+}
+
+/// What `ort` knows of the library that it loaded.
+fn info() -> RuntimeInfo {
+    let build = ort::info();
+    let version = build
+        .split(&[' ', ',', '='][..])
+        .find_map(|word| word.strip_prefix("rel-"))
+        .unwrap_or("of unknown version");
+    RuntimeInfo { name: "onnxruntime", version: version.to_owned() }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Name, type and shape of an input or output, copied out of the session.
+fn spec(what: &'static str, outlet: &Outlet) -> Result<TensorSpec, LoadError> {
+    let unsupported = |kind: String| LoadError::Unsupported { what, name: outlet.name().to_owned(), kind };
+    match outlet.dtype() {
+        ValueType::Tensor { ty, shape, .. } => {
+            let datatype = datatype(*ty).ok_or_else(|| unsupported(format!("a tensor of {ty}")))?;
+            Ok(TensorSpec { name: outlet.name().to_owned(), datatype, shape: shape.to_vec() })
+        }
+        ValueType::Sequence(_) => Err(unsupported("a sequence".to_owned())),
+        ValueType::Map { .. } => Err(unsupported("a map".to_owned())),
+        ValueType::Optional(_) => Err(unsupported("optional".to_owned())),
+    }
+}
+
+const fn datatype(element: TensorElementType) -> Option<Datatype> {
+    Some(match element {
+        TensorElementType::Bool => Datatype::Bool,
+        TensorElementType::Uint8 => Datatype::Uint8,
+        TensorElementType::Uint16 => Datatype::Uint16,
+        TensorElementType::Uint32 => Datatype::Uint32,
+        TensorElementType::Uint64 => Datatype::Uint64,
+        TensorElementType::Int8 => Datatype::Int8,
+        TensorElementType::Int16 => Datatype::Int16,
+        TensorElementType::Int32 => Datatype::Int32,
+        TensorElementType::Int64 => Datatype::Int64,
+        TensorElementType::Float16 => Datatype::Fp16,
+        TensorElementType::Bfloat16 => Datatype::Bf16,
+        TensorElementType::Float32 => Datatype::Fp32,
+        TensorElementType::Float64 => Datatype::Fp64,
+        TensorElementType::String => Datatype::Bytes,
+        _ => return None,
+    })
+}
+
+/// The tensor as ONNX Runtime takes it, over the same memory. Strings are copied: it has its own.
+fn input_value(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
+    fn view<'a, T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static>(
+        shape: &[usize],
+        data: &'a [T],
+    ) -> ort::Result<SessionInputValue<'a>> {
+        Ok(TensorRef::from_array_view((shape.to_vec(), data))?.into())
+    }
+    let shape = tensor.shape();
+    match tensor.data() {
+        TensorData::Bool(data) => view(shape, data),
+        TensorData::Uint8(data) => view(shape, data),
+        TensorData::Uint16(data) => view(shape, data),
+        TensorData::Uint32(data) => view(shape, data),
+        TensorData::Uint64(data) => view(shape, data),
+        TensorData::Int8(data) => view(shape, data),
+        TensorData::Int16(data) => view(shape, data),
+        TensorData::Int32(data) => view(shape, data),
+        TensorData::Int64(data) => view(shape, data),
+        TensorData::Fp16(data) => view(shape, data),
+        TensorData::Bf16(data) => view(shape, data),
+        TensorData::Fp32(data) => view(shape, data),
+        TensorData::Fp64(data) => view(shape, data),
+        TensorData::Bytes(data) => {
+            let texts: Vec<String> =
+                data.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
+            Ok(ort::value::Tensor::from_string_array((shape.to_vec(), &*texts))?.into())
+        }
+    }
+}
+
+/// What ONNX Runtime gave, copied out of its memory.
+fn output_tensor(name: &str, value: Option<&DynValue>) -> Result<Tensor, RunError> {
+    fn copy<T: PrimitiveTensorElementType + Clone>(value: &DynValue) -> ort::Result<Vec<T>> {
+        value.try_extract_tensor::<T>().map(|(_, data)| data.to_vec())
+    }
+    let failed = |error: ort::Error| RunError::Failed(one_line(&error.to_string()));
+    let value = value.ok_or_else(|| RunError::Failed(format!("no output {name:?}")))?;
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+        return Err(RunError::Failed(format!("output {name:?} is no tensor")));
+    };
+    let data = match datatype(*ty) {
+        None => return Err(RunError::Failed(format!("output {name:?} has a type that cannot be carried"))),
+        Some(Datatype::Bool) => TensorData::Bool(copy(value).map_err(failed)?),
+        Some(Datatype::Uint8) => TensorData::Uint8(copy(value).map_err(failed)?),
+        Some(Datatype::Uint16) => TensorData::Uint16(copy(value).map_err(failed)?),
+        Some(Datatype::Uint32) => TensorData::Uint32(copy(value).map_err(failed)?),
+        Some(Datatype::Uint64) => TensorData::Uint64(copy(value).map_err(failed)?),
+        Some(Datatype::Int8) => TensorData::Int8(copy(value).map_err(failed)?),
+        Some(Datatype::Int16) => TensorData::Int16(copy(value).map_err(failed)?),
+        Some(Datatype::Int32) => TensorData::Int32(copy(value).map_err(failed)?),
+        Some(Datatype::Int64) => TensorData::Int64(copy(value).map_err(failed)?),
+        Some(Datatype::Fp16) => TensorData::Fp16(copy::<f16>(value).map_err(failed)?),
+        Some(Datatype::Bf16) => TensorData::Bf16(copy::<bf16>(value).map_err(failed)?),
+        Some(Datatype::Fp32) => TensorData::Fp32(copy(value).map_err(failed)?),
+        Some(Datatype::Fp64) => TensorData::Fp64(copy(value).map_err(failed)?),
+        Some(Datatype::Bytes) => {
+            let (_, texts) = value.try_extract_strings().map_err(failed)?;
+            TensorData::Bytes(texts.into_iter().map(String::into_bytes).collect())
+        }
+    };
+    let shape = shape.iter().map(|dimension| usize::try_from(*dimension).unwrap_or(0)).collect();
+    Tensor::new(name, shape, data).map_err(|error| RunError::Failed(error.to_string()))
+}
