@@ -57,7 +57,12 @@ pub struct Args {
 
     /// What sources and tiers may be reached: a host name, an address or a network. Repeatable. Without one,
     /// everything but loopback and link-local addresses; with one, only what is listed.
-    #[arg(long = "allow-upstream", env = "TERRACE_ALLOW_UPSTREAM", value_name = "HOST|CIDR", value_delimiter = ',')]
+    #[arg(
+        long = "allow-upstream",
+        env = "TERRACE_ALLOW_UPSTREAM",
+        value_name = "HOST|CIDR",
+        value_delimiter = ','
+    )]
     pub allow_upstream: Vec<Allowance>,
 
     /// The largest request body, in bytes.
@@ -105,6 +110,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: terrace_crds::Duration = text.parse().map_err(|_| "expected a duration such as 500ms, 30s or 2m".to_owned())?;
+    let parsed: terrace_crds::Duration =
+        text.parse().map_err(|_| "expected a duration such as 500ms, 30s or 2m".to_owned())?;
     if parsed.is_negative() { Err("a duration cannot be negative".to_owned()) } else { Ok(parsed.into()) }
 }

@@ -104,7 +104,9 @@ pub async fn run(mut job: Job<'_>) -> Result<Answer, Refusal> {
         job.node.metrics.attempt(candidate.tier, outcome);
         attempts.push(Attempt { tier: candidate.tier.as_str(), outcome, ms: millis(begun.elapsed()) });
         match tried {
-            Ok(output) => return Ok(Answer { tier: candidate.tier, source: candidate.source, output, attempts }),
+            Ok(output) => {
+                return Ok(Answer { tier: candidate.tier, source: candidate.source, output, attempts });
+            }
             Err(failure) if failure.last => return Err(failure.refusal),
             Err(failure) => refusals.push(failure.refusal),
         }
@@ -196,8 +198,10 @@ fn nobody(job: &Job<'_>, refusals: Vec<Refusal>, attempts: &[Attempt]) -> Refusa
 }
 
 fn told(attempts: &[Attempt]) -> String {
-    let told: Vec<String> =
-        attempts.iter().map(|attempt| format!("{} {} after {} ms", attempt.tier, attempt.outcome, attempt.ms)).collect();
+    let told: Vec<String> = attempts
+        .iter()
+        .map(|attempt| format!("{} {} after {} ms", attempt.tier, attempt.outcome, attempt.ms))
+        .collect();
     told.join(", ")
 }
 

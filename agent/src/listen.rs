@@ -38,8 +38,12 @@ pub struct Limits {
 pub async fn bind(address: SocketAddr, flag: &str) -> io::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let advice = match error.kind() {
-            io::ErrorKind::AddrInUse => "another process listens there; stop it, or choose another address with",
-            io::ErrorKind::PermissionDenied => "this user may not listen there; choose a port above 1023 with",
+            io::ErrorKind::AddrInUse => {
+                "another process listens there; stop it, or choose another address with"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "this user may not listen there; choose a port above 1023 with"
+            }
             io::ErrorKind::AddrNotAvailable => "this machine does not have that address; choose another with",
             _ => "choose another address with",
         };
@@ -73,7 +77,8 @@ pub async fn serve(
                 debug!(%error, "a connection ended before it was served");
                 continue;
             }
-            let connection = connections.watch(server.serve_connection(io_of(stream), entry(router.clone())).into_owned());
+            let connection =
+                connections.watch(server.serve_connection(io_of(stream), entry(router.clone())).into_owned());
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     debug!(error, "a connection ended early");

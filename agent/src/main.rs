@@ -26,9 +26,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Parser as _;
 use terrace_crds::node::AgentStatus;
+use terrace_engine::Engine as _;
 use terrace_engine::onnxruntime::OnnxRuntime;
 use terrace_engine::probe::{self, Prober};
-use terrace_engine::Engine as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -132,7 +132,8 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
     let journal = Arc::new(NodeJournal::open(args.data_dir.join("journal/node.json"))?);
     let egress = Egress::new(args.allow_upstream.clone());
     let prober = Prober {
-        program: std::env::current_exe().context("cannot find the agent's own executable, which probes models")?,
+        program: std::env::current_exe()
+            .context("cannot find the agent's own executable, which probes models")?,
         library: args.onnxruntime.clone(),
         runtime: runtime.clone(),
         verdicts: args.data_dir.join("verdicts"),
@@ -149,7 +150,10 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
         default_namespace: args.default_namespace.clone(),
         max_body_bytes: args.max_body_bytes,
         upstream: Upstream::new(egress, args.tier, args.max_body_bytes)?,
-        board: Board::new(AgentStatus { version: env!("CARGO_PKG_VERSION").to_owned(), runtime: runtime.clone() }),
+        board: Board::new(AgentStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            runtime: runtime.clone(),
+        }),
     }));
     let activator = Arc::new(Activator {
         store,
@@ -186,10 +190,9 @@ async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
         Arc::clone(&wired.activator.fetcher),
         wired.journal.state().spec,
     )?;
-    tokio::try_join!(
-        async { standalone.run(specs).await.context("following the manifests") },
-        async { sync.run(followed).await.context("following the spec") }
-    )?;
+    tokio::try_join!(async { standalone.run(specs).await.context("following the manifests") }, async {
+        sync.run(followed).await.context("following the spec")
+    })?;
     Ok(())
 }
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
@@ -84,8 +84,11 @@ impl Metrics {
     /// Counts a request for a model that exists.
     pub fn request(&self, finished: Finished<'_>) {
         let model = finished.model.to_string();
-        let (tier, source) = finished.answer.map_or(("none", "none"), |(tier, source)| (tier.as_str(), source));
-        self.durations.get_or_create(&ModelLabels { model: model.clone() }).observe(finished.took.as_secs_f64());
+        let (tier, source) =
+            finished.answer.map_or(("none", "none"), |(tier, source)| (tier.as_str(), source));
+        self.durations
+            .get_or_create(&ModelLabels { model: model.clone() })
+            .observe(finished.took.as_secs_f64());
         self.requests.get_or_create(&RequestLabels { model, tier, source, code: finished.code }).inc();
     }
 
@@ -112,7 +115,7 @@ impl Metrics {
 /// From 50 µs (a tiny model) to 10 s.
 fn histogram() -> Histogram {
     Histogram::new([
-        0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-        10.0,
+        0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+        2.5, 5.0, 10.0,
     ])
 }

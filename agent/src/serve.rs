@@ -69,7 +69,10 @@ async fn answer(node: &Node, entry: &Entry, call: Call, by: &mut executor::By) -
     };
     let answer = executor::run(job).await?;
     *by = Some((answer.tier, answer.source.as_str()));
-    reply(&Told { node, entry, decision: &decision, id: request.id.as_deref(), started: call.started }, &answer)
+    reply(
+        &Told { node, entry, decision: &decision, id: request.id.as_deref(), started: call.started },
+        &answer,
+    )
 }
 
 /// What a reply tells, beside the outputs.

@@ -140,9 +140,17 @@ fn ready(contents: &Contents) -> Verdict {
         !matches!(model.phase, ModelPhase::Serving | ModelPhase::NotPlaced | ModelPhase::Failed)
     });
     if !contents.has_spec {
-        Verdict { holds: false, reason: "NoSpec", message: "no manifests or journal have been read yet".to_owned() }
+        Verdict {
+            holds: false,
+            reason: "NoSpec",
+            message: "no manifests or journal have been read yet".to_owned(),
+        }
     } else if !failed.is_empty() {
-        Verdict { holds: false, reason: "ModelFailed", message: format!("cannot serve the desired revision of {failed}") }
+        Verdict {
+            holds: false,
+            reason: "ModelFailed",
+            message: format!("cannot serve the desired revision of {failed}"),
+        }
     } else if !moving.is_empty() {
         Verdict { holds: false, reason: "Progressing", message: format!("on the way: {moving}") }
     } else {
@@ -197,7 +205,8 @@ mod tests {
     #[test]
     fn the_time_of_a_condition_moves_only_when_it_turns() {
         let board = board();
-        let refused = |message: &str| Verdict { holds: false, reason: "Refused", message: message.to_owned() };
+        let refused =
+            |message: &str| Verdict { holds: false, reason: "Refused", message: message.to_owned() };
         board.condition(MANIFESTS_ACCEPTED, refused("one"));
         let first = condition(&board, MANIFESTS_ACCEPTED);
         board.condition(MANIFESTS_ACCEPTED, refused("two"));

@@ -14,7 +14,10 @@ fn committed_definitions_match_the_types() {
     for (file, definition) in definitions() {
         let committed = std::fs::read_to_string(folder.join(file)).unwrap_or_default();
         let generated = serde_yaml_ng::to_string(&definition).unwrap();
-        assert!(committed.ends_with(&generated), "crds/{file} is not what the types say; run `make crds` and commit it");
+        assert!(
+            committed.ends_with(&generated),
+            "crds/{file} is not what the types say; run `make crds` and commit it"
+        );
     }
 }
 
@@ -30,8 +33,7 @@ fn definitions_stay_small_enough_to_apply() {
 fn conditions_merge_by_type() {
     for (file, definition) in definitions() {
         let schema = serde_json::to_value(&definition.spec.versions[0].schema).unwrap();
-        let conditions =
-            schema.pointer("/openAPIV3Schema/properties/status/properties/conditions").unwrap();
+        let conditions = schema.pointer("/openAPIV3Schema/properties/status/properties/conditions").unwrap();
         assert_eq!(conditions["x-kubernetes-list-type"], "map", "{file}");
         assert_eq!(conditions["x-kubernetes-list-map-keys"][0], "type", "{file}");
     }
@@ -99,7 +101,11 @@ fn model_rules_accept_and_refuse() {
     row("cases", model("m", &verified(&cases)), "");
     row("cases and a ceiling", model("m", &verified(&format!("{cases}, maxLatency: 5ms"))), "");
     row("a ceiling without cases", model("m", &verified("maxLatency: 5ms")), "maxLatency needs cases");
-    row("a ceiling of nothing", model("m", &verified(&format!("{cases}, maxLatency: 0s"))), "must be positive");
+    row(
+        "a ceiling of nothing",
+        model("m", &verified(&format!("{cases}, maxLatency: 0s"))),
+        "must be positive",
+    );
 }
 
 #[test]
@@ -109,7 +115,11 @@ fn policy_rules_accept_and_refuse() {
     row("a deadline", policy("p", "{defaults: {maxLatency: 50ms}}"), "");
     row("a deadline of nothing", policy("p", "{defaults: {maxLatency: 0s}}"), "must be positive");
     row("a tier", policy("p", "{tiers: {edge: {url: 'http://edge:8000', timeout: 2s}}}"), "");
-    row("a time-out of nothing", policy("p", "{tiers: {edge: {url: 'http://edge:8000', timeout: 0s}}}"), "must be positive");
+    row(
+        "a time-out of nothing",
+        policy("p", "{tiers: {edge: {url: 'http://edge:8000', timeout: 0s}}}"),
+        "must be positive",
+    );
     row("an order", policy("p", "{fallback: {order: [Edge, Device]}}"), "");
     row("a tier twice", policy("p", "{fallback: {order: [Edge, Edge]}}"), "once at most");
 }

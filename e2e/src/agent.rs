@@ -210,14 +210,18 @@ impl Agent {
     /// What it reports of one model in the default namespace.
     pub async fn model(&self, name: &str) -> Result<NodeModelStatus> {
         let models = self.status().await?.models;
-        models.into_iter().find(|model| model.name == name).with_context(|| format!("no model {name} in the status"))
+        models
+            .into_iter()
+            .find(|model| model.name == name)
+            .with_context(|| format!("no model {name} in the status"))
     }
 
     /// Waits until it reports that a model serves the artifact with this digest.
     pub async fn wait_serving(&self, name: &str, sha256: &str) -> Result<NodeModelStatus> {
         wait::until("the model to serve", || async {
             let model = self.model(name).await?;
-            let serves = model.phase == ModelPhase::Serving && model.serving_sha256.as_deref() == Some(sha256);
+            let serves =
+                model.phase == ModelPhase::Serving && model.serving_sha256.as_deref() == Some(sha256);
             ensure!(serves, "{model:?}");
             Ok(model)
         })
@@ -239,9 +243,9 @@ impl Agent {
     pub async fn wait_condition(&self, kind: &str, status: &str, text: &str) -> Result<()> {
         wait::until("the condition to turn", || async {
             let conditions = self.status().await?.conditions;
-            let holds = conditions
-                .iter()
-                .any(|condition| condition.type_ == kind && condition.status == status && condition.message.contains(text));
+            let holds = conditions.iter().any(|condition| {
+                condition.type_ == kind && condition.status == status && condition.message.contains(text)
+            });
             ensure!(holds, "{conditions:?}");
             Ok(())
         })

@@ -73,7 +73,8 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// The held-out images.
 pub fn test_set() -> &'static TestSet {
     #[allow(clippy::expect_used)] // committed
-    static SET: LazyLock<TestSet> = LazyLock::new(|| read_test_set().expect("e2e/digits/data/digits-test.json"));
+    static SET: LazyLock<TestSet> =
+        LazyLock::new(|| read_test_set().expect("e2e/digits/data/digits-test.json"));
     &SET
 }
 
@@ -96,7 +97,10 @@ pub fn cases(name: &str) -> Result<Vec<Case>> {
 /// The share of clean test images that a model gets right, as the table beside the models says.
 pub fn documented_accuracy(name: &str) -> Result<f64> {
     let readme = String::from_utf8(read("README.md")?)?;
-    let row = readme.lines().find(|line| line.starts_with(&format!("| {name} |"))).context("no row for the model")?;
+    let row = readme
+        .lines()
+        .find(|line| line.starts_with(&format!("| {name} |")))
+        .context("no row for the model")?;
     let cell = row.split('|').nth(2).context("no cell")?.trim().trim_end_matches('%');
     Ok(cell.parse::<f64>()? / 100.0)
 }

@@ -146,7 +146,8 @@ impl Ask {
 impl Reply {
     /// The body as JSON.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.body).with_context(|| format!("no JSON: {} {}", self.status, self.text()))
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("no JSON: {} {}", self.status, self.text()))
     }
 
     /// The reply, if it answers; else an error with what it says instead.
@@ -228,12 +229,17 @@ impl Reply {
         ensure!(fields.len() == 1, "more than an error: {}", self.text());
         let kind = self.header("content-type");
         ensure!(kind == "application/json", "an error of type {kind:?}");
-        Ok(fields.get("error").and_then(Value::as_str).context("an error body has the text error")?.to_owned())
+        Ok(fields
+            .get("error")
+            .and_then(Value::as_str)
+            .context("an error body has the text error")?
+            .to_owned())
     }
 
     fn output<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Vec<T>> {
         let outputs = self.outputs()?;
-        let output = outputs.as_array().and_then(|outputs| outputs.iter().find(|output| output["name"] == name));
+        let output =
+            outputs.as_array().and_then(|outputs| outputs.iter().find(|output| output["name"] == name));
         let output = output.with_context(|| format!("no output {name}: {}", self.text()))?;
         Ok(serde_json::from_value(output["data"].clone())?)
     }

@@ -4,8 +4,8 @@
 //! alone, whose status it reads.
 
 pub mod agent;
-pub mod digits;
 pub mod dice;
+pub mod digits;
 pub mod http;
 pub mod infer;
 pub mod manifests;

@@ -1,15 +1,19 @@
 //! A web server under a test's control: it records every byte that it is sent, and answers as slowly, as wrongly or
 //! as incompletely as it is told to. Tests use it as a tier and as a place to fetch models from.
 
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
@@ -55,7 +59,7 @@ pub enum Pace {
 /// A server on a port of its own. Gone when dropped, with its connections.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    url: String,
     record: Arc<Mutex<Record>>,
     task: JoinHandle<()>,
 }
@@ -110,21 +114,32 @@ impl Plan {
 impl Server {
     /// Starts one that answers as `script` says.
     pub async fn start(script: impl Fn(&Seen) -> Plan + Send + Sync + 'static) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        let record = Arc::new(Mutex::new(Record::default()));
-        let task = tokio::spawn(accept(listener, Arc::clone(&record), Arc::new(script)));
-        Ok(Self { address, record, task })
+        Self::listen("http", None, Arc::new(script)).await
     }
 
-    /// Where it listens.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    /// The same over TLS, with a certificate that only [`authority`] vouches for. Records what was encrypted.
+    pub async fn start_tls(script: impl Fn(&Seen) -> Plan + Send + Sync + 'static) -> Result<Self> {
+        let certificate = CertificateDer::from_pem_slice(include_bytes!("../tests/tls/server.pem"))?;
+        let key = PrivateKeyDer::from_pem_slice(include_bytes!("../tests/tls/server.key"))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)?;
+        Self::listen("https", Some(Arc::new(config).into()), Arc::new(script)).await
+    }
+
+    async fn listen(scheme: &'static str, tls: Option<TlsAcceptor>, script: Arc<Script>) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("{scheme}://{}", listener.local_addr()?);
+        let record = Arc::new(Mutex::new(Record::default()));
+        let task = tokio::spawn(accept(listener, tls, Arc::clone(&record), script));
+        Ok(Self { url, record, task })
     }
 
     /// `http://127.0.0.1:PORT`
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
     }
 
     /// Every byte that it was sent, on whatever connection.
@@ -149,20 +164,43 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: TcpListener, record: Arc<Mutex<Record>>, script: Arc<Script>) {
+/// The certificate of the authority that vouches for servers with TLS.
+pub fn authority() -> PathBuf {
+    crate::checkout().join("e2e/tests/tls/ca.pem")
+}
+
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    record: Arc<Mutex<Record>>,
+    script: Arc<Script>,
+) {
     // Dropped with this task, and the connections with it.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         lock(&record).connections += 1;
-        let (record, script) = (Arc::clone(&record), Arc::clone(&script));
-        connections.spawn(serve(stream, record, script));
+        let _ = stream.set_nodelay(true);
+        let (tls, record, script) = (tls.clone(), Arc::clone(&record), Arc::clone(&script));
+        connections.spawn(async move {
+            match tls {
+                None => serve(stream, record, script).await,
+                // A client that does not trust this server ends the handshake.
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(stream, record, script).await;
+                    }
+                }
+            }
+        });
         while connections.try_join_next().is_some() {}
     }
 }
 
 /// Serves one connection until either side has enough.
-async fn serve(stream: TcpStream, record: Arc<Mutex<Record>>, script: Arc<Script>) {
-    let _ = stream.set_nodelay(true);
+async fn serve<S>(stream: S, record: Arc<Mutex<Record>>, script: Arc<Script>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut wire = Wire { stream, record, unread: Vec::new() };
     // A connection that breaks is the other side's affair.
     while let Ok(Some(seen)) = wire.request().await {
@@ -221,7 +259,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     async fn answer(&mut self, plan: Plan) -> Result<()> {
-        let mut bytes = format!("HTTP/1.1 {} Planned\r\ncontent-length: {}\r\n", plan.status, plan.body.len());
+        let mut bytes =
+            format!("HTTP/1.1 {} Planned\r\ncontent-length: {}\r\n", plan.status, plan.body.len());
         for (name, value) in &plan.headers {
             bytes += &format!("{name}: {value}\r\n");
         }

@@ -21,7 +21,15 @@ impl Graph {
         // For this target alone: what only others need is not on disk, and this must run offline.
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let output = Command::new(env!("CARGO"))
-            .args(["metadata", "--format-version=1", "--offline", "--locked", "--all-features", "--filter-platform", &target])
+            .args([
+                "metadata",
+                "--format-version=1",
+                "--offline",
+                "--locked",
+                "--all-features",
+                "--filter-platform",
+                &target,
+            ])
             .current_dir(checkout())
             .output()?;
         ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
@@ -81,8 +89,21 @@ impl Graph {
 #[test]
 fn what_decides_knows_no_runtime_no_client_and_no_engine() -> Result<()> {
     const WORLD: &[&str] = &[
-        "tokio", "kube-client", "kube-runtime", "axum", "hyper", "reqwest", "tower", "ort", "ort-sys", "notify", "rustix",
-        "terrace-agent", "terrace-engine", "terrace-telemetry", "tracing-subscriber",
+        "tokio",
+        "kube-client",
+        "kube-runtime",
+        "axum",
+        "hyper",
+        "reqwest",
+        "tower",
+        "ort",
+        "ort-sys",
+        "notify",
+        "rustix",
+        "terrace-agent",
+        "terrace-engine",
+        "terrace-telemetry",
+        "tracing-subscriber",
     ];
     let graph = Graph::read()?;
     for pure in ["terrace-tiering", "terrace-fleet", "terrace-crds", "terrace-oip"] {
@@ -160,8 +181,17 @@ fn offences(folder: &str, forbidden: &[&str]) -> Result<Vec<String>> {
 #[test]
 fn what_decides_reads_no_clock_no_environment_and_no_files() -> Result<()> {
     const IMPURE: &[&str] = &[
-        "std::env", "std::fs", "std::net", "std::process", "std::thread", "SystemTime::now", "Instant::now", "Timestamp::now",
-        "Zoned::now", "println!", "static mut",
+        "std::env",
+        "std::fs",
+        "std::net",
+        "std::process",
+        "std::thread",
+        "SystemTime::now",
+        "Instant::now",
+        "Timestamp::now",
+        "Zoned::now",
+        "println!",
+        "static mut",
     ];
     for folder in ["tiering/src", "fleet/src", "crds/src", "agent/oip/src"] {
         assert_eq!(offences(folder, IMPURE)?, Vec::<String>::new());
@@ -174,7 +204,8 @@ fn the_agent_touches_onnx_runtime_through_its_engine_alone() -> Result<()> {
     assert_eq!(offences("agent/src", &["ort::", "use ort", "ort_sys"])?, Vec::<String>::new());
     let manifest = fs::read_to_string(checkout().join("agent/Cargo.toml"))?;
     let names = manifest.lines().filter_map(|line| line.split_once('='));
-    let direct: Vec<&str> = names.map(|(name, _)| name.trim()).filter(|name| name.starts_with("ort")).collect();
+    let direct: Vec<&str> =
+        names.map(|(name, _)| name.trim()).filter(|name| name.starts_with("ort")).collect();
     assert_eq!(direct, Vec::<&str>::new());
     Ok(())
 }

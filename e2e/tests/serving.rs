@@ -63,7 +63,9 @@ async fn every_route_of_the_protocol_answers() -> Result<()> {
             assert_eq!(reply.json()?["model_name"], "digits");
         }
     }
-    for path in ["/v2/models/digits/versions/7", "/v2/models/digits/versions/7/ready", "/v2/models/nobody", "/v3"] {
+    for path in
+        ["/v2/models/digits/versions/7", "/v2/models/digits/versions/7/ready", "/v2/models/nobody", "/v3"]
+    {
         let reply = agent.get(path).await?;
         assert_eq!(reply.status, 404, "{path}");
         reply.error()?;
@@ -78,7 +80,8 @@ async fn every_route_of_the_protocol_answers() -> Result<()> {
 async fn a_model_of_another_namespace_is_called_by_its_full_name() -> Result<()> {
     let site = Site::new()?;
     let yaml = Model::digits("digits-device")?.yaml();
-    site.manifests().write("vision.yaml", &yaml.replace("  name: digits\n", "  name: digits\n  namespace: vision\n"))?;
+    site.manifests()
+        .write("vision.yaml", &yaml.replace("  name: digits\n", "  name: digits\n  namespace: vision\n"))?;
     let agent = site.agent().ready().await?;
     let reply = agent.infer(&Ask::image(image()).model("vision.digits")).await?.answered()?;
     assert_eq!(reply.json()?["model_name"], "vision.digits");
@@ -129,9 +132,11 @@ async fn an_image_alone_has_the_same_label_as_in_a_batch_and_nested_data_as_flat
 #[tokio::test]
 async fn outputs_can_be_named_and_the_id_comes_back() -> Result<()> {
     let (_site, agent) = scenes::device().await?;
-    let reply = agent.infer(&Ask::image(image()).outputs(&["label"]).id("a \"b\" ü")).await?.answered()?.json()?;
+    let reply =
+        agent.infer(&Ask::image(image()).outputs(&["label"]).id("a \"b\" ü")).await?.answered()?.json()?;
     assert_eq!(reply["id"], "a \"b\" ü");
-    let names: Vec<&Value> = reply["outputs"].as_array().context("outputs")?.iter().map(|output| &output["name"]).collect();
+    let names: Vec<&Value> =
+        reply["outputs"].as_array().context("outputs")?.iter().map(|output| &output["name"]).collect();
     assert_eq!(names, ["label"]);
     assert_eq!(reply["outputs"][0]["datatype"], "INT64");
     assert_eq!(reply["outputs"][0]["shape"], json!([1]));
@@ -242,7 +247,12 @@ fn wrong_bodies() -> Vec<Wrong> {
         ("no inputs", text(format!("{{\"id\": \"{CANARY}\"}}")), 400, "inputs"),
         ("an id that is no text", text(whole.replacen('{', "{\"id\": 8675309, ", 1)), 400, "id"),
         ("deep nesting", text("[".repeat(1_000_000)), 400, ""),
-        ("deep nesting of a value that is not read", text(format!("{{\"x\": {}", "[".repeat(1_000_000))), 400, ""),
+        (
+            "deep nesting of a value that is not read",
+            text(format!("{{\"x\": {}", "[".repeat(1_000_000))),
+            400,
+            "",
+        ),
         ("deep nesting of data", tensor("data", nested(5_000)), 400, "data"),
         ("binary tensors", with("inference-header-content-length", "20"), 400, "binary"),
         ("a compressed body", with("content-encoding", "gzip"), 415, "content-encoding"),
@@ -324,7 +334,8 @@ async fn a_body_over_the_limit_is_refused_whether_or_not_its_length_is_stated() 
 
     let head = "POST /v2/models/digits/infer HTTP/1.1\r\nhost: a\r\n";
     // Refused by what it announces, before any of it comes.
-    let announced = raw(agent.http, format!("{head}content-length: {}\r\n\r\n", LIMIT + 1).as_bytes()).await?;
+    let announced =
+        raw(agent.http, format!("{head}content-length: {}\r\n\r\n", LIMIT + 1).as_bytes()).await?;
     ensure!(announced.starts_with("HTTP/1.1 413"), "{announced}");
     let chunk = format!("{:x}\r\n{}\r\n", 10_000, " ".repeat(10_000));
     let unannounced = format!("{head}transfer-encoding: chunked\r\n\r\n{}", chunk.repeat(8));
@@ -347,7 +358,9 @@ async fn requests_are_understood_as_curl_and_others_write_them() -> Result<()> {
     let curl = "user-agent: curl/8.0\r\naccept: */*\r\ncontent-type: application/x-www-form-urlencoded";
     for request in [
         format!("POST {path} HTTP/1.1\r\nHost: localhost:18000\r\n{curl}\r\n{length}\r\n\r\n{body}"),
-        format!("POST {path} HTTP/1.1\r\nhost: a\r\n{curl}\r\n{length}\r\nexpect: 100-continue\r\n\r\n{body}"),
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\n{curl}\r\n{length}\r\nexpect: 100-continue\r\n\r\n{body}"
+        ),
         format!("POST {path} HTTP/1.0\r\n{length}\r\n\r\n{body}"),
         format!("POST {path}?x=1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n{length}\r\n\r\n{body}"),
         format!("POST http://a{path} HTTP/1.1\r\nhost: a\r\n{length}\r\n\r\n{body}"),
@@ -360,7 +373,12 @@ async fn requests_are_understood_as_curl_and_others_write_them() -> Result<()> {
     let answers = raw(agent.http, two.as_bytes()).await?;
     assert_eq!(answers.matches(" 200 OK\r\n").count(), 2, "one after the other without waiting:\n{answers}");
 
-    for garbage in ["GARBAGE\r\n\r\n", "\0\0\0\0\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", "POST /v2 HTTP/1.1\r\ncontent-length: x\r\n\r\n"] {
+    for garbage in [
+        "GARBAGE\r\n\r\n",
+        "\0\0\0\0\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "POST /v2 HTTP/1.1\r\ncontent-length: x\r\n\r\n",
+    ] {
         let answer = raw(agent.http, garbage.as_bytes()).await?;
         assert!(!answer.contains(" 200 "), "{garbage:?}\n{answer}");
     }

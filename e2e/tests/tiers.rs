@@ -86,7 +86,11 @@ async fn the_rules_choose_the_tier_whose_outputs_come_back() -> Result<()> {
         (ask.clone().complexity(0.9).within(199), "edge", "ModerateDeadline"),
         (ask.clone().complexity(0.7).within(200), "cloud", "HighComplexity"),
         (ask.clone().complexity(0.7), "cloud", "HighComplexity"),
-        (ask.clone().header("terrace-complexity", "1").header("terrace-max-latency-ms", "60000"), "cloud", "HighComplexity"),
+        (
+            ask.clone().header("terrace-complexity", "1").header("terrace-max-latency-ms", "60000"),
+            "cloud",
+            "HighComplexity",
+        ),
         (ask.clone().parameter("tier", "device"), "device", "RequestedTier"),
         (ask.clone().parameter("tier", "edge").complexity(0.9), "edge", "RequestedTier"),
         (ask.clone().header("terrace-tier", "cloud"), "cloud", "RequestedTier"),
@@ -172,7 +176,8 @@ struct Failures {
 impl Failures {
     async fn new() -> Result<Self> {
         let elsewhere = upstreams::answering().await?;
-        let moved = Plan::status(307, "").header("location", &format!("{}/v2/models/digits/infer", elsewhere.url()));
+        let moved =
+            Plan::status(307, "").header("location", &format!("{}/v2/models/digits/infer", elsewhere.url()));
         let json = |text: &str| Plan::ok(text).header("content-type", "application/json");
         let (refused, black_hole) = (Refused::new()?, BlackHole::new().await?);
         let mut list = vec![
@@ -192,8 +197,16 @@ impl Failures {
             ("moved", "BadStatus", upstreams::planned(moved).await?),
             ("garbage", "Malformed", upstreams::planned(Plan::ok("<html>Welcome</html>")).await?),
             ("not-outputs", "Malformed", upstreams::planned(json("{\"model_name\": \"digits\"}")).await?),
-            ("half", "ConnectionBroken", upstreams::planned(upstreams::outputs().pace(Pace::CutAfter(40))).await?),
-            ("hanging-up", "ConnectionBroken", upstreams::planned(upstreams::outputs().pace(Pace::HangUp)).await?),
+            (
+                "half",
+                "ConnectionBroken",
+                upstreams::planned(upstreams::outputs().pace(Pace::CutAfter(40))).await?,
+            ),
+            (
+                "hanging-up",
+                "ConnectionBroken",
+                upstreams::planned(upstreams::outputs().pace(Pace::HangUp)).await?,
+            ),
         ] {
             list.push(Broken { name, url: server.url(), outcome });
             servers.push(server);
@@ -269,7 +282,8 @@ async fn where_no_other_tier_may_answer_the_client_is_told_what_failed() -> Resu
 #[tokio::test]
 async fn the_policys_order_says_who_steps_in() -> Result<()> {
     let (refused, edge) = (Refused::new()?, upstreams::answering().await?);
-    let policy = Policy::named("near").edge(&edge.url()).cloud(&refused.url()).fallback("{order: [Edge, Device]}");
+    let policy =
+        Policy::named("near").edge(&edge.url()).cloud(&refused.url()).fallback("{order: [Edge, Device]}");
     let (_site, device) = scenes::device_under(&policy).await?;
     let reply = device.infer(&CLOUDY).await?.answered()?;
     assert_eq!(reply.route()?, Route::of("edge", "fallback", "HighComplexity"));
@@ -284,7 +298,8 @@ async fn a_tier_that_says_the_request_is_wrong_is_believed() -> Result<()> {
     for status in [400, 413, 422] {
         let words = json!({"error": "input \"image\": shape [1, 64] is not [1, 3]"}).to_string();
         let cloud = upstreams::planned(Plan::status(status, words)).await?;
-        let policy = Policy::named("near").edge(&edge.url()).cloud(&cloud.url()).fallback("{order: [Edge, Device]}");
+        let policy =
+            Policy::named("near").edge(&edge.url()).cloud(&cloud.url()).fallback("{order: [Edge, Device]}");
         let (_site, device) = scenes::device_under(&policy).await?;
         let reply = device.infer(&CLOUDY).await?;
         assert_eq!(reply.status, 400, "{status}: {}", reply.text());
@@ -307,7 +322,12 @@ async fn a_forwarded_request_carries_its_body_its_hop_and_the_time_that_is_left(
     site.manifests().model(&model)?;
     let device = site.agent().ready().await?;
 
-    let ask = CLOUDY.clone().id("one").header("authorization", "Bearer secret").header("cookie", "secret").header("x-trace", "secret");
+    let ask = CLOUDY
+        .clone()
+        .id("one")
+        .header("authorization", "Bearer secret")
+        .header("cookie", "secret")
+        .header("x-trace", "secret");
     let reply = device.infer(&ask.clone().within(AMPLE)).await?.answered()?;
     let body = reply.json()?;
     assert_eq!((&body["model_name"], &body["id"]), (&json!("digits"), &json!("one")));
@@ -334,7 +354,8 @@ async fn a_forwarded_request_carries_its_body_its_hop_and_the_time_that_is_left(
 #[tokio::test]
 async fn a_relayed_answer_keeps_its_outputs_to_the_letter() -> Result<()> {
     // Numbers that a float would not give back, and a field that nobody knows.
-    let outputs = r#"[{"name":"label","datatype":"INT64","shape":[1],"data":[9007199254740993],"extra":1e-400}]"#;
+    let outputs =
+        r#"[{"name":"label","datatype":"INT64","shape":[1],"data":[9007199254740993],"extra":1e-400}]"#;
     let body = format!(r#"{{"model_name":"m","outputs":{outputs},"unknown":{{"a":[1,2]}}}}"#);
     let cloud = upstreams::planned(Plan::ok(body)).await?;
     let (_site, device) = scenes::device_under(&Policy::named("near").cloud(&cloud.url())).await?;
@@ -373,7 +394,10 @@ async fn nothing_is_forwarded_twice_even_where_two_agents_name_each_other() -> R
     // The edge itself would forward what was not forwarded before.
     let reply = edge.infer(&Ask::image(image()).complexity(0.9)).await?.answered()?;
     assert_eq!(reply.route()?.tier, "cloud");
-    assert_eq!(edge.infer(&Ask::image(image()).complexity(0.9).header("terrace-hop", "device")).await?.status, 503);
+    assert_eq!(
+        edge.infer(&Ask::image(image()).complexity(0.9).header("terrace-hop", "device")).await?.status,
+        503
+    );
     Ok(())
 }
 

@@ -32,7 +32,9 @@ impl Format {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The filter cannot be read.
-    #[error("the log filter cannot be read; use a level (info) or target=level pairs (warn,terrace_agent=debug)")]
+    #[error(
+        "the log filter cannot be read; use a level (info) or target=level pairs (warn,terrace_agent=debug)"
+    )]
     Filter(#[source] tracing_subscriber::filter::ParseError),
     /// Something else in this process writes logs already.
     #[error("logging is set up already")]

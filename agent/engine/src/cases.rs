@@ -31,7 +31,9 @@ pub struct Acceptance {
 #[derive(Debug, thiserror::Error)]
 pub enum CasesError {
     /// It is not what it should be.
-    #[error("the cases file cannot be read: {0}; expected {{\"cases\": [{{\"inputs\": […], \"outputs\": […]}}]}} with tensors as in an inference request")]
+    #[error(
+        "the cases file cannot be read: {0}; expected {{\"cases\": [{{\"inputs\": […], \"outputs\": […]}}]}} with tensors as in an inference request"
+    )]
     Json(#[from] serde_json::Error),
     /// It is empty, so passing it would mean nothing.
     #[error("the cases file holds no case, or one without outputs: passing it would mean nothing")]
@@ -62,7 +64,9 @@ pub enum CaseFailure {
         expected: String,
     },
     /// An output has another value.
-    #[error("case {case}: output {output:?} differs from the expected one at element {element} by more than the tolerance")]
+    #[error(
+        "case {case}: output {output:?} differs from the expected one at element {element} by more than the tolerance"
+    )]
     Value {
         /// Which.
         case: usize,
@@ -132,9 +136,9 @@ fn compare(number: usize, case: &Case, actual: &[Tensor], tolerance: f64) -> Res
         let output = expected.name().to_owned();
         let form = |tensor: &Tensor| format!("{} {:?}", tensor.datatype(), tensor.shape());
         let found = actual.iter().find(|tensor| tensor.name() == expected.name());
-        let Some(found) = found.filter(|tensor| {
-            tensor.datatype() == expected.datatype() && tensor.shape() == expected.shape()
-        }) else {
+        let Some(found) = found
+            .filter(|tensor| tensor.datatype() == expected.datatype() && tensor.shape() == expected.shape())
+        else {
             let actual = found.map_or_else(|| "absent".to_owned(), form);
             return Err(CaseFailure::Form { case: number, output, actual, expected: form(expected) });
         };
@@ -194,7 +198,11 @@ mod tests {
     fn floats_pass_within_the_tolerance_and_nothing_else_does() {
         assert_eq!(verdict(&[1.0, 0.000_09], &[1.000_09, 0.0]), None);
         assert_eq!(verdict(&[1000.05], &[1000.0]), None);
-        assert!(verdict(&[1.0, 0.001], &[1.0, 0.0]).unwrap().contains("\"y\" differs from the expected one at element 1"));
+        assert!(
+            verdict(&[1.0, 0.001], &[1.0, 0.0])
+                .unwrap()
+                .contains("\"y\" differs from the expected one at element 1")
+        );
         assert!(verdict(&[f32::NAN], &[0.0]).unwrap().contains("element 0"));
         assert!(verdict(&[f32::INFINITY], &[0.0]).unwrap().contains("element 0"));
         assert!(verdict(&[1.0], &[1.0, 2.0]).unwrap().contains("is FP32 [1], expected FP32 [2]"));
@@ -203,7 +211,10 @@ mod tests {
     #[test]
     fn a_file_without_cases_is_refused() {
         assert!(matches!(Cases::parse(br#"{"cases": []}"#), Err(CasesError::Empty)));
-        assert!(matches!(Cases::parse(br#"{"cases": [{"inputs": [], "outputs": []}]}"#), Err(CasesError::Empty)));
+        assert!(matches!(
+            Cases::parse(br#"{"cases": [{"inputs": [], "outputs": []}]}"#),
+            Err(CasesError::Empty)
+        ));
         assert!(matches!(Cases::parse(b"junk"), Err(CasesError::Json(_))));
     }
 }

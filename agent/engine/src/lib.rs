@@ -82,7 +82,9 @@ pub enum LoadError {
     #[error("the runtime refuses the model: {0}")]
     Refused(String),
     /// An input or output is something that the protocol cannot carry.
-    #[error("{what} {name:?} is {kind}, which the Open Inference Protocol cannot carry; export the model with tensors instead")]
+    #[error(
+        "{what} {name:?} is {kind}, which the Open Inference Protocol cannot carry; export the model with tensors instead"
+    )]
     Unsupported {
         /// Input or output.
         what: &'static str,

@@ -61,17 +61,16 @@ impl OnnxRuntime {
             if known != path {
                 return Err(OpenError::Another { path: known.clone() });
             }
-            return Ok(Self { environment: environment.clone(), info: info() });
+            return Ok(Self { environment: environment.clone(), info: info(path) });
         }
         let builder =
             ort::init_from(path).map_err(|source| OpenError::Library { path: path.to_owned(), source })?;
-        let environment = builder
-            .with_name("terrace")
-            .with_telemetry(false)
-            .build()
-            .map_err(|error| OpenError::Environment { path: path.to_owned(), message: error.to_string() })?;
+        let environment =
+            builder.with_name("terrace").with_telemetry(false).build().map_err(|error| {
+                OpenError::Environment { path: path.to_owned(), message: error.to_string() }
+            })?;
         *opened = Some((path.to_owned(), environment.clone()));
-        Ok(Self { environment, info: info() })
+        Ok(Self { environment, info: info(path) })
     }
 
     fn builder(&self, options: SessionOptions) -> ort::Result<SessionBuilder> {
@@ -103,7 +102,11 @@ impl Engine for OnnxRuntime {
         let session = self.builder(options).map_err(refused)?.commit_from_memory(model).map_err(refused)?;
         let signature = Signature {
             inputs: session.inputs().iter().map(|outlet| spec("input", outlet)).collect::<Result<_, _>>()?,
-            outputs: session.outputs().iter().map(|outlet| spec("output", outlet)).collect::<Result<_, _>>()?,
+            outputs: session
+                .outputs()
+                .iter()
+                .map(|outlet| spec("output", outlet))
+                .collect::<Result<_, _>>()?,
             provider: PROVIDER.to_owned(),
         };
         Ok(Box::new(OrtSession { session, signature }))
@@ -141,14 +144,15 @@ impl Session for OrtSession {
     }
 }
 
-/// What `ort` knows of the library that it loaded.
-fn info() -> RuntimeInfo {
-    let build = ort::info();
-    let version = build
-        .split(&[' ', ',', '='][..])
-        .find_map(|word| word.strip_prefix("rel-"))
-        .unwrap_or("of unknown version");
-    RuntimeInfo { name: "onnxruntime", version: version.to_owned() }
+/// What is known of a library: the version in its file's name (`libonnxruntime.so.1.32.0`), where it has one, and the
+/// build that it says it is.
+fn info(path: &Path) -> RuntimeInfo {
+    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let version = name.split_once(".so.").map_or("", |(_, version)| version);
+    let build = ort::info().split([' ', ',']).find_map(|word| word.strip_prefix("git-commit-id="));
+    let version = format!("{version} build {}", build.unwrap_or("unknown"));
+    RuntimeInfo { name: "onnxruntime", version: version.trim().to_owned() }
 }
 
 fn one_line(text: &str) -> String {

@@ -110,7 +110,8 @@ impl Prober {
     /// What is known of a model, or what a child finds.
     pub async fn probe(&self, request: &ProbeRequest) -> Result<Verdict, ProbeError> {
         let remembered = self.verdicts.join(self.key(request));
-        if let Some(verdict) = fs::read(&remembered).ok().and_then(|json| serde_json::from_slice(&json).ok()) {
+        if let Some(verdict) = fs::read(&remembered).ok().and_then(|json| serde_json::from_slice(&json).ok())
+        {
             return Ok(verdict);
         }
         let verdict = self.ask(request).await?;
@@ -178,11 +179,8 @@ impl Prober {
 
 /// How a child that said nothing ended.
 fn died(status: ExitStatus, orders: &Orders) -> String {
-    let limits = format!(
-        "it may use {} MiB and {} s of processor time",
-        orders.data_bytes >> 20,
-        orders.cpu_seconds
-    );
+    let limits =
+        format!("it may use {} MiB and {} s of processor time", orders.data_bytes >> 20, orders.cpu_seconds);
     match status.signal() {
         Some(signal) if signal == Signal::XCPU.as_raw() || signal == Signal::KILL.as_raw() => {
             format!("loading the model, or running its cases, took too much time or memory; {limits}")
@@ -211,10 +209,8 @@ fn remember(path: &Path, verdict: &Verdict) -> io::Result<()> {
 /// The child: limits itself, tries, says what it found.
 pub fn child_main() -> ExitCode {
     let mut json = Vec::new();
-    let orders = io::stdin()
-        .read_to_end(&mut json)
-        .ok()
-        .and_then(|_| serde_json::from_slice::<Orders>(&json).ok());
+    let orders =
+        io::stdin().read_to_end(&mut json).ok().and_then(|_| serde_json::from_slice::<Orders>(&json).ok());
     let Some(orders) = orders else {
         eprintln!("this command tries models for the agent, which tells it what to do on standard input");
         return ExitCode::FAILURE;
@@ -231,7 +227,6 @@ fn limit(orders: &Orders) -> io::Result<()> {
     let to = |limit: u64| Rlimit { current: Some(limit), maximum: Some(limit) };
     set_parent_process_death_signal(Some(Signal::KILL))?;
     setrlimit(Resource::Core, to(0))?;
-    setrlimit(Resource::Fsize, to(0))?;
     setrlimit(Resource::Data, to(orders.data_bytes))?;
     setrlimit(Resource::Cpu, to(orders.cpu_seconds))?;
     Ok(())

@@ -50,7 +50,9 @@ pub enum InvalidInput {
         expected: Vec<i64>,
     },
     /// A text is not what the runtime can take.
-    #[error("input {name:?}: element {index} is not UTF-8 text without NUL, which is all that ONNX strings hold")]
+    #[error(
+        "input {name:?}: element {index} is not UTF-8 text without NUL, which is all that ONNX strings hold"
+    )]
     Text {
         /// The input.
         name: String,
@@ -74,7 +76,10 @@ const MAX_NAME_CHARS: usize = 64;
 pub fn check_inputs(signature: &Signature, inputs: &[Tensor]) -> Result<(), InvalidInput> {
     for (position, tensor) in inputs.iter().enumerate() {
         let Some(spec) = signature.inputs.iter().find(|spec| spec.name == tensor.name()) else {
-            return Err(InvalidInput::Unknown { name: shown(tensor.name()), known: names(&signature.inputs) });
+            return Err(InvalidInput::Unknown {
+                name: shown(tensor.name()),
+                known: names(&signature.inputs),
+            });
         };
         if inputs[..position].iter().any(|other| other.name() == tensor.name()) {
             return Err(InvalidInput::Duplicate { name: spec.name.clone() });
@@ -83,9 +88,7 @@ pub fn check_inputs(signature: &Signature, inputs: &[Tensor]) -> Result<(), Inva
     }
     let missing = signature.inputs.iter().find(|spec| inputs.iter().all(|tensor| tensor.name() != spec.name));
     match missing {
-        Some(spec) => {
-            Err(InvalidInput::Missing { name: spec.name.clone(), known: names(&signature.inputs) })
-        }
+        Some(spec) => Err(InvalidInput::Missing { name: spec.name.clone(), known: names(&signature.inputs) }),
         None => Ok(()),
     }
 }
@@ -95,9 +98,7 @@ pub fn check_outputs(signature: &Signature, outputs: Option<&[String]>) -> Resul
     let unknown =
         outputs.into_iter().flatten().find(|name| signature.outputs.iter().all(|spec| spec.name != **name));
     match unknown {
-        Some(name) => {
-            Err(InvalidInput::Output { name: shown(name), known: names(&signature.outputs) })
-        }
+        Some(name) => Err(InvalidInput::Output { name: shown(name), known: names(&signature.outputs) }),
         None => Ok(()),
     }
 }
@@ -168,7 +169,10 @@ mod tests {
             (vec![image(&[3, 2]), text(b"a")], None),
             (vec![text(b"a"), image(&[0, 2])], None),
             (vec![image(&[1, 2])], Some("input \"text\" is missing")),
-            (vec![other, text(b"a")], Some("there is no input \"imag\"; the model takes \"image\", \"text\"")),
+            (
+                vec![other, text(b"a")],
+                Some("there is no input \"imag\"; the model takes \"image\", \"text\""),
+            ),
             (vec![image(&[1, 2]), image(&[1, 2])], Some("input \"image\" is there more than once")),
             (vec![double, text(b"a")], Some("input \"image\": datatype FP64 does not fit FP32")),
             (vec![image(&[1, 3]), text(b"a")], Some("shape [1, 3] does not fit [-1, 2]")),

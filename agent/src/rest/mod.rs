@@ -13,11 +13,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
 use terrace_crds::Tier;
-use terrace_oip::metadata::{ErrorBody, Live, ModelMetadata, ModelReady, Ready, ServerMetadata, TensorMetadata};
+use terrace_oip::metadata::{
+    ErrorBody, Live, ModelMetadata, ModelReady, Ready, ServerMetadata, TensorMetadata,
+};
 
 use crate::listen::Started;
-use crate::refusal::Refusal;
 use crate::node::Node;
+use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey};
 use crate::serve::{self, Call};
 
@@ -40,7 +42,9 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v2/models/{model}/versions/{version}", get(model_metadata))
         .route("/v2/models/{model}/versions/{version}/ready", get(model_ready))
         .route("/v2/models/{model}/versions/{version}/infer", post(infer))
-        .fallback(|| async { Refusal::NotFound("no such path; the Open Inference Protocol is at /v2".to_owned()) })
+        .fallback(|| async {
+            Refusal::NotFound("no such path; the Open Inference Protocol is at /v2".to_owned())
+        })
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(node)
 }
@@ -150,14 +154,16 @@ fn refuse_unread_encodings(headers: &HeaderMap) -> Result<(), Refusal> {
     match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(()),
         Some(_) => Err(Refusal::Unsupported(
-            "compressed bodies are not read by this agent yet; send the body without content-encoding".to_owned(),
+            "compressed bodies are not read by this agent yet; send the body without content-encoding"
+                .to_owned(),
         )),
     }
 }
 
 /// The whole body, within the limits of size and time.
 async fn read(body: Body, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
-    let claimed = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let claimed =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if claimed.is_some_and(|length| length > limit as u64) {
         return Err(Refusal::TooLarge { limit });
     }

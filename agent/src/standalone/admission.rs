@@ -31,11 +31,14 @@ impl Admission for Flags {
         match SourceUri::parse(uri).map_err(|error| error.to_string())? {
             SourceUri::Https(url) => self.reachable(&url),
             SourceUri::Http(url) if self.allow_http => self.reachable(&url),
-            SourceUri::Http(_) => Err("http:// sources are read only with --allow-http-sources; use https://".to_owned()),
-            SourceUri::File(_) if self.has_file_roots => Ok(()),
-            SourceUri::File(_) => {
-                Err("file:// sources are read only below folders that --file-root names, and this agent has none".to_owned())
+            SourceUri::Http(_) => {
+                Err("http:// sources are read only with --allow-http-sources; use https://".to_owned())
             }
+            SourceUri::File(_) if self.has_file_roots => Ok(()),
+            SourceUri::File(_) => Err(
+                "file:// sources are read only below folders that --file-root names, and this agent has none"
+                    .to_owned(),
+            ),
         }
     }
 

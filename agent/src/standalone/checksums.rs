@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use terrace_fleet::{DigestSource, MAX_CHECKSUM_BYTES, ModelPlan, Sha256, SourceUri, digest_for, next_sync, sync_seed};
+use terrace_fleet::{
+    DigestSource, MAX_CHECKSUM_BYTES, ModelPlan, Sha256, SourceUri, digest_for, next_sync, sync_seed,
+};
 use tokio::task::JoinSet;
 
 use crate::fetch::Fetcher;

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use crate::args::Args;
 use crate::egress::Egress;
 use crate::fetch::Fetcher;
-use crate::manifests::{self, Fault, Follower, FolderError, Reading};
+use crate::manifests::{self, Fault, FolderError, Follower, Reading};
 use crate::node::Node;
 use crate::registry::ModelKey;
 use crate::status::{MANIFESTS_ACCEPTED, Verdict};
@@ -123,19 +123,25 @@ impl Standalone {
         let sha256 = match reading.digest {
             Ok(sha256) => sha256.to_string(),
             Err(error) => {
-                warn!(model = name, error, "the checksum file gives no digest; what it said before still holds");
+                warn!(
+                    model = name,
+                    error, "the checksum file gives no digest; what it said before still holds"
+                );
                 self.node.board.model(&reading.model, |model| {
                     if model.desired_revision.is_none() {
                         model.phase = ModelPhase::Failed;
-                        model.error = Some(ModelError { reason: "DigestUnknown".to_owned(), message: error.clone() });
+                        model.error =
+                            Some(ModelError { reason: "DigestUnknown".to_owned(), message: error.clone() });
                     }
                 });
                 return Ok(());
             }
         };
-        let source = self.state.accepted.models().find_map(|model| {
-            (key_of(model) == reading.model).then(|| model.spec.source.clone())
-        });
+        let source = self
+            .state
+            .accepted
+            .models()
+            .find_map(|model| (key_of(model) == reading.model).then(|| model.spec.source.clone()));
         let Some(source) = source else { return Ok(()) };
         if self.state.digest(&name, &source) != Some(sha256.as_str()) {
             info!(model = name, sha256, "the checksum file names a new digest");
@@ -234,7 +240,8 @@ impl Standalone {
         let mut next = self.state.clone();
         edit(&mut next);
         if next != self.state {
-            write_json(&self.journal, &next).with_context(|| format!("cannot write {}", self.journal.display()))?;
+            write_json(&self.journal, &next)
+                .with_context(|| format!("cannot write {}", self.journal.display()))?;
             self.state = next;
         }
         Ok(())

@@ -76,7 +76,11 @@ pub type Progress<'a> = &'a (dyn Fn(ModelPhase) + Sync);
 
 impl Activator {
     /// Fetches what is missing, then loads.
-    pub async fn activate(&self, revision: &Revision, progress: Progress<'_>) -> Result<Served, ActivateError> {
+    pub async fn activate(
+        &self,
+        revision: &Revision,
+        progress: Progress<'_>,
+    ) -> Result<Served, ActivateError> {
         let artifact = artifact(revision)?;
         progress(ModelPhase::Fetching);
         self.fetch(&artifact.uri, &artifact.sha256).await?;
@@ -98,8 +102,11 @@ impl Activator {
             queue: self.queue,
             name: revision.key().to_string(),
         };
-        let _one_at_a_time =
-            self.loading.acquire().await.map_err(|_| ActivateError::passing("ShuttingDown", "the agent is ending"))?;
+        let _one_at_a_time = self
+            .loading
+            .acquire()
+            .await
+            .map_err(|_| ActivateError::passing("ShuttingDown", "the agent is ending"))?;
 
         progress(ModelPhase::Probing);
         let request = ProbeRequest {

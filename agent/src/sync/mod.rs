@@ -217,7 +217,10 @@ impl Shared {
                 model.error =
                     Some(ModelError { reason: error.reason.to_string(), message: error.message.clone() });
             });
-            let serving = self.journal.serving(&key).map_or_else(|| "none".to_owned(), |serving| serving.model.revision);
+            let serving = self
+                .journal
+                .serving(&key)
+                .map_or_else(|| "none".to_owned(), |serving| serving.model.revision);
             if !error.retry {
                 error!(model = %key, revision = revision.model.revision, reason = %error.reason, %error, serving,
                     "revision refused; what served goes on");

@@ -31,7 +31,8 @@ impl Revision {
 
     /// Whether a model loaded for `other` can answer for this one as well: nothing differs but names and policy.
     pub fn runs_like(&self, other: &Self) -> bool {
-        let digest = |revision: &Self| revision.model.artifact.as_ref().map(|artifact| artifact.sha256.clone());
+        let digest =
+            |revision: &Self| revision.model.artifact.as_ref().map(|artifact| artifact.sha256.clone());
         digest(self) == digest(other)
             && self.model.runtime == other.model.runtime
             && self.model.verification == other.model.verification
