@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod dice;
 pub mod digits;
+pub mod expected;
 pub mod http;
 pub mod infer;
 pub mod manifests;

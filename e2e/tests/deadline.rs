@@ -74,10 +74,10 @@ async fn every_reply_comes_by_the_deadline_however_the_tiers_stall() -> Result<(
             let burst: Vec<_> = names
                 .iter()
                 .map(|name| {
-                    let request = Ask::image(image).model(name).complexity(0.9).parameter("tier", "cloud").within(deadline);
-                    // Where a tier is asked for, nobody else steps in; half of the models test that.
-                    let request = if name.ends_with("-stays") { request } else { untied(image, name, deadline) };
-                    let (address, request) = (device.http, request.request());
+                    let ask = Ask::image(image).model(name).complexity(0.9).within(deadline);
+                    // Where a tier is asked for, nobody else steps in.
+                    let ask = if name.ends_with("-stays") { ask.parameter("tier", "cloud") } else { ask };
+                    let (address, request) = (device.http, ask.request());
                     let name = name.clone();
                     tokio::spawn(async move { (name, terrace_e2e::http::send(address, &request).await) })
                 })
@@ -112,10 +112,4 @@ async fn every_reply_comes_by_the_deadline_however_the_tiers_stall() -> Result<(
     });
     assert!(answered * 20 >= asked * 19, "only {answered} of {asked} were answered at all");
     Ok(())
-}
-
-/// For the cloud by its complexity, free to fall back.
-fn untied(image: &[f32], model: &str, deadline: u32) -> Ask {
-    // Below 200 ms the rules choose the edge, which stalls as well.
-    Ask::image(image).model(model).complexity(0.9).within(deadline)
 }
