@@ -172,16 +172,15 @@ async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
     let held = DataLock::try_acquire(&data_dir)?;
     let sync = Sync::new(Arc::clone(&wired.node), Arc::clone(&wired.activator), Arc::clone(&wired.journal));
     sync.boot().await;
-    let _lock = match held {
-        Some(lock) => lock,
-        None => {
-            info!(data_dir = %data_dir.display(), "another agent owns the data directory; serving what it last served until it ends");
-            let lock = tokio::task::spawn_blocking(move || DataLock::acquire_blocking(&data_dir)).await??;
-            info!("the data directory is this agent's now");
-            wired.journal.reread()?;
-            sync.boot().await;
-            lock
-        }
+    let _lock = if let Some(lock) = held {
+        lock
+    } else {
+        info!(data_dir = %data_dir.display(), "another agent owns the data directory; serving what it last served until it ends");
+        let lock = tokio::task::spawn_blocking(move || DataLock::acquire_blocking(&data_dir)).await??;
+        info!("the data directory is this agent's now");
+        wired.journal.reread()?;
+        sync.boot().await;
+        lock
     };
     let (specs, followed) = watch::channel(None);
     let standalone = Standalone::open(

@@ -1,5 +1,7 @@
 //! The generated definitions are the committed ones, and their rules accept and refuse what they should.
 
+#![allow(clippy::panic)] // helpers of tests, outside of #[test]
+
 use std::path::Path;
 
 use kube::CustomResourceExt;

@@ -65,7 +65,8 @@ impl Expected {
     pub fn check(&self, image: usize, reply: Reply) -> Result<String> {
         let reply = reply.answered()?;
         let revision = reply.model_version()?;
-        let recorded = self.outputs.get(&revision).with_context(|| format!("nobody knows revision {revision}"))?;
+        let recorded =
+            self.outputs.get(&revision).with_context(|| format!("nobody knows revision {revision}"))?;
         let (outputs, expected) = (reply.outputs()?, &recorded[image % self.requests.len()]);
         ensure!(outputs == *expected, "{revision} answered {outputs}, expected is {expected}");
         Ok(revision)

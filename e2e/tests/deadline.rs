@@ -37,7 +37,12 @@ impl Sample {
 
     fn told(&self) -> String {
         let walk = self.reply.walk().unwrap_or_else(|_| self.reply.text());
-        format!("{} within {} ms took {:.1} ms: {walk}", self.name, self.deadline, self.deadline + self.over())
+        format!(
+            "{} within {} ms took {:.1} ms: {walk}",
+            self.name,
+            self.deadline,
+            self.deadline + self.over()
+        )
     }
 }
 
@@ -103,7 +108,13 @@ async fn every_reply_comes_by_the_deadline_however_the_tiers_stall() -> Result<(
             late.push(sample.told());
         }
     }
-    assert!(late.len() * 20 <= samples.len(), "{} of {} came late:\n{}", late.len(), samples.len(), late.join("\n"));
+    assert!(
+        late.len() * 20 <= samples.len(),
+        "{} of {} came late:\n{}",
+        late.len(),
+        samples.len(),
+        late.join("\n")
+    );
 
     // The device was kept time to step in: a stalled tier costs the deadline, not the answer.
     let fell_back = samples.iter().filter(|sample| sample.name.ends_with("-falls-back"));

@@ -35,7 +35,8 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = Vec::new();
         for client in 0..clients {
-            let (mut connection, expected, stop) = (agent.connect().await?, Arc::clone(expected), Arc::clone(&stop));
+            let (mut connection, expected, stop) =
+                (agent.connect().await?, Arc::clone(expected), Arc::clone(&stop));
             tasks.push(tokio::spawn(async move {
                 let mut by_revision = BTreeMap::new();
                 let mut image = client;
@@ -67,7 +68,8 @@ impl Load {
 async fn twenty_four_swaps_under_load_fail_no_request_and_mix_no_answer() -> Result<()> {
     const SWAPS: usize = 24;
     let models = [Model::digits(ONE)?, Model::digits(TWO)?];
-    let expected = Arc::new(Expected::record(&[(ONE, models[0].clone()), (TWO, models[1].clone())], 40).await?);
+    let expected =
+        Arc::new(Expected::record(&[(ONE, models[0].clone()), (TWO, models[1].clone())], 40).await?);
     let site = Site::new()?;
     site.manifests().model(&models[0])?;
     let agent = site.agent().ready().await?;
@@ -78,7 +80,11 @@ async fn twenty_four_swaps_under_load_fail_no_request_and_mix_no_answer() -> Res
         site.manifests().model(model)?;
         let serving = agent.wait_serving("digits", model.sha256()).await?.serving_revision;
         let reply = agent.send(expected.request(swap)).await?;
-        assert_eq!(Some(expected.check(swap, reply)?), serving, "what is asked after the swap is answered by the new one");
+        assert_eq!(
+            Some(expected.check(swap, reply)?),
+            serving,
+            "what is asked after the swap is answered by the new one"
+        );
     }
     let answers = load.stop().await?;
     assert_eq!(answers.len(), 2, "{answers:?}");
@@ -100,7 +106,11 @@ async fn a_bad_update_never_serves_and_the_old_revision_goes_on() -> Result<()> 
 
     for (what, model, reason) in [
         ("another digest", good.clone().pinned(&"0".repeat(64)), "DigestMismatch"),
-        ("a missing file", good.clone().from("file:///models/nowhere.onnx").pinned(&"1".repeat(64)), "FetchFailed"),
+        (
+            "a missing file",
+            good.clone().from("file:///models/nowhere.onnx").pinned(&"1".repeat(64)),
+            "FetchFailed",
+        ),
         ("junk", bad("junk")?, "LoadFailed"),
         ("half a model", bad("truncated")?, "LoadFailed"),
         ("nine digits", bad("wrong-shape")?.with_cases(cases.clone()), "CasesFailed"),
@@ -108,7 +118,11 @@ async fn a_bad_update_never_serves_and_the_old_revision_goes_on() -> Result<()> 
         ("a memory bomb at run", bad("memory-bomb-at-run")?.with_cases(cases.clone()), ""),
         ("cases of another model", good.clone().with_cases(digits::cases_file(TWO)?), "CasesFailed"),
         ("cases that are none", good.clone().with_cases(digits::model(ONE)?), "CasesUnreadable"),
-        ("cases with another digest", good.clone().with_cases(Artifact { sha256: "2".repeat(64), ..cases }), "DigestMismatch"),
+        (
+            "cases with another digest",
+            good.clone().with_cases(Artifact { sha256: "2".repeat(64), ..cases }),
+            "DigestMismatch",
+        ),
     ] {
         site.manifests().model(&model)?;
         let failed = wait::until("the update to fail", || async {
@@ -122,13 +136,23 @@ async fn a_bad_update_never_serves_and_the_old_revision_goes_on() -> Result<()> 
         assert!(reason.is_empty() || error.reason == reason, "{what}: {error:?}");
         assert!(!error.message.is_empty(), "{what}");
         assert_eq!(failed.serving_revision.as_deref(), Some(version.as_str()), "{what}");
-        let told = agent.log().lines().filter(|line| line.contains(&error.reason) && line.contains("what served goes on")).count();
+        let told = agent
+            .log()
+            .lines()
+            .filter(|line| line.contains(&error.reason) && line.contains("what served goes on"))
+            .count();
         assert!(told > 0, "{what}: no line about {} in\n{}", error.reason, agent.log());
         assert_eq!(agent.admin("/readyz").await?.status, 200, "{what}");
 
         let reply = agent.infer(&Ask::image(image())).await?.answered()?;
         assert_eq!((reply.outputs()?, reply.model_version()?), (outputs.clone(), version.clone()), "{what}");
-        assert_eq!(agent.counted("terrace_activations_total", &[&format!("outcome=\"{}\"", error.reason)]).await?.min(1.0), 1.0);
+        assert_eq!(
+            agent
+                .counted("terrace_activations_total", &[&format!("outcome=\"{}\"", error.reason)])
+                .await?
+                .min(1.0),
+            1.0
+        );
     }
     let peak = agent.peak_memory()?;
     assert!(peak < 400 << 20, "the bombs went off in the agent itself: {} MiB", peak >> 20);
@@ -136,7 +160,10 @@ async fn a_bad_update_never_serves_and_the_old_revision_goes_on() -> Result<()> 
     let next = Model::digits(TWO)?;
     site.manifests().model(&next)?;
     let served = agent.wait_serving("digits", next.sha256()).await?;
-    assert_eq!(served.error, None, "a good one after all the bad ones serves, and nothing is held against it");
+    assert_eq!(
+        served.error, None,
+        "a good one after all the bad ones serves, and nothing is held against it"
+    );
     Ok(())
 }
 
@@ -228,7 +255,10 @@ async fn a_broken_manifest_is_told_with_its_line_and_takes_nothing_away() -> Res
     let digest = format!("    sha256: \"{}\"\n", digits::model(TWO)?.sha256);
     for (text, told) in [
         (good.replace("uri: file:///", "uri: ftp://host/"), "digits.yaml:7: spec.source.uri: scheme ftp"),
-        (good.replace("uri: file:///", "uri: http://127.0.0.1:1/"), "digits.yaml:7: spec.source.uri: http://"),
+        (
+            good.replace("uri: file:///", "uri: http://127.0.0.1:1/"),
+            "digits.yaml:7: spec.source.uri: http://",
+        ),
         (good.replace("uri: file:///", "uri: https://10.1.2.3/"), "digits.yaml:7: spec.source.uri: 10.1.2.3"),
         (good.replace(&digest, ""), "digits.yaml:6: spec.source: needs exactly one of sha256"),
         (good.replace(&digest, "    sha256: abc\n"), "digits.yaml:8: spec.source.sha256"),
@@ -275,7 +305,8 @@ async fn what_is_published_anew_is_served_without_anyone_asking() -> Result<()> 
     let site = Site::new()?;
     site.offer("digits.onnx", &one)?;
     site.offer("SHA256SUMS", checksums(&one).as_bytes())?;
-    let model = Model::digits(ONE)?.without_cases().from("file:///digits.onnx").published("file:///SHA256SUMS", "1s");
+    let model =
+        Model::digits(ONE)?.without_cases().from("file:///digits.onnx").published("file:///SHA256SUMS", "1s");
     site.manifests().model(&model)?;
     let agent = site.agent().ready().await?;
     agent.wait_serving("digits", &digits::sha256(&one)).await?;
@@ -323,14 +354,18 @@ async fn models_come_over_http_where_that_is_allowed_and_whole_or_not_at_all() -
     let site = Site::new()?;
     site.manifests().model(&web(&server, "/one.onnx", ONE)?)?;
     let refused = site.agent().ready().await?;
-    refused.wait_condition("ManifestsAccepted", "False", "digits.yaml:7: spec.source.uri: http:// sources").await?;
+    refused
+        .wait_condition("ManifestsAccepted", "False", "digits.yaml:7: spec.source.uri: http:// sources")
+        .await?;
     assert_eq!(refused.infer(&Ask::image(image())).await?.status, 404);
     assert_eq!(server.connections(), 0);
     refused.kill9()?;
 
     let agent = site.agent().switch("--allow-http-sources").ready().await?;
     agent.wait_serving("digits", &digits::model(ONE)?.sha256).await?;
-    for (path, reason) in [("/cut.onnx", "FetchFailed"), ("/away.onnx", "SourceNotAllowed"), ("/none.onnx", "FetchFailed")] {
+    for (path, reason) in
+        [("/cut.onnx", "FetchFailed"), ("/away.onnx", "SourceNotAllowed"), ("/none.onnx", "FetchFailed")]
+    {
         site.manifests().model(&web(&server, path, TWO)?)?;
         agent.wait_failed("digits", reason).await.with_context(|| path.to_owned())?;
         agent.infer(&Ask::image(image())).await?.answered()?;

@@ -52,7 +52,11 @@ impl Watched {
             }
         }
         self.before = self.seen();
-        ensure!(self.before.iter().all(|(bytes, connections)| *bytes > 0 && *connections > 0), "{:?}", self.before);
+        ensure!(
+            self.before.iter().all(|(bytes, connections)| *bytes > 0 && *connections > 0),
+            "{:?}",
+            self.before
+        );
         Ok(())
     }
 
@@ -74,12 +78,22 @@ impl Watched {
             ("the status", status.into_bytes()),
         ] {
             for canary in canaries() {
-                assert_eq!(find(&bytes, &canary), None, "{:?} is in {place}", String::from_utf8_lossy(&canary));
+                assert_eq!(
+                    find(&bytes, &canary),
+                    None,
+                    "{:?} is in {place}",
+                    String::from_utf8_lossy(&canary)
+                );
             }
         }
         for (path, bytes) in self.site.stored()? {
             for canary in canaries() {
-                assert_eq!(find(&bytes, &canary), None, "{:?} is in {path}", String::from_utf8_lossy(&canary));
+                assert_eq!(
+                    find(&bytes, &canary),
+                    None,
+                    "{:?} is in {path}",
+                    String::from_utf8_lossy(&canary)
+                );
             }
         }
         assert!(self.device.log().contains(" DEBUG "), "the log is detailed");
@@ -143,11 +157,17 @@ fn drawn(asks: Vec<Ask>) -> Vec<Ask> {
 
 #[tokio::test]
 async fn a_private_request_is_answered_by_the_device_and_leaves_no_trace() -> Result<()> {
-    let watched = Watched::start(Policy::named("near"), Model::digits("digits-device")?, |launch| launch).await?;
+    let watched =
+        Watched::start(Policy::named("near"), Model::digits("digits-device")?, |launch| launch).await?;
     for ask in drawn(private()) {
         let reply = watched.device.infer(&ask).await?.answered()?;
         let route = reply.route()?;
-        assert_eq!((route.tier.as_str(), route.reason.as_str()), ("device", "PrivacyRequired"), "{:?}", ask.body());
+        assert_eq!(
+            (route.tier.as_str(), route.reason.as_str()),
+            ("device", "PrivacyRequired"),
+            "{:?}",
+            ask.body()
+        );
         assert_eq!(reply.json()?["id"], CANARY, "its own client is told its id");
     }
     watched.assert_silent().await
@@ -170,7 +190,8 @@ async fn no_request_opens_a_policy_that_is_private() -> Result<()> {
 
 #[tokio::test]
 async fn a_private_request_that_asks_for_another_tier_is_refused() -> Result<()> {
-    let watched = Watched::start(Policy::named("near"), Model::digits("digits-device")?, |launch| launch).await?;
+    let watched =
+        Watched::start(Policy::named("near"), Model::digits("digits-device")?, |launch| launch).await?;
     for ask in private() {
         for tier in ["edge", "cloud"] {
             for ask in [ask.clone().parameter("tier", tier), ask.clone().header("terrace-tier", tier)] {
@@ -205,7 +226,8 @@ async fn a_private_request_has_no_answer_where_the_device_has_no_model() -> Resu
 
 #[tokio::test]
 async fn a_private_request_that_fails_on_the_device_fails() -> Result<()> {
-    let watched = Watched::start(Policy::named("near"), Model::digits("digits-device")?, |launch| launch).await?;
+    let watched =
+        Watched::start(Policy::named("near"), Model::digits("digits-device")?, |launch| launch).await?;
     let short = json!([{"name": "image", "datatype": "FP32", "shape": [1, 3], "data": [4.831_927, 4.831_927, 4.831_927]}]);
     for (ask, status) in [
         (Ask::inputs(short).id(CANARY).private(), 400),
@@ -259,7 +281,8 @@ async fn a_private_request_is_not_forwarded_when_the_device_is_overloaded() -> R
 
 #[tokio::test]
 async fn the_recorders_would_notice() -> Result<()> {
-    let watched = Watched::start(Policy::named("near"), Model::digits("digits-device")?, |launch| launch).await?;
+    let watched =
+        Watched::start(Policy::named("near"), Model::digits("digits-device")?, |launch| launch).await?;
     watched.device.infer(&marked().complexity(0.9)).await?.answered()?;
     assert_ne!(watched.seen(), watched.before, "a request that is not private is forwarded");
     for canary in &canaries()[..2] {

@@ -154,9 +154,10 @@ fn first_difference(actual: &TensorData, expected: &TensorData, tolerance: f64) 
     fn floats<T: Copy + Into<f64>>(actual: &[T], expected: &[T], tolerance: f64) -> Option<usize> {
         actual.iter().zip(expected).position(|(actual, expected)| {
             let (actual, expected): (f64, f64) = ((*actual).into(), (*expected).into());
-            let same = actual == expected || (actual.is_nan() && expected.is_nan());
+            // Infinities have no distance; like NaN, they only pass for themselves.
+            let same = actual.total_cmp(&expected).is_eq() || (actual.is_nan() && expected.is_nan());
             let close = (actual - expected).abs() <= tolerance.max(tolerance * expected.abs());
-            !same && !close
+            !(same || close && actual.is_finite() && expected.is_finite())
         })
     }
     fn exact<T: PartialEq>(actual: &[T], expected: &[T]) -> Option<usize> {

@@ -137,7 +137,7 @@ impl Session for OrtSession {
             || self.signature.outputs.iter().map(|output| output.name.clone()).collect(),
             <[String]>::to_vec,
         );
-        let selector = wanted.iter().fold(OutputSelector::no_default(), |selector, name| selector.with(name));
+        let selector = wanted.iter().fold(OutputSelector::no_default(), OutputSelector::with);
         let options = RunOptions::new().map_err(failed)?.with_outputs(selector);
         let ran = self.session.run_with_options(values, &options).map_err(failed)?;
         wanted.iter().map(|name| output_tensor(name, ran.get(name))).collect()

@@ -50,11 +50,11 @@ pub struct ActivateError {
 }
 
 impl ActivateError {
-    fn last(reason: impl Into<Cow<'static, str>>, message: impl ToString) -> Self {
+    fn last(reason: impl Into<Cow<'static, str>>, message: &(impl ToString + ?Sized)) -> Self {
         Self { reason: reason.into(), message: message.to_string(), retry: false }
     }
 
-    fn passing(reason: impl Into<Cow<'static, str>>, message: impl ToString) -> Self {
+    fn passing(reason: impl Into<Cow<'static, str>>, message: &(impl ToString + ?Sized)) -> Self {
         Self { reason: reason.into(), message: message.to_string(), retry: true }
     }
 }
@@ -67,7 +67,7 @@ impl From<FetchError> for ActivateError {
 
 impl From<ReadError> for ActivateError {
     fn from(error: ReadError) -> Self {
-        Self::passing("StoreUnreadable", error)
+        Self::passing("StoreUnreadable", &error)
     }
 }
 
@@ -119,8 +119,8 @@ impl Activator {
         };
         match self.prober.probe(&request).await {
             Ok(Verdict::Accepted) => {}
-            Ok(Verdict::Refused { reason, message }) => return Err(ActivateError::last(reason, message)),
-            Err(error) => return Err(ActivateError::passing("ProbeFailed", error)),
+            Ok(Verdict::Refused { reason, message }) => return Err(ActivateError::last(reason, &message)),
+            Err(error) => return Err(ActivateError::passing("ProbeFailed", &error)),
         }
 
         progress(ModelPhase::Loading);
@@ -129,7 +129,7 @@ impl Activator {
             load_verified(&*engine, &store, &Loading { model, cases, acceptance, options })
         })
         .await
-        .map_err(|error| ActivateError::last("LoadFailed", format!("loading ended early: {error}")))??;
+        .map_err(|error| ActivateError::last("LoadFailed", &format!("loading ended early: {error}")))??;
         Ok(Served {
             revision: revision.model.revision.clone(),
             sha256: artifact.sha256.clone(),
@@ -138,7 +138,7 @@ impl Activator {
     }
 
     async fn fetch(&self, uri: &str, sha256: &str) -> Result<(), ActivateError> {
-        let uri = SourceUri::parse(uri).map_err(|error| ActivateError::last("SourceNotAllowed", error))?;
+        let uri = SourceUri::parse(uri).map_err(|error| ActivateError::last("SourceNotAllowed", &error))?;
         self.fetcher.fetch(&uri, &digest(sha256)?).await?;
         Ok(())
     }
@@ -159,11 +159,11 @@ fn load_verified(engine: &dyn Engine, store: &Store, loading: &Loading) -> Resul
     let cases = cases
         .map(|bytes| Cases::parse(&bytes))
         .transpose()
-        .map_err(|error| ActivateError::last("CasesUnreadable", error))?;
+        .map_err(|error| ActivateError::last("CasesUnreadable", &error))?;
     Model::load(engine, &bytes, &loading.options, |session| {
         cases.as_ref().map_or(Ok(()), |cases| cases::verify(session, cases, &loading.acceptance))
     })
-    .map_err(|error| ActivateError::last(error.reason(), error))
+    .map_err(|error| ActivateError::last(error.reason(), &error))
 }
 
 fn artifact(revision: &Revision) -> Result<&terrace_crds::model::ResolvedSource, ActivateError> {
@@ -185,5 +185,5 @@ fn acceptance(verification: Option<&Verification>) -> Acceptance {
 }
 
 fn digest(text: &str) -> Result<Sha256, ActivateError> {
-    Sha256::parse(text).map_err(|error| ActivateError::last("DigestInvalid", error))
+    Sha256::parse(text).map_err(|error| ActivateError::last("DigestInvalid", &error))
 }
