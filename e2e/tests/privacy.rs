@@ -135,7 +135,7 @@ fn private() -> Vec<Ask> {
         marked().parameter("privacy_required", true),
         marked().parameter("privacy_required", "true"),
         marked().header("terrace-privacy-required", "true"),
-        marked().header("Terrace-Privacy-Required", "TRUE"),
+        marked().header("Terrace-Privacy-Required", "true"),
         marked().parameter("privacy_required", false).header("terrace-privacy-required", "true"),
         marked().parameter("privacy_required", true).header("terrace-privacy-required", "false"),
     ]

@@ -86,6 +86,9 @@ impl Sync {
                     if let Some(spec) = spec {
                         self.follow(spec).await?;
                     }
+                    if self.tasks.is_empty() {
+                        self.sweep().await;
+                    }
                 }
                 Some(ended) = self.tasks.join_next() => {
                     if let Ok(key) = ended {
