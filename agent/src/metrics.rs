@@ -45,7 +45,7 @@ struct AttemptLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ActivationLabels {
     model: String,
-    outcome: &'static str,
+    outcome: String,
 }
 
 /// A request that is over.
@@ -98,8 +98,8 @@ impl Metrics {
     }
 
     /// Counts a revision that serves now, or cannot.
-    pub fn activation(&self, model: &ModelKey, serves: bool) {
-        let outcome = if serves { "serving" } else { "failed" };
+    pub fn activation(&self, model: &ModelKey, outcome: &str) {
+        let outcome = outcome.to_owned();
         self.activations.get_or_create(&ActivationLabels { model: model.to_string(), outcome }).inc();
     }
 

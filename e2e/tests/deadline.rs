@@ -101,7 +101,12 @@ async fn every_reply_comes_by_the_deadline_however_the_tiers_stall() -> Result<(
         ensure!(expected.contains(&status), "{status}: {}", sample.told());
         if status == 200 {
             let clock = sample.reply.latency_ms()?;
-            assert!(clock <= sample.deadline, "{clock} ms by the agent's clock: {}", sample.told());
+            // The answer is ready by the deadline, and then has to be written: invariant 2 grants it the same grace.
+            assert!(
+                clock <= sample.deadline + GRACE_MS,
+                "{clock} ms by the agent's clock: {}",
+                sample.told()
+            );
         }
         assert!(sample.over() <= HICCUP_MS, "{}", sample.told());
         if sample.over() > GRACE_MS {

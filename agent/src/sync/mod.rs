@@ -214,7 +214,7 @@ impl Shared {
         let key = revision.key();
         for failures in 1.. {
             let Err(error) = self.attempt(revision).await else { return };
-            self.node.metrics.activation(&key, false);
+            self.node.metrics.activation(&key, &error.reason);
             self.node.board.model(&key, |model| {
                 model.phase = ModelPhase::Failed;
                 model.error =
@@ -253,7 +253,7 @@ impl Shared {
             }
         };
         self.swap(revision, served);
-        self.node.metrics.activation(&key, true);
+        self.node.metrics.activation(&key, "Serving");
         info!(model = %key, revision = revision.model.revision, "revision serves");
         let served = revision.clone();
         self.journaled(move |journal| journal.serves(&served)).await.map_err(|error| ActivateError {
