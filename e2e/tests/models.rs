@@ -103,7 +103,9 @@ async fn a_bad_update_never_serves_and_the_old_revision_goes_on() -> Result<()> 
     let (outputs, version) = (before.outputs()?, before.model_version()?);
     let bad = |name| Ok::<_, anyhow::Error>(Model::of("digits", &digits::bad(name)?));
     let cases = digits::cases_file(ONE)?;
+    let mut counted = 0.0;
 
+    let mut last = version.clone();
     for (what, model, reason) in [
         ("another digest", good.clone().pinned(&"0".repeat(64)), "DigestMismatch"),
         (
@@ -127,11 +129,12 @@ async fn a_bad_update_never_serves_and_the_old_revision_goes_on() -> Result<()> 
         site.manifests().model(&model)?;
         let failed = wait::until("the update to fail", || async {
             let model = agent.model("digits").await?;
-            let is_newer = model.desired_revision.as_ref() != Some(&version);
+            let is_newer = model.desired_revision.as_ref() != Some(&last);
             ensure!(is_newer && model.phase == ModelPhase::Failed, "{what}: {model:?}");
             Ok(model)
         })
         .await?;
+        last.clone_from(failed.desired_revision.as_ref().context("no desired revision")?);
         let error = failed.error.with_context(|| format!("{what}: no error"))?;
         assert!(reason.is_empty() || error.reason == reason, "{what}: {error:?}");
         assert!(!error.message.is_empty(), "{what}");
