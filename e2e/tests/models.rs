@@ -103,7 +103,6 @@ async fn a_bad_update_never_serves_and_the_old_revision_goes_on() -> Result<()> 
     let (outputs, version) = (before.outputs()?, before.model_version()?);
     let bad = |name| Ok::<_, anyhow::Error>(Model::of("digits", &digits::bad(name)?));
     let cases = digits::cases_file(ONE)?;
-    let mut counted = 0.0;
 
     let mut last = version.clone();
     for (what, model, reason) in [
