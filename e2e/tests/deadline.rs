@@ -95,17 +95,6 @@ async fn every_reply_comes_by_the_deadline_however_the_tiers_stall() -> Result<(
     }
 
     let mut late = Vec::new();
-    if std::env::args().any(|a| a == "--nocapture") {
-        let mut overs: Vec<f64> = samples.iter().map(Sample::over).collect();
-        overs.sort_by(f64::total_cmp);
-        let q = |p: f64| overs[((overs.len() - 1) as f64 * p) as usize];
-        println!("{} over: p50 {} p95 {} p99 {} max {}", overs.len(), q(0.5), q(0.95), q(0.99), q(1.0));
-        let mut clocks: Vec<f64> = samples.iter().filter_map(|s| Some(s.reply.latency_ms().ok()? - s.deadline)).collect();
-        clocks.sort_by(f64::total_cmp);
-        let q = |p: f64| clocks[((clocks.len() - 1) as f64 * p) as usize];
-        println!("{} clock over: p50 {} p95 {} p99 {} max {}", clocks.len(), q(0.5), q(0.95), q(0.99), q(1.0));
-        for d in DEADLINES_MS { for st in [200,503,504] { println!("{d} {st} {}", samples.iter().filter(|s| s.deadline == f64::from(d) && s.reply.status == st).count()); } }
-    }
     for sample in &samples {
         let status = sample.reply.status;
         let expected: &[u16] = if sample.name.ends_with("-stays") { &[200, 503, 504] } else { &[200, 504] };
