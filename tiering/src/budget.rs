@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use crate::decide::SkipReason;
 
-/// What a local run needs beyond itself: its place in the queue, the reply on its way, a timer that fires late.
+/// What a local run needs beyond itself: its place in the queue, the reply on its way, a timer that fires late. At
+/// least this, and where there is time enough a share of it: a busy machine is late by more than 2 ms.
 const MARGIN: Duration = Duration::from_millis(2);
+/// One part in so many.
+const MARGIN_SHARE: u32 = 20;
 
 /// Whether an attempt is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +20,7 @@ pub enum Attempt {
 }
 
 /// What to keep back for the local tier when remote tiers are tried before it: twice the longest run observed,
-/// since a run may wait behind one other, and a margin. At most half of what is left: the tier that was chosen is
+/// since a run may wait behind one other, and a margin: a twentieth of what is left, and at least 2 ms. At most half of what is left: the tier that was chosen is
 /// to have its chance too, and where both need more than there is, neither may starve the other. The half also
 /// stands where no run was observed.
 ///
@@ -26,7 +29,8 @@ pub enum Attempt {
 pub fn reserve_for_local(remaining: Option<Duration>, longest_run: Option<Duration>) -> Duration {
     let Some(remaining) = remaining else { return Duration::ZERO };
     let half = remaining / 2;
-    longest_run.map_or(half, |run| run.saturating_mul(2).saturating_add(MARGIN).min(half))
+    let margin = MARGIN.max(remaining / MARGIN_SHARE);
+    longest_run.map_or(half, |run| run.saturating_mul(2).saturating_add(margin).min(half))
 }
 
 /// Whether an attempt is made with `remaining` time before the deadline (none: there is no deadline), and how long
@@ -73,7 +77,9 @@ mod tests {
     fn the_reserve_is_twice_the_longest_run_and_a_margin_and_at_most_half() {
         for (remaining, longest_run, expected) in [
             (None, Some(5), 0),
-            (Some(100), Some(5), 12),
+            (Some(40), Some(5), 12),
+            (Some(20), Some(0), 2),
+            (Some(400), Some(5), 30),
             (Some(100), Some(24), 50),
             (Some(100), Some(90), 50),
             (Some(100), None, 50),
