@@ -42,9 +42,9 @@ digits: ## Train the digits models again, with their cases and test sets
 	.tools/venv/train/bin/python e2e/digits/train.py
 
 ##@ Measure
-bench: setup ## Measure start, memory, swaps and wasted time; prints the method and the noise
-	$(CARGO) build --release --locked -p terrace-agent -p terrace-e2e
-	target/release/bench
+bench: setup ## Measure start, memory, swaps and wasted time; RECORD=docs/bench.md also writes it there
+	$(CARGO) build --release --locked -p terrace-agent
+	$(CARGO) run --release --locked -p terrace-e2e --bin bench -- $(RECORD)
 
 help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} \

@@ -4,11 +4,13 @@
 //! alone, whose status it reads.
 
 pub mod agent;
+pub mod bench;
 pub mod dice;
 pub mod digits;
 pub mod expected;
 pub mod http;
 pub mod infer;
+pub mod load;
 pub mod manifests;
 pub mod scenes;
 pub mod server;

@@ -1,16 +1,15 @@
 //! Models come, change and go while clients go on asking.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use terrace_crds::node::ModelPhase;
-use terrace_e2e::agent::Agent;
 use terrace_e2e::digits::{self, Artifact};
 use terrace_e2e::expected::Expected;
 use terrace_e2e::infer::{Ask, Route};
+use terrace_e2e::load::{self, Load, Rhythm};
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::server::{Pace, Plan, Server, authority};
 use terrace_e2e::site::Site;
@@ -24,46 +23,6 @@ fn image() -> &'static [f32] {
     &digits::test_set().images[0]
 }
 
-/// Clients that ask without a pause, each on its own connection, until they are told to stop.
-struct Load {
-    stop: Arc<AtomicBool>,
-    clients: Vec<tokio::task::JoinHandle<Result<BTreeMap<String, usize>>>>,
-}
-
-impl Load {
-    async fn start(agent: &Agent, expected: &Arc<Expected>, clients: usize) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut tasks = Vec::new();
-        for client in 0..clients {
-            let (mut connection, expected, stop) =
-                (agent.connect().await?, Arc::clone(expected), Arc::clone(&stop));
-            tasks.push(tokio::spawn(async move {
-                let mut by_revision = BTreeMap::new();
-                let mut image = client;
-                while !stop.load(Ordering::Relaxed) {
-                    let reply = connection.send(expected.request(image)).await?;
-                    *by_revision.entry(expected.check(image, reply)?).or_insert(0) += 1;
-                    image += 1;
-                }
-                Ok(by_revision)
-            }));
-        }
-        Ok(Self { stop, clients: tasks })
-    }
-
-    /// How many answers each revision gave. Fails if any request did.
-    async fn stop(self) -> Result<BTreeMap<String, usize>> {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut all = BTreeMap::new();
-        for client in self.clients {
-            for (revision, count) in client.await?? {
-                *all.entry(revision).or_insert(0) += count;
-            }
-        }
-        Ok(all)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_four_swaps_under_load_fail_no_request_and_mix_no_answer() -> Result<()> {
     const SWAPS: usize = 24;
@@ -74,7 +33,7 @@ async fn twenty_four_swaps_under_load_fail_no_request_and_mix_no_answer() -> Res
     site.manifests().model(&models[0])?;
     let agent = site.agent().ready().await?;
 
-    let load = Load::start(&agent, &expected, 4).await?;
+    let load = Load::start(&agent, &expected, 4, Rhythm::WithoutPause).await?;
     for swap in 1..=SWAPS {
         let model = &models[swap % 2];
         site.manifests().model(model)?;
@@ -87,6 +46,7 @@ async fn twenty_four_swaps_under_load_fail_no_request_and_mix_no_answer() -> Res
         );
     }
     let answers = load.stop().await?;
+    let answers = load::by_revision(&answers);
     assert_eq!(answers.len(), 2, "{answers:?}");
     let (least, total) = (answers.values().min().copied(), answers.values().sum::<usize>());
     assert!(total >= 2_000 && least >= Some(200), "{answers:?}");
@@ -399,7 +359,7 @@ async fn models_come_over_https_from_servers_that_are_trusted() -> Result<()> {
 #[tokio::test]
 async fn a_checksum_file_over_http_is_followed_and_its_absence_survived() -> Result<()> {
     let (one, two) = (digits::model_bytes(ONE)?, digits::model_bytes(TWO)?);
-    let stage = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let stage = Arc::new(AtomicUsize::new(0));
     let at = Arc::clone(&stage);
     let server = Server::start(move |seen| {
         let now = if at.load(Ordering::Relaxed) == 0 { &one } else { &two };
