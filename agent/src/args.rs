@@ -110,7 +110,5 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: terrace_crds::Duration =
-        text.parse().map_err(|_| "expected a duration such as 500ms, 30s or 2m".to_owned())?;
-    if parsed.is_negative() { Err("a duration cannot be negative".to_owned()) } else { Ok(parsed.into()) }
+    text.parse::<terrace_crds::Duration>().map(Into::into).map_err(|error| error.to_string())
 }

@@ -4,6 +4,7 @@
 //! (`make crds`). Types and schemas only: nothing here decides, and nothing here may import a client, a runtime
 //! or another crate of Terrace.
 
+mod duration;
 pub mod model;
 pub mod node;
 pub mod policy;
@@ -13,7 +14,7 @@ pub mod tier;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 
-pub use kube::core::Duration;
+pub use duration::{Duration, ParseDurationError};
 pub use model::{InferenceModel, InferenceModelSpec};
 pub use node::{InferenceNode, InferenceNodeSpec, InferenceNodeStatus};
 pub use policy::{TierPolicy, TierPolicySpec};

@@ -1,12 +1,11 @@
 //! `TierPolicy`: which tier answers a request.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Tier;
+use crate::{Duration, Tier};
 
 /// Which tier answers a request. Writers: the user writes `spec`, the operator `status`.
 ///

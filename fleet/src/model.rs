@@ -131,7 +131,7 @@ impl Checks {
 
     fn digest_source(&mut self, source: &ModelSource) -> Option<DigestSource> {
         let interval = source.sync_interval.map(|interval| {
-            if interval < MIN_SYNC_INTERVAL {
+            if interval < MIN_SYNC_INTERVAL.into() {
                 self.fault("spec.source.syncInterval", "must be at least 1s");
             }
             interval.into()
@@ -196,7 +196,7 @@ impl Checks {
 
     /// `None` also where nothing is to be verified.
     fn verification(&mut self, asked: &Verification) -> Option<Verification> {
-        if asked.max_latency.is_some_and(|ceiling| ceiling <= Duration::ZERO) {
+        if asked.max_latency.is_some_and(|ceiling| ceiling <= Duration::ZERO.into()) {
             self.fault("spec.verification.maxLatency", "must be positive");
         }
         if asked.max_latency.is_some() && asked.cases.is_none() {
