@@ -8,7 +8,9 @@ use terrace_crds::Tier;
 use terrace_engine::InferError;
 use terrace_oip::Tensor;
 use terrace_tiering::{self as tiering, Candidate, Decision, RemoteTier, Source};
+use tracing::debug;
 
+use crate::egress::causes;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Served};
@@ -173,6 +175,7 @@ async fn forward(
     };
     job.node.upstream.infer(forward).await.map(Output::Relayed).map_err(|error| {
         let outcome = error.outcome();
+        debug!(%tier, outcome, error = causes(&error), "a tier did not answer");
         match error {
             UpstreamError::Rejected { message, .. } => {
                 Failure { outcome, refusal: Refusal::Invalid(format!("{tier}: {message}")), last: true }

@@ -1,5 +1,6 @@
 //! Forwarding: one attempt at another tier, over the Open Inference Protocol's HTTP binding.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -103,6 +104,15 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
+    /// Why nothing came back. An address that may not be reached is known only once its name is resolved, deep inside.
+    fn unsent(error: reqwest::Error) -> Self {
+        match denial(&error) {
+            Some(denied) => Self::NotAllowed(denied.clone()),
+            None if error.is_connect() => Self::Connect(error),
+            None => Self::Broken(error),
+        }
+    }
+
     /// One word for `attempts` and for metrics.
     pub const fn outcome(&self) -> &'static str {
         match self {
@@ -149,9 +159,7 @@ impl Upstream {
             let left = deadline.saturating_duration_since(Instant::now());
             request = request.header(MAX_LATENCY, format!("{:.3}", left.as_secs_f64() * 1e3));
         }
-        let response = request.send().await.map_err(|error| {
-            if error.is_connect() { UpstreamError::Connect(error) } else { UpstreamError::Broken(error) }
-        })?;
+        let response = request.send().await.map_err(UpstreamError::unsent)?;
         let status = response.status();
         let body = self.read(response).await?;
         if status.is_success() {
@@ -178,6 +186,11 @@ impl Upstream {
         }
         Ok(body.freeze())
     }
+}
+
+/// That an address may not be reached, where this is what an error comes from.
+fn denial<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Denied> {
+    error.downcast_ref().or_else(|| error.source().and_then(denial))
 }
 
 /// `<base>/v2/models/<model>/infer`
@@ -219,6 +232,18 @@ mod tests {
         assert_eq!(url("http://edge:8000/", "a.b"), "http://edge:8000/v2/models/a.b/infer");
         assert_eq!(url("http://edge/gateway/", "m"), "http://edge/gateway/v2/models/m/infer");
         assert_eq!(url("http://edge", "../admin"), "http://edge/v2/models/..%2Fadmin/infer");
+    }
+
+    #[test]
+    fn a_denied_address_is_found_however_deep_it_lies() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("a layer")]
+        struct Layer(#[source] Box<dyn Error + Send + Sync>);
+
+        let denied = Egress::new(Vec::new()).check_url(&Url::parse("http://127.0.0.1").unwrap()).unwrap_err();
+        let error = Layer(Layer(denied.clone().into()).into());
+        assert_eq!(denial(&error), Some(&denied));
+        assert_eq!(denial(&Layer("refused".into())), None);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(time::Duration);
 
+/// What is read.
+const EXPECTED: &str = "a duration such as 500ms, 30s or 1h30m";
 /// What Go can count in nanoseconds: 292 years.
 const MAX_NANOS: u128 = i64::MAX as u128;
 /// Units, the longest first, in nanoseconds.
@@ -28,7 +30,7 @@ const UNITS: [(&str, u128); 6] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseDurationError {
     /// It has another form.
-    #[error("expected a duration such as 500ms, 30s or 1h30m")]
+    #[error("expected {EXPECTED}")]
     Form,
     /// It is below zero.
     #[error("a duration cannot be negative")]
@@ -121,7 +123,25 @@ impl Serialize for Duration {
 
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Cow::<str>::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// Reads the text of a duration.
+struct Text;
+
+impl de::Visitor<'_> for Text {
+    type Value = Duration;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{EXPECTED}")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+        text.parse().map_err(|error: ParseDurationError| match error {
+            ParseDurationError::Form => E::invalid_value(de::Unexpected::Str(text), &self),
+            error => E::custom(error),
+        })
     }
 }
 

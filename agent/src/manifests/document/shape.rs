@@ -10,9 +10,6 @@ use terrace_tiering::Fault as FieldFault;
 use super::path::FieldPath;
 use super::suggest;
 
-/// What is accepted as a duration.
-const DURATION: &str = "a duration such as 500ms, 30s or 2m";
-
 /// After so many faults of one sort a manifest is not read further: its author has enough to do.
 const MOST_FAULTS: usize = 20;
 
@@ -90,13 +87,6 @@ fn missing_field(message: &str) -> Option<&str> {
 
 /// Serde's words for a value that does not fit, in the words of YAML.
 fn readable(message: &str) -> String {
-    // What `Duration` says of text that is none.
-    if ["invalid unit", "missing a unit", "invalid floating-point number"]
-        .iter()
-        .any(|text| message.starts_with(text))
-    {
-        return format!("is not {DURATION}");
-    }
     let Some((found, expected)) = message.split_once(", expected ") else { return message.to_owned() };
     if let Some(value) = found.strip_prefix("unknown variant ") {
         return format!("{value} is not known: expected {expected}");
@@ -117,7 +107,6 @@ fn readable(message: &str) -> String {
         "f64" => format!("expected a number, found {shown}"),
         "u16" | "u32" | "u64" if found.starts_with("integer") => format!("{shown} is out of range"),
         "u16" | "u32" | "u64" => format!("expected a whole number, found {shown}"),
-        other if other.contains("time.Duration") => format!("expected {DURATION}, found {shown}"),
         other if other == "a map" || other.starts_with("struct ") => {
             format!("expected a mapping, found {shown}")
         }

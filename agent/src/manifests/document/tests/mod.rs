@@ -188,7 +188,7 @@ fn a_wrong_shape_names_every_field_and_its_line() {
             "numbers for text",
             model_and("  verification:\n    maxLatency: 20\n    cases:\n      uri: true\n      sha256: 12\n"),
             &[
-                "10: spec.verification.maxLatency: expected a duration such as 500ms, 30s or 2m, found 20",
+                "10: spec.verification.maxLatency: expected a duration such as 500ms, 30s or 1h30m, found 20",
                 "12: spec.verification.cases.uri: expected text, found true: put it in quotes",
                 "13: spec.verification.cases.sha256: expected text, found 12: put it in quotes",
             ],
@@ -206,7 +206,7 @@ fn a_wrong_shape_names_every_field_and_its_line() {
 ",
             ),
             &[
-                "7: spec.defaults.maxLatency: is not a duration such as 500ms, 30s or 2m",
+                "7: spec.defaults.maxLatency: expected a duration such as 500ms, 30s or 1h30m, found \"fast\"",
                 "8: spec.defaults.privacyRequired: expected true or false, found \"perhaps\"",
                 "9: spec.tiers: expected a mapping, found nothing",
                 "11: spec.fallback.order[1]: `Moon` is not known: expected one of `Device`, `Edge`, `Cloud`",
