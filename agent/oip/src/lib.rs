@@ -45,7 +45,6 @@ mod response;
 pub mod tensor;
 mod tensor_json;
 mod tensor_text;
-mod values;
 
 pub use error::{DecodeError, EncodeError, Fault, JsonKind};
 pub use parameters::{Parameter, Parameters};

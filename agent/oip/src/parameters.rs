@@ -1,13 +1,15 @@
 //! Parameters of a request, a response or a tensor: scalars by name, in the order in which they came.
 
+use std::fmt;
+
 use serde::{Serialize, Serializer};
 
 use crate::error::{DecodeError, EncodeError, Fault, JsonKind};
 use crate::json::Reader;
 use crate::limits::MAX_PARAMETERS;
 
-/// One parameter's value.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// One parameter's value. Its `Debug` tells its type, and never the value: it may be private.
+#[derive(Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Parameter {
     /// `true` or `false`.
@@ -18,6 +20,17 @@ pub enum Parameter {
     Double(f64),
     /// A text.
     String(String),
+}
+
+impl fmt::Debug for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bool(_) => "bool",
+            Self::Int(_) => "int",
+            Self::Double(_) => "double",
+            Self::String(_) => "string",
+        })
+    }
 }
 
 /// Parameters in order; a name occurs once.

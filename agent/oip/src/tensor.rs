@@ -88,8 +88,8 @@ impl fmt::Display for Datatype {
     }
 }
 
-/// The elements of a tensor, row-major.
-#[derive(Clone, Debug, PartialEq)]
+/// The elements of a tensor, row-major. Its `Debug` tells how many, and never one of them: they may be private.
+#[derive(Clone, PartialEq)]
 #[allow(missing_docs)] // one variant a datatype, named as it
 pub enum TensorData {
     Bool(Vec<bool>),
@@ -106,6 +106,12 @@ pub enum TensorData {
     Fp32(Vec<f32>),
     Fp64(Vec<f64>),
     Bytes(Vec<Vec<u8>>),
+}
+
+impl fmt::Debug for TensorData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.datatype(), self.len())
+    }
 }
 
 /// A named tensor. Its shape has exactly as many elements as its data: [`Tensor::new`] is the only way to one.

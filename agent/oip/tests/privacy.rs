@@ -23,6 +23,19 @@ fn assert_silent(body: &str) {
 }
 
 #[test]
+fn what_a_request_looks_like_to_a_developer_holds_no_value() {
+    let body = br#"{"parameters": {"patient": "4711canary", "age": 4711, "weight": 47.11, "ill": true},
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [47.11]},
+                   {"name": "t", "datatype": "BYTES", "shape": [1], "data": ["4711canary"]}]}"#;
+    let request = terrace_oip::InferRequest::from_json(body).unwrap();
+    let shown = format!("{request:?}");
+    assert!(shown.contains("FP32[1]") && shown.contains("BYTES[1]") && shown.contains("patient"), "{shown}");
+    for value in ["canary", "4711", "47.11", "true"] {
+        assert!(!shown.contains(value), "{value} in {shown}");
+    }
+}
+
+#[test]
 fn no_value_in_any_wrong_place_is_shown() {
     let text = format!("\"{TEXT}\"");
     let decorated = format!("\"\\n{TEXT}\\u00e9\"");
