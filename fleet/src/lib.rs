@@ -6,7 +6,7 @@
 //!
 //! The way of a model: [`ModelPlan::parse`] (checked, once) → [`digest_for`] (which bytes, where a checksum file
 //! names them) → [`desired`] (one entry a model, with the name of its revision); [`next_sync`] says when to read
-//! the checksum file again. A policy comes checked, as [`terrace_tiering::Policy`].
+//! the checksum file again; [`summarize`] says how the nodes fare with it. A policy comes checked, as [`terrace_tiering::Policy`].
 
 mod checksum;
 mod digest;
@@ -14,13 +14,15 @@ mod model;
 mod node;
 mod revision;
 mod source;
+mod summary;
 mod sync;
 
 pub use checksum::{ChecksumError, MAX_CHECKSUM_BYTES, digest_for};
 pub use digest::{DigestError, Sha256};
 pub use model::{DigestSource, ModelPlan};
-pub use node::{Desired, NamedPolicy, NodeFacts, Note, NoteReason, WantedModel, desired};
-pub use revision::{RevisionContent, policy_hash, revision_name};
+pub use node::{Desired, NamedPolicy, NodeFacts, Note, NoteReason, WantedModel, desired, hold};
+pub use revision::{ModelRevision, RevisionContent, model_revision, policy_hash, revision_name};
 pub use source::{FilePath, SourceError, SourceUri};
+pub use summary::{ObservedNode, Obstacle, Summary, Verdict, summarize};
 pub use sync::{next_sync, sync_seed};
 pub use terrace_tiering::Fault;

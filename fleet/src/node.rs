@@ -23,6 +23,17 @@ pub struct NodeFacts {
     pub labels: BTreeMap<String, String>,
 }
 
+/// The label that says which tier a node is; without it a node is a device.
+const TIER_LABEL: &str = "terrace.dev/tier";
+
+impl NodeFacts {
+    /// A node as Kubernetes knows it.
+    pub fn from_labels(labels: &BTreeMap<String, String>) -> Self {
+        let tier = labels.get(TIER_LABEL).and_then(|name| Tier::parse(name)).unwrap_or_default();
+        Self { tier, labels: labels.clone() }
+    }
+}
+
 /// A model that nodes should serve.
 #[derive(Clone, Copy, Debug)]
 pub struct WantedModel<'a> {
@@ -129,6 +140,18 @@ pub fn desired(
     desired
 }
 
+/// Keeps what `previous` has of a model that cannot be read any more: its entry as a whole, policy included.
+pub fn hold(spec: &mut InferenceNodeSpec, previous: &InferenceNodeSpec, namespace: &str, name: &str) {
+    let is_it = |entry: &&NodeModel| entry.namespace == namespace && entry.name == name;
+    let Some(entry) = previous.models.iter().find(is_it) else { return };
+    if let Some((hash, policy)) = entry.policy.as_ref().and_then(|hash| previous.policies.get_key_value(hash))
+    {
+        spec.policies.insert(hash.clone(), policy.clone());
+    }
+    spec.models.push(entry.clone());
+    spec.models.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
+}
+
 /// What a node does with a model.
 enum Work {
     /// It runs this.
@@ -173,7 +196,7 @@ fn artifact_in(spec: &InferenceNodeSpec, plan: &ModelPlan) -> Option<Work> {
 }
 
 /// Why a model does not belong on a node; `None` where it does.
-fn not_placed(plan: &ModelPlan, node: &NodeFacts) -> Option<NotPlaced> {
+pub(crate) fn not_placed(plan: &ModelPlan, node: &NodeFacts) -> Option<NotPlaced> {
     let tier = plan.placement.tier;
     if tier != node.tier {
         let message = format!("the model is placed on the {tier} tier, and this node is {}", node.tier);

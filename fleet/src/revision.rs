@@ -7,6 +7,7 @@ use terrace_crds::model::{Runtime, Upstreams, Verification};
 use terrace_tiering::Policy;
 
 use crate::digest::Sha256;
+use crate::model::ModelPlan;
 
 /// How many hexadecimal digits of the hash stand in a revision's name.
 const DIGITS: usize = 10;
@@ -36,14 +37,41 @@ pub fn revision_name(model: &str, content: &RevisionContent<'_>) -> String {
     format!("imodel-{model}-{}", &hash[..DIGITS])
 }
 
+/// A revision with all that it would run, as it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelRevision {
+    /// Its name.
+    pub name: String,
+    /// Its content; [`RevisionContent`] as JSON.
+    pub content: Value,
+}
+
+/// The revision that a model asks for, once its digest is known. Nodes that serve the model are told of this one.
+pub fn model_revision(plan: &ModelPlan, digest: Sha256, policy: Option<&Policy>) -> ModelRevision {
+    let (uri, sha256, policy) = (plan.uri.to_string(), digest.to_string(), policy.map(Policy::to_spec));
+    let content = RevisionContent {
+        uri: &uri,
+        sha256: Some(&sha256),
+        runtime: &plan.runtime,
+        verification: plan.verification.as_ref(),
+        upstreams: &plan.upstreams,
+        policy: policy.as_ref(),
+    };
+    ModelRevision { name: revision_name(&plan.name, &content), content: as_json(&content) }
+}
+
 /// The name of a policy in an `InferenceNode`'s spec. Policies that mean the same have the same.
 pub fn policy_hash(policy: &Policy) -> String {
     hash(&policy.to_spec())
 }
 
 #[allow(clippy::expect_used)] // an invariant; any other value would make different content the same
+fn as_json(content: &impl Serialize) -> Value {
+    serde_json::to_value(content).expect("specs hold nothing that JSON cannot write")
+}
+
 pub(crate) fn hash(content: &impl Serialize) -> String {
-    let value = serde_json::to_value(content).expect("specs hold nothing that JSON cannot write");
+    let value = as_json(content);
     let mut text = String::new();
     write_canonical(&value, &mut text);
     Sha256::of(text.as_bytes()).to_string()
