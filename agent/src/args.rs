@@ -112,3 +112,75 @@ fn label(text: &str) -> Result<(String, String), String> {
 fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<terrace_crds::Duration>().map(Into::into).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::{Arg, ArgAction, CommandFactory as _};
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../docs/standalone.md");
+    const UNIT: &str = include_str!("../../packaging/systemd/terrace-agent.service");
+    const SETTINGS: &str = include_str!("../../packaging/systemd/terrace-agent.env");
+
+    fn flags() -> Vec<Arg> {
+        let mut command = Args::command();
+        command.build();
+        command.get_arguments().filter(|arg| arg.get_env().is_some()).cloned().collect()
+    }
+
+    /// How the page's table begins to tell of a flag: flag, variable and default.
+    fn row(arg: &Arg) -> String {
+        let flag = arg.get_long().unwrap();
+        let value = match arg.get_value_names() {
+            Some(names) if arg.get_action().takes_values() => format!(" {}", names[0].replace('|', "\\|")),
+            _ => String::new(),
+        };
+        let several = if matches!(arg.get_action(), ArgAction::Append) { " ⁺" } else { "" };
+        let default = match arg.get_default_values() {
+            [default] => format!("`{}`", default.to_str().unwrap()),
+            _ if arg.is_required_set() => "required".to_owned(),
+            _ => "none".to_owned(),
+        };
+        format!("| `--{flag}{value}`{several} | `{}` | {default} |", variable(arg))
+    }
+
+    fn variable(arg: &Arg) -> &str {
+        arg.get_env().unwrap().to_str().unwrap()
+    }
+
+    #[test]
+    fn the_page_has_every_flag_with_its_variable_and_default_and_no_other() {
+        let expected: Vec<String> = flags().iter().map(row).collect();
+        let found: Vec<&str> = PAGE.lines().filter(|line| line.starts_with("| `--")).collect();
+        for row in &expected {
+            assert!(found.iter().any(|line| line.starts_with(row)), "docs/standalone.md lacks\n{row}");
+        }
+        assert_eq!(found.len(), expected.len(), "docs/standalone.md has a flag that the agent has not");
+    }
+
+    /// `NAME=value` lines, those that are commented out included.
+    fn settings(text: &str) -> BTreeMap<&str, &str> {
+        let lines = text.lines().map(|line| line.trim_start_matches('#').trim_start_matches("Environment="));
+        lines.filter(|line| line.starts_with("TERRACE_")).filter_map(|line| line.split_once('=')).collect()
+    }
+
+    #[test]
+    fn the_unit_and_its_settings_are_what_the_agent_reads() {
+        let start = UNIT.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let mut line: Vec<String> = start.split_whitespace().map(str::to_owned).collect();
+        let (ours, yours) = (settings(UNIT), settings(SETTINGS));
+        assert!(ours.len() >= 3 && yours.len() >= 8, "{ours:?} {yours:?}");
+        for (name, value) in ours.into_iter().chain(yours) {
+            let flags = flags();
+            let flag = flags.iter().find(|arg| variable(arg) == name);
+            line.push(format!("--{}={value}", flag.expect(name).get_long().unwrap()));
+        }
+        let args = Args::try_parse_from(line).unwrap();
+        let patience = UNIT.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap();
+        assert!(duration(patience).unwrap() > args.drain_timeout + args.shutdown_delay);
+        assert!(UNIT.contains("\nKillSignal=SIGTERM\n"), "the signal that drains");
+    }
+}

@@ -1,0 +1,131 @@
+//! What the pages say is so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use terrace_e2e::agent::onnxruntime;
+use terrace_e2e::infer::Ask;
+use terrace_e2e::manifests::Model;
+use terrace_e2e::scenes;
+use terrace_e2e::site::Site;
+use terrace_e2e::{checkout, digits, wait};
+
+/// Type, unit and labels of a metric.
+type Metric = (String, String, BTreeSet<String>);
+
+/// The table of metrics in the page, by name.
+fn documented() -> Result<BTreeMap<String, Metric>> {
+    let page = fs::read_to_string(checkout().join("docs/standalone.md"))?;
+    let rows = page.lines().filter(|line| line.starts_with("| `terrace_"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, name, kind, unit, labels, ..] = cells[..] else { bail!("no row of metrics: {row}") };
+        let labels = labels.split(", ").map(|label| label.trim_matches('`').to_owned()).collect();
+        Ok((name.trim_matches('`').to_owned(), (kind.to_owned(), unit.to_owned(), labels)))
+    })
+    .collect()
+}
+
+/// What an agent shows, by name.
+fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
+    let mut metrics: BTreeMap<String, Metric> = BTreeMap::new();
+    for line in text.lines() {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["#", "TYPE", name, kind] => metrics.entry(name.to_owned()).or_default().0 = kind.to_owned(),
+            ["#", "UNIT", name, unit] => metrics.entry(name.to_owned()).or_default().1 = unit.to_owned(),
+            ["#", ..] => {}
+            _ => {
+                let (series, labels) = line.split_once('{').context("a series without labels")?;
+                let labels = labels.split_once('}').context("no end of labels")?.0;
+                let (_, metric) = metrics
+                    .iter_mut()
+                    .rfind(|(name, _)| series.starts_with(name.as_str()))
+                    .context("no type")?;
+                let names = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0.to_owned()));
+                metric.2.extend(names.filter(|name| name != "le"));
+            }
+        }
+    }
+    Ok(metrics)
+}
+
+#[tokio::test]
+async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
+    let (_site, agent) = scenes::device().await?;
+    agent.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
+    assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
+    Ok(())
+}
+
+/// Killed when the test ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The variables of a text that are set: `NAME=value`, in a unit after `Environment=`.
+fn variables(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let lines = text.lines().map(|line| line.trim_start_matches("Environment="));
+    lines.filter(|line| line.starts_with("TERRACE_")).filter_map(|line| line.split_once('='))
+}
+
+/// Starts the agent as systemd would, with other folders for those that need an installation.
+fn start_as_installed(site: &Site, log: &Path) -> Result<Running> {
+    let folder = checkout().join("packaging/systemd");
+    let unit = fs::read_to_string(folder.join("terrace-agent.service"))?;
+    let settings = fs::read_to_string(folder.join("terrace-agent.env"))?;
+    let mut environment: BTreeMap<&str, String> = BTreeMap::new();
+    for (name, value) in variables(&unit).chain(variables(&settings)) {
+        let value = match name {
+            "TERRACE_MANIFESTS" => site.folder().join("manifests").display().to_string(),
+            "TERRACE_DATA_DIR" => site.data_dir().display().to_string(),
+            "TERRACE_FILE_ROOTS" => digits::folder().display().to_string(),
+            "TERRACE_ONNXRUNTIME" => onnxruntime().context("no ONNX Runtime")?.display().to_string(),
+            _ => value.to_owned(),
+        };
+        environment.insert(name, value);
+    }
+    environment.insert("TERRACE_LISTEN_HTTP", "127.0.0.1:0".to_owned());
+    environment.insert("TERRACE_LISTEN_ADMIN", "127.0.0.1:0".to_owned());
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).context("no ExecStart")?;
+    let (program, flags) = start.split_once(' ').unwrap_or((start, ""));
+    ensure!(program.ends_with("/terrace-agent"), "{start}");
+    // Where `make test` builds it: beside the folder of the tests.
+    let built = std::env::current_exe()?.ancestors().nth(2).context("no folder")?.join("terrace-agent");
+    let mut command = Command::new(built);
+    command.args(flags.split_whitespace()).env_clear().envs(environment);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(log)?);
+    Ok(Running(command.spawn()?))
+}
+
+#[tokio::test]
+async fn the_unit_starts_an_agent_that_serves_and_ends_when_it_is_told_to() -> Result<()> {
+    let site = Site::new()?;
+    site.manifests().model(&Model::digits("digits-device")?)?;
+    let log = site.folder().join("log");
+    let mut agent = start_as_installed(&site, &log)?;
+    wait::until("the model to serve", || async {
+        let log = fs::read_to_string(&log)?;
+        ensure!(log.contains("revision serves model=default.digits"), "{log}");
+        Ok(())
+    })
+    .await?;
+    let pid = i32::try_from(agent.0.id()).ok().and_then(Pid::from_raw).context("no pid")?;
+    kill_process(pid, Signal::TERM)?;
+    let status = wait::until("the agent to end", || {
+        let ended = agent.0.try_wait();
+        async move { ended?.context("it still runs") }
+    })
+    .await?;
+    assert_eq!(status.code(), Some(0), "{}", fs::read_to_string(&log)?);
+    Ok(())
+}
