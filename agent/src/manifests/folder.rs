@@ -21,13 +21,12 @@ const MOST_FAULTS: usize = 50;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FolderError {
     /// The folder is absent, is no folder, or may not be read.
-    #[error("the manifests in {} cannot be read", dir.display())]
+    #[error("the manifests in {} cannot be read: {cause}", dir.display())]
     Unreadable {
         /// The folder.
         dir: PathBuf,
         /// Why.
-        #[source]
-        source: io::Error,
+        cause: io::Error,
     },
     /// The folder holds more files than any site needs.
     #[error("{} holds {found} manifests, more than the {MOST_FILES} that are read", dir.display())]
@@ -39,24 +38,14 @@ pub(crate) enum FolderError {
     },
 }
 
-impl FolderError {
-    /// The error with its cause, to tell whether it is the same as the last time.
-    pub(super) fn told(&self) -> String {
-        match self {
-            Self::Unreadable { source, .. } => format!("{self}: {source}"),
-            Self::TooManyFiles { .. } => self.to_string(),
-        }
-    }
-}
-
 /// A folder that could not be read.
-pub(super) fn unreadable(dir: &Path, source: io::Error) -> FolderError {
-    FolderError::Unreadable { dir: dir.to_owned(), source }
+pub(super) fn unreadable(dir: &Path, cause: io::Error) -> FolderError {
+    FolderError::Unreadable { dir: dir.to_owned(), cause }
 }
 
 /// Reads the manifests of a folder: `*.yaml`, `*.yml` and `*.json`, not the hidden ones, not those of folders in it.
 pub(super) fn read(dir: &Path, context: &Context<'_>) -> Result<Reading, FolderError> {
-    let names = names(dir).map_err(|source| unreadable(dir, source))?;
+    let names = names(dir).map_err(|cause| unreadable(dir, cause))?;
     if names.len() > MOST_FILES {
         return Err(FolderError::TooManyFiles { dir: dir.to_owned(), found: names.len() });
     }

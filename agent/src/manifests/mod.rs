@@ -74,7 +74,7 @@ impl Follower {
             self.due = false;
             let outcome = match &read {
                 Ok(reading) => Ok(reading.clone()),
-                Err(error) => Err(error.told()),
+                Err(error) => Err(error.to_string()),
             };
             if self.last.as_ref() != Some(&outcome) {
                 self.last = Some(outcome);
