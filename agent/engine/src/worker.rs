@@ -18,7 +18,7 @@ use crate::{Engine, LoadError, RunError, Session, SessionOptions, Signature};
 /// How a model is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelOptions {
-    /// What its threads are called.
+    /// What it is called; its threads, by what is behind the last slash.
     pub name: String,
     /// Threads that one run may use.
     pub threads: usize,
@@ -49,6 +49,11 @@ impl StartError {
             Self::Load(_) | Self::Thread(_) => "LoadFailed",
             Self::Cases(_) => "CasesFailed",
         }
+    }
+
+    /// Whether trying the same again may help: it was the machine and not the model.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Thread(_))
     }
 }
 
@@ -133,7 +138,7 @@ impl Model {
         for session in sessions {
             let (jobs, figures) = (jobs.clone(), Arc::clone(&figures));
             thread::Builder::new()
-                .name(options.name.clone())
+                .name(thread_name(&options.name))
                 .spawn(move || work(session, &jobs, &figures))?;
         }
         Ok(Self { queue, signature, figures })
@@ -210,12 +215,24 @@ fn work(mut session: Box<dyn Session>, jobs: &Receiver<Job>, figures: &Figures) 
     }
 }
 
+/// What tells a model's threads apart from others in `top -H`. Linux shows 15 bytes, which a namespace in front would
+/// use up.
+fn thread_name(model: &str) -> String {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    name.chars().filter(|character| *character != '\0').collect()
+}
+
 impl Figures {
     /// The longest run of late: a longer one counts at once, shorter ones pull it down by a sixteenth each.
     fn ran(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let before = self.longest_run_nanos.load(Ordering::Relaxed);
-        let now = if took >= before { took } else { before - (before - took) / 16 };
-        self.longest_run_nanos.store(now, Ordering::Relaxed);
+        let longest = |before: u64| if took >= before { took } else { before - (before - took) / 16 };
+        // In one step: another instance's longer run must not be overwritten by what was read before it.
+        let _before = self
+            .longest_run_nanos
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| Some(longest(before)));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,7 +163,11 @@ fn load_verified(engine: &dyn Engine, store: &Store, loading: &Loading) -> Resul
     Model::load(engine, &bytes, &loading.options, |session| {
         cases.as_ref().map_or(Ok(()), |cases| cases::verify(session, cases, &loading.acceptance))
     })
-    .map_err(|error| ActivateError::last(error.reason(), &error))
+    .map_err(|error| ActivateError {
+        reason: error.reason().into(),
+        message: error.to_string(),
+        retry: error.may_pass(),
+    })
 }
 
 fn artifact(revision: &Revision) -> Result<&terrace_crds::model::ResolvedSource, ActivateError> {
