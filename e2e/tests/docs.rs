@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -58,6 +58,58 @@ async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
     let (_site, agent) = scenes::device().await?;
     agent.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
+    Ok(())
+}
+
+/// Every word such as `DigestMismatch` that stands in quotes in these files of the agent, its tests left out.
+fn words(paths: &[&str]) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    let mut paths: Vec<PathBuf> = paths.iter().map(|path| checkout().join("agent").join(path)).collect();
+    while let Some(path) = paths.pop() {
+        if path.ends_with("tests") || path.ends_with("tests.rs") {
+            continue;
+        }
+        if path.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                paths.push(entry?.path());
+            }
+            continue;
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
+        let code = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+        let quoted = code
+            .filter(|line| !line.contains("debug_struct"))
+            .flat_map(|line| line.split('"').skip(1).step_by(2));
+        found.extend(quoted.filter(|text| is_word(text)).map(str::to_owned));
+    }
+    Ok(found)
+}
+
+/// Two or more capitals, none beside another, and small letters.
+fn is_word(text: &str) -> bool {
+    let capitals = text.bytes().filter(u8::is_ascii_uppercase).count();
+    text.bytes().all(|byte| byte.is_ascii_alphabetic())
+        && text.starts_with(|first: char| first.is_ascii_uppercase())
+        && capitals > 1
+        && !text.as_bytes().windows(2).any(|two| two.iter().all(u8::is_ascii_uppercase))
+}
+
+#[test]
+fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
+    let page = fs::read_to_string(checkout().join("docs/standalone.md"))?;
+    let words = words(&[
+        "src/sync",
+        "src/standalone",
+        "src/fetch",
+        "src/executor.rs",
+        "src/upstream.rs",
+        "engine/src",
+    ])?;
+    for known in ["DigestMismatch", "ProbeRefused", "LoadFailed", "DigestUnknown", "ConnectFailed"] {
+        assert!(words.contains(known), "{known} is not found any more: {words:?}");
+    }
+    let missing: Vec<&String> = words.iter().filter(|word| !page.contains(&format!("`{word}`"))).collect();
+    assert!(missing.is_empty(), "docs/standalone.md says nothing of {missing:?}");
     Ok(())
 }
 
