@@ -12,7 +12,7 @@ export TERRACE_ONNXRUNTIME ?= $(CURDIR)/.tools/onnxruntime/$(ONNXRUNTIME_VERSION
 ##@ Use
 quickstart: setup ## Three tiers answer the digits test set on this machine; KEEP=1 leaves them running
 	$(CARGO) build --release --locked -p terrace-agent
-	$(PYTHON) e2e/quickstart.py
+	$(PYTHON) e2e/quickstart
 
 ##@ Develop
 setup: ## Install pinned tools into .tools/ (make test and make quickstart do it themselves)

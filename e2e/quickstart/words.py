@@ -1,0 +1,11 @@
+"""What the quickstart says, and how it says that it failed."""
+
+from __future__ import annotations
+
+
+class Failure(Exception):
+    """Ends the quickstart with words that say what to do."""
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
