@@ -22,7 +22,8 @@ setup: ## Install pinned tools into .tools/ (make test and make quickstart do it
 
 test: setup ## Run every test
 	tools/venv test
-	$(CARGO) build --locked -p terrace-agent
+	$(CARGO) build --locked -p terrace-agent -p terrace-operator
+	tools/controlplane >/dev/null
 	$(CARGO) test --locked --workspace
 
 lint: ## Format, clippy, dependency rules

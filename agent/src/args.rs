@@ -7,15 +7,20 @@ use std::time::Duration;
 use clap::Parser;
 use terrace_crds::Tier;
 
-use crate::egress::Allowance;
+use terrace_egress::Allowance;
 
 /// Serves ONNX models on this node, and decides per request whether the device, the edge or the cloud answers.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "terrace-agent", version, max_term_width = 110)]
 pub struct Args {
-    /// Folder of InferenceModel and TierPolicy YAML that this agent follows on its own, without Kubernetes.
+    /// Folder of InferenceModel and TierPolicy YAML that this agent follows on its own, without Kubernetes. Without
+    /// it the agent follows its node's InferenceNode in the cluster.
     #[arg(long, env = "TERRACE_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+
+    /// The node's name in the cluster. Default: the one in the token of the agent's pod.
+    #[arg(long, env = "TERRACE_NODE_NAME", value_name = "NAME", conflicts_with = "manifests")]
+    pub node_name: Option<String>,
 
     /// Folder that the agent owns: fetched models, and what it needs to serve again after a restart.
     #[arg(long, env = "TERRACE_DATA_DIR", value_name = "DIR", default_value = "/var/lib/terrace")]
@@ -33,7 +38,7 @@ pub struct Args {
     #[arg(long, env = "TERRACE_LISTEN_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:8002")]
     pub listen_admin: SocketAddr,
 
-    /// The tier that this node is.
+    /// The tier that this node is. In a cluster the node's label terrace.dev/tier says so instead.
     #[arg(long, env = "TERRACE_TIER", value_name = "TIER", default_value = "device", value_parser = tier)]
     pub tier: Tier,
 

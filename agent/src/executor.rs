@@ -10,18 +10,20 @@ use terrace_oip::Tensor;
 use terrace_tiering::{self as tiering, Candidate, Decision, RemoteTier, Source};
 use tracing::debug;
 
-use crate::egress::causes;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Served};
 use crate::serve::millis;
 use crate::upstream::{Forward, Relayed, UpstreamError};
+use terrace_egress::causes;
 
 /// What is to be answered.
 #[derive(Debug)]
 pub struct Job<'a> {
     /// The node that answers.
     pub node: &'a Node,
+    /// The tier that it was when the request was decided.
+    pub tier: Tier,
     /// The model, as it stood when the request came.
     pub entry: &'a Entry,
     /// Who may answer, in order.
@@ -91,7 +93,7 @@ struct Failure {
 /// Tries each candidate in turn.
 pub async fn run(mut job: Job<'_>) -> Result<Answer, Refusal> {
     let candidates = &job.decision.candidates;
-    let local_at = candidates.iter().position(|candidate| candidate.tier == job.node.tier);
+    let local_at = candidates.iter().position(|candidate| candidate.tier == job.tier);
     let longest_run = job.entry.served().and_then(|served| served.model.load_figures().longest_run);
     let reserve = tiering::reserve_for_local(left(job.deadline), longest_run);
 
@@ -118,7 +120,7 @@ pub async fn run(mut job: Job<'_>) -> Result<Answer, Refusal> {
 
 async fn attempt(job: &mut Job<'_>, candidate: &Candidate, reserve: Duration) -> Result<Output, Failure> {
     let entry = job.entry;
-    let remote = entry.policy.remote(candidate.tier).filter(|_| candidate.tier != job.node.tier);
+    let remote = entry.policy.remote(candidate.tier).filter(|_| candidate.tier != job.tier);
     let timeout = remote.map(|remote| remote.timeout);
     let limit = match tiering::attempt_timeout(left(job.deadline), timeout, reserve) {
         tiering::Attempt::Run(limit) => limit,
@@ -167,6 +169,7 @@ async fn forward(
 ) -> Result<Output, Failure> {
     let model = job.entry.name_on(tier, &job.node.default_namespace);
     let forward = Forward {
+        from: job.tier,
         url: &remote.url,
         model: &model,
         body: job.body.clone(),

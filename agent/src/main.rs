@@ -2,7 +2,7 @@
 
 mod admin;
 mod args;
-mod egress;
+mod cluster;
 mod executor;
 mod fetch;
 mod listen;
@@ -36,7 +36,7 @@ use tracing::{error, info};
 
 use crate::admin::Admin;
 use crate::args::Args;
-use crate::egress::Egress;
+use crate::cluster::Cluster;
 use crate::fetch::{FetchOptions, Fetcher};
 use crate::listen::Limits;
 use crate::node::{Node, Parts};
@@ -48,6 +48,7 @@ use crate::sync::Sync;
 use crate::sync::activate::Activator;
 use crate::sync::journal::NodeJournal;
 use crate::upstream::Upstream;
+use terrace_egress::Egress;
 
 /// Ports that are drained at the end.
 const PORTS: usize = 2;
@@ -149,7 +150,7 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
         tier: args.tier,
         default_namespace: args.default_namespace.clone(),
         max_body_bytes: args.max_body_bytes,
-        upstream: Upstream::new(egress, args.tier, args.max_body_bytes)?,
+        upstream: Upstream::new(egress, args.max_body_bytes)?,
         board: Board::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: runtime.clone(),
@@ -182,16 +183,23 @@ async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
         sync.boot().await;
         lock
     };
-    let (specs, followed) = watch::channel(None);
-    let standalone = Standalone::open(
-        &args,
-        Arc::clone(&wired.node),
-        Arc::clone(&wired.activator.fetcher),
-        wired.journal.state().spec,
-    )?;
-    tokio::try_join!(async { standalone.run(specs).await.context("following the manifests") }, async {
-        sync.run(followed).await.context("following the spec")
-    })?;
+    let (instructions, instructed) = watch::channel(None);
+    let following = async { sync.run(instructed).await.context("following the spec") };
+    if let Some(manifests) = &args.manifests {
+        let standalone = Standalone::open(
+            &args,
+            manifests,
+            Arc::clone(&wired.node),
+            Arc::clone(&wired.activator.fetcher),
+            wired.journal.state().spec,
+        )?;
+        let deciding = async { standalone.run(instructions).await.context("following the manifests") };
+        tokio::try_join!(deciding, following)?;
+    } else {
+        let cluster = Cluster::connect(args.node_name.as_deref(), Arc::clone(&wired.node)).await?;
+        let hearing = async { cluster.run(instructions).await.context("following the cluster") };
+        tokio::try_join!(hearing, following)?;
+    }
     Ok(())
 }
 

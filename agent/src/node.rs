@@ -1,6 +1,6 @@
 //! What the ports and the sync share: one value a process.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use terrace_crds::Tier;
 
@@ -12,8 +12,8 @@ use crate::upstream::Upstream;
 /// This node, as its ports see it.
 #[derive(Debug)]
 pub struct Node {
-    /// The tier that it is.
-    pub tier: Tier,
+    /// The tier that it is, by its place in [`Tier::ALL`]: in a cluster it is told, and may be told another one.
+    tier: AtomicUsize,
     /// The namespace of models that a client names without one.
     pub default_namespace: String,
     /// The largest request body.
@@ -49,7 +49,7 @@ impl Node {
     /// A node that answers for nothing yet.
     pub fn new(parts: Parts) -> Self {
         Self {
-            tier: parts.tier,
+            tier: AtomicUsize::new(place(parts.tier)),
             default_namespace: parts.default_namespace,
             max_body_bytes: parts.max_body_bytes,
             registry: Registry::default(),
@@ -58,6 +58,16 @@ impl Node {
             metrics: Metrics::new(),
             ending: AtomicBool::new(false),
         }
+    }
+
+    /// The tier that it is.
+    pub fn tier(&self) -> Tier {
+        Tier::ALL.get(self.tier.load(Ordering::Relaxed)).copied().unwrap_or_default()
+    }
+
+    /// It is of this tier from now on.
+    pub fn become_tier(&self, tier: Tier) {
+        self.tier.store(place(tier), Ordering::Relaxed);
     }
 
     /// Says that traffic should go elsewhere from now on.
@@ -72,4 +82,8 @@ impl Node {
         }
         self.board.unready()
     }
+}
+
+fn place(tier: Tier) -> usize {
+    Tier::ALL.iter().position(|known| *known == tier).unwrap_or(0)
 }

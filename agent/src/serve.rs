@@ -51,15 +51,17 @@ async fn answer(node: &Node, entry: &Entry, call: Call, by: &mut executor::By) -
     let headers = requirements::from_headers(&call.headers).map_err(invalid)?;
     let request = InferRequest::from_json(&call.body).map_err(invalid)?;
     let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
-    let requirements =
-        Requirements::tighten(&entry.policy, node.tier, parameters, headers).map_err(invalid)?;
+    // Asked once: a node that becomes another tier meanwhile decides this request as what it was.
+    let tier = node.tier();
+    let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
 
-    let here = tiering::Node { tier: node.tier, model: standing(entry) };
+    let here = tiering::Node { tier, model: standing(entry) };
     let inputs = request.inputs.iter().map(|input| &input.tensor);
     let decision = tiering::decide(&entry.policy, &requirements, here, || requirements::complexity(inputs));
 
     let job = Job {
         node,
+        tier,
         entry,
         decision: &decision,
         inputs: request.inputs.into_iter().map(|input| input.tensor).collect(),

@@ -14,6 +14,8 @@ use crate::registry::ModelKey;
 pub const READY: &str = "Ready";
 /// Every manifest of a standalone agent's folder is accepted.
 pub const MANIFESTS_ACCEPTED: &str = "ManifestsAccepted";
+/// The cluster tells this agent what to serve. Known on the node alone: an agent that is cut off cannot report it.
+pub const CONNECTED: &str = "Connected";
 
 /// The status, shared. Readers are woken only when it changes.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub struct Board(watch::Sender<Contents>);
 struct Contents {
     /// Whether a spec was read at all, from the journal or from its source.
     has_spec: bool,
+    /// The generation of the InferenceNode whose spec is followed.
+    generation: Option<i64>,
     agent: Option<AgentStatus>,
     models: BTreeMap<ModelKey, NodeModelStatus>,
     conditions: BTreeMap<&'static str, Condition>,
@@ -48,6 +52,23 @@ impl Board {
     /// Says that there is a spec; until then the node is not ready.
     pub fn spec_read(&self) {
         self.change(|contents| contents.has_spec = true);
+    }
+
+    /// Says that every model of a spec is under way.
+    pub fn spec_followed(&self, generation: Option<i64>) {
+        self.change(|contents| {
+            contents.has_spec = true;
+            contents.generation = generation;
+        });
+    }
+
+    /// Wakes whoever waits for a change.
+    pub fn changes(&self) -> impl Future<Output = ()> + use<> {
+        let mut contents = self.0.subscribe();
+        async move {
+            // The board outlives whoever reads it.
+            let _ = contents.changed().await;
+        }
     }
 
     /// Changes what is said of one model.
@@ -83,7 +104,7 @@ impl Board {
     pub fn status(&self) -> InferenceNodeStatus {
         let contents = self.0.borrow();
         InferenceNodeStatus {
-            observed_generation: None,
+            observed_generation: contents.generation,
             conditions: contents.conditions.values().cloned().collect(),
             agent: contents.agent.clone(),
             models: contents.models.values().cloned().collect(),
@@ -95,7 +116,7 @@ impl Board {
     pub fn unready(&self) -> Option<String> {
         let contents = self.0.borrow();
         if !contents.has_spec {
-            return Some("no manifests or journal have been read yet".to_owned());
+            return Some("nothing has said yet what this node should serve".to_owned());
         }
         let loading = names(&contents, |model| {
             model.serving_revision.is_none()
@@ -143,7 +164,7 @@ fn ready(contents: &Contents) -> Verdict {
         Verdict {
             holds: false,
             reason: "NoSpec",
-            message: "no manifests or journal have been read yet".to_owned(),
+            message: "nothing has said yet what this node should serve".to_owned(),
         }
     } else if !failed.is_empty() {
         Verdict {
@@ -183,7 +204,7 @@ mod tests {
     #[test]
     fn a_node_without_a_spec_is_not_ready() {
         let board = board();
-        assert!(board.unready().unwrap().contains("no manifests"));
+        assert!(board.unready().unwrap().contains("nothing has said"));
         board.spec_read();
         assert_eq!(board.unready(), None);
     }

@@ -9,7 +9,7 @@ use terrace_crds::Tier;
 use terrace_oip::RelayedResponse;
 use url::Url;
 
-use crate::egress::{Denied, Egress};
+use terrace_egress::{Denied, Egress};
 
 /// Says that a request was forwarded once and must be answered where it arrives.
 pub const HOP: HeaderName = HeaderName::from_static("terrace-hop");
@@ -23,8 +23,6 @@ const MAX_ERROR_CHARS: usize = 512;
 pub struct Upstream {
     client: reqwest::Client,
     egress: Egress,
-    /// Said of a forwarded request: the tier that it comes from.
-    hop: HeaderValue,
     /// The largest answer that is read.
     max_bytes: usize,
 }
@@ -32,6 +30,8 @@ pub struct Upstream {
 /// What is forwarded, and where.
 #[derive(Debug)]
 pub struct Forward<'a> {
+    /// The tier that forwards.
+    pub from: Tier,
     /// The tier's base URL.
     pub url: &'a Url,
     /// The model's name there.
@@ -129,14 +129,9 @@ impl UpstreamError {
 }
 
 impl Upstream {
-    /// Forwards on behalf of a node of `tier`.
-    pub fn new(egress: Egress, tier: Tier, max_bytes: usize) -> Result<Self, reqwest::Error> {
-        Ok(Self {
-            client: egress.upstream_client()?,
-            egress,
-            hop: HeaderValue::from_static(tier.as_str()),
-            max_bytes,
-        })
+    /// Takes answers of up to `max_bytes`.
+    pub fn new(egress: Egress, max_bytes: usize) -> Result<Self, reqwest::Error> {
+        Ok(Self { client: egress.upstream_client()?, egress, max_bytes })
     }
 
     /// One attempt. Nothing but the body, the hop and what is left of the deadline travels.
@@ -153,7 +148,7 @@ impl Upstream {
             .client
             .post(infer_url(forward.url, forward.model))
             .header(header::CONTENT_TYPE, "application/json")
-            .header(HOP, self.hop.clone())
+            .header(HOP, HeaderValue::from_static(forward.from.as_str()))
             .body(forward.body);
         if let Some(deadline) = forward.deadline {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Tier;
 use crate::model::{ResolvedSource, Runtime, Upstreams, Verification};
 use crate::policy::TierPolicySpec;
 
@@ -51,6 +52,9 @@ use crate::policy::TierPolicySpec;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct InferenceNodeSpec {
+    /// The tier that the node is: requests that its rules give to this tier are answered here.
+    #[serde(default)]
+    pub tier: Tier,
     /// Every model that callers of this node may ask for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]

@@ -88,6 +88,13 @@ impl Launch {
         self
     }
 
+    /// Following a cluster's InferenceNode and no manifests.
+    #[must_use]
+    pub fn in_cluster(mut self, kubeconfig: &Path) -> Self {
+        self.flags.remove("--manifests");
+        self.env("KUBECONFIG", kubeconfig)
+    }
+
     /// With a flag that has no value.
     #[must_use]
     pub fn switch(mut self, flag: &'static str) -> Self {
@@ -148,7 +155,8 @@ impl Launch {
         let mut command = Command::new(&program);
         for (name, _) in std::env::vars_os() {
             // Settings of whoever runs the tests are none of this agent's.
-            if name.to_string_lossy().starts_with("TERRACE_") {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("TERRACE_") || name_text.starts_with("KUBE") {
                 command.env_remove(name);
             }
         }
@@ -333,17 +341,19 @@ fn bound_addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
     Some((address("http=")?, address("admin=")?))
 }
 
-/// The agent's executable: beside the folder of the tests', unless `TERRACE_AGENT_BIN` names another.
+/// The agent's executable, unless `TERRACE_AGENT_BIN` names another.
 fn program() -> Result<PathBuf> {
-    if let Some(program) = setting("TERRACE_AGENT_BIN") {
-        return Ok(program);
-    }
+    setting("TERRACE_AGENT_BIN").map_or_else(|| executable("terrace-agent"), Ok)
+}
+
+/// One of the workspace's executables, beside the folder of the tests'.
+pub fn executable(name: &str) -> Result<PathBuf> {
     let mut folder = std::env::current_exe()?;
     folder.pop();
     if folder.ends_with("deps") {
         folder.pop();
     }
-    let program = folder.join("terrace-agent");
+    let program = folder.join(name);
     ensure!(program.is_file(), "there is no {}: run `make test`, which builds it", program.display());
     Ok(program)
 }

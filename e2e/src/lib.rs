@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod cluster;
 pub mod dice;
 pub mod digits;
 pub mod expected;

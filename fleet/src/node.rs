@@ -117,6 +117,7 @@ pub fn desired(
     previous: Option<&InferenceNodeSpec>,
 ) -> Desired {
     let mut desired = Desired::default();
+    desired.spec.tier = node.tier;
     let policies: BTreeMap<(&str, &str), &Policy> =
         policies.iter().map(|named| ((named.namespace, named.name), named.policy)).collect();
     let mut models: Vec<&WantedModel<'_>> = models.iter().collect();

@@ -8,8 +8,8 @@ use http::StatusCode;
 use terrace_fleet::{Sha256, SourceUri};
 use tokio::task::JoinError;
 
-use crate::egress::{Denied, RedirectRefused, causes};
 use crate::store::StoreError;
+use terrace_egress::{Denied, RedirectRefused, causes};
 
 /// Why a file could not be fetched. Messages are whole, with their cause: they stand in statuses. A URL in them has
 /// neither user nor query.

@@ -23,8 +23,8 @@ use reqwest::Client;
 use terrace_fleet::{Sha256, SourceUri};
 use tracing::{info, warn};
 
-use crate::egress::Egress;
 use crate::store::{BlobWriter, CommitError, ReadError, Store};
+use terrace_egress::Egress;
 
 use body::{Body, blocking};
 pub use error::FetchError;

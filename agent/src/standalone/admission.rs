@@ -4,8 +4,8 @@ use terrace_fleet::SourceUri;
 use url::Url;
 
 use crate::args::Args;
-use crate::egress::Egress;
 use crate::manifests::Admission;
+use terrace_egress::Egress;
 
 /// The flags that matter.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Decides, without Kubernetes, what this node should serve: manifests → accepted → `fleet::desired` → spec.
 //!
-//! Sends specs to `sync`, exactly as a watch on this node's InferenceNode would. Keeps what it accepted, and what
+//! Instructs `sync`, exactly as a watch on this node's InferenceNode does. Keeps what it accepted, and what
 //! its checksum files resolved to, in a journal of its own: a manifest that is broken later, or a checksum file that
 //! cannot be read any more, takes nothing away.
 
@@ -9,7 +9,7 @@ mod checksums;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,28 +19,25 @@ use terrace_crds::InferenceNodeSpec;
 use terrace_crds::node::{ModelError, ModelPhase};
 use terrace_fleet::{DigestSource, ModelPlan, NamedPolicy, NodeFacts, Note, Sha256, WantedModel};
 use terrace_tiering::Policy;
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::args::Args;
-use crate::egress::Egress;
 use crate::fetch::Fetcher;
 use crate::manifests::{self, Fault, FolderError, Follower, Reading};
 use crate::node::Node;
 use crate::registry::ModelKey;
 use crate::status::{MANIFESTS_ACCEPTED, Verdict};
 use crate::store::journal::{read_json, write_json};
+use crate::sync::{Instruction, Instructions};
 use admission::Flags;
 use checksums::Checksums;
 use state::{Resolved, State};
+use terrace_egress::Egress;
 
 /// The journal of a standalone agent, in its data directory.
 const JOURNAL: &str = "journal/standalone.json";
 /// How many faults a condition repeats.
 const MAX_FAULTS_TOLD: usize = 16;
-
-/// Where specs go.
-pub type Specs = watch::Sender<Option<Arc<InferenceNodeSpec>>>;
 
 /// Follows a folder of manifests.
 pub struct Standalone {
@@ -60,6 +57,7 @@ impl Standalone {
     /// Continues where the last process on this data directory ended, with the spec that it followed.
     pub fn open(
         args: &Args,
+        manifests: &Path,
         node: Arc<Node>,
         fetcher: Arc<Fetcher>,
         spec: Option<InferenceNodeSpec>,
@@ -71,7 +69,7 @@ impl Standalone {
         Ok(Self {
             node,
             facts: NodeFacts { tier: args.tier, labels: args.node_labels.iter().cloned().collect() },
-            follower: Follower::new(&args.manifests, &args.default_namespace, Arc::new(flags)),
+            follower: Follower::new(manifests, &args.default_namespace, Arc::new(flags)),
             checksums: Checksums::new(fetcher, name),
             journal,
             state,
@@ -81,13 +79,13 @@ impl Standalone {
     }
 
     /// Sends a spec whenever the manifests or a checksum file ask for another one.
-    pub async fn run(mut self, specs: Specs) -> anyhow::Result<()> {
+    pub async fn run(mut self, instructions: Instructions) -> anyhow::Result<()> {
         loop {
             tokio::select! {
                 reading = self.follower.next() => self.read(reading)?,
                 reading = self.checksums.next() => self.resolve(reading)?,
             }
-            self.plan(&specs);
+            self.plan(&instructions);
         }
     }
 
@@ -153,7 +151,7 @@ impl Standalone {
     }
 
     /// Decides, and sends what is new.
-    fn plan(&mut self, specs: &Specs) {
+    fn plan(&mut self, instructions: &Instructions) {
         let plans = self.plans();
         let wanted: Vec<WantedModel<'_>> =
             plans.iter().map(|plan| WantedModel { plan, published: self.published(plan) }).collect();
@@ -163,13 +161,13 @@ impl Standalone {
             .map(|((namespace, name), policy)| NamedPolicy { namespace, name, policy })
             .collect();
         let desired = terrace_fleet::desired(&wanted, &named, &self.facts, self.spec.as_ref());
-        if self.spec.as_ref() != Some(&desired.spec) || specs.borrow().is_none() {
+        if self.spec.as_ref() != Some(&desired.spec) || instructions.borrow().is_none() {
             for note in &desired.warnings {
                 warn!(model = %ModelKey { namespace: note.namespace.clone(), name: note.name.clone() },
                     reason = note.reason.as_str(), "{}", note.message);
             }
             self.spec = Some(desired.spec.clone());
-            specs.send_replace(Some(Arc::new(desired.spec)));
+            instructions.send_replace(Some(Arc::new(Instruction { spec: desired.spec, generation: None })));
         }
         self.report_waiting(&desired.waiting);
     }

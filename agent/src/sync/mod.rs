@@ -1,6 +1,6 @@
 //! Makes what serves follow what is wanted: spec → per model: activate → swap → journal.
 //!
-//! Fed with specs by `standalone`, or by whatever else decides what this node should serve. Writes the
+//! Fed with instructions by `standalone` or by `cluster`. Writes the
 //! registry and the board; nobody else does. A revision that cannot be activated changes nothing for the one that
 //! serves.
 
@@ -26,6 +26,20 @@ use crate::registry::{Entry, Local, ModelKey, Served};
 use activate::{ActivateError, Activator};
 use journal::NodeJournal;
 use revision::Revision;
+
+/// What this node should serve, from whoever decides it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Instruction {
+    /// The spec.
+    pub spec: InferenceNodeSpec,
+    /// The generation of the InferenceNode that it stands in; a standalone agent has none.
+    pub generation: Option<i64>,
+}
+
+/// Where instructions are given.
+pub type Instructions = watch::Sender<Option<Arc<Instruction>>>;
+/// Where they arrive.
+pub type Instructed = watch::Receiver<Option<Arc<Instruction>>>;
 
 /// Makes what serves follow what is wanted.
 #[derive(Debug)]
@@ -63,6 +77,7 @@ impl Sync {
     pub async fn boot(&self) {
         let state = self.shared.journal.state();
         let Some(spec) = state.spec else { return };
+        self.shared.node.become_tier(spec.tier);
         let revisions: Vec<Revision> = Revision::all(&spec).collect();
         for revision in &revisions {
             self.shared.announce(revision);
@@ -75,16 +90,16 @@ impl Sync {
     }
 
     /// Follows the newest spec until its sender is gone. Needs the data directory's lock: it fetches and sweeps.
-    pub async fn run(mut self, mut specs: watch::Receiver<Option<Arc<InferenceNodeSpec>>>) -> io::Result<()> {
+    pub async fn run(mut self, mut instructions: Instructed) -> io::Result<()> {
         loop {
             tokio::select! {
-                changed = specs.changed() => {
+                changed = instructions.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    let spec = specs.borrow_and_update().clone();
-                    if let Some(spec) = spec {
-                        self.follow(spec).await?;
+                    let instruction = instructions.borrow_and_update().clone();
+                    if let Some(instruction) = instruction {
+                        self.follow(instruction).await?;
                     }
                     if self.tasks.is_empty() {
                         self.sweep().await;
@@ -103,11 +118,12 @@ impl Sync {
     }
 
     /// Starts what a spec adds, and ends what it no longer has.
-    async fn follow(&mut self, spec: Arc<InferenceNodeSpec>) -> io::Result<()> {
-        let accepted = Arc::clone(&spec);
-        self.shared.journaled(move |journal| journal.accept(&accepted)).await?;
+    async fn follow(&mut self, instruction: Arc<Instruction>) -> io::Result<()> {
+        let accepted = Arc::clone(&instruction);
+        self.shared.journaled(move |journal| journal.accept(&accepted.spec)).await?;
+        self.shared.node.become_tier(instruction.spec.tier);
         let wanted: HashMap<ModelKey, Revision> =
-            Revision::all(&spec).map(|revision| (revision.key(), revision)).collect();
+            Revision::all(&instruction.spec).map(|revision| (revision.key(), revision)).collect();
         self.retire(&wanted).await?;
         for (key, revision) in wanted {
             if self.running.get(&key).is_some_and(|running| running.revision == revision) {
@@ -126,7 +142,7 @@ impl Sync {
                 self.running.insert(key, Running { revision, task });
             }
         }
-        self.shared.node.board.spec_read();
+        self.shared.node.board.spec_followed(instruction.generation);
         Ok(())
     }
 
@@ -183,6 +199,10 @@ impl Shared {
                 model.error = None;
             } else if model.serving_revision.as_ref() != Some(&revision.model.revision) {
                 model.phase = ModelPhase::Pending;
+                model.error = None;
+            } else if serving.is_some() {
+                // Back to what serves, after something else that did not come to serve.
+                model.phase = ModelPhase::Serving;
                 model.error = None;
             }
         });

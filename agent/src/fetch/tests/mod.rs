@@ -120,7 +120,7 @@ async fn a_file_is_streamed_into_the_store_and_not_fetched_twice() {
         get(move |headers: HeaderMap| async move {
             seen.fetch_add(1, Ordering::Relaxed);
             let agent = headers[header::USER_AGENT].to_str().unwrap();
-            assert!(agent.starts_with("terrace-agent/"), "{agent}");
+            assert!(agent.starts_with("terrace/"), "{agent}");
             pieces(answer.chunks(100_000).map(<[u8]>::to_vec).collect())
         }),
     );

@@ -13,8 +13,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::Site;
-use crate::egress::RedirectRefused;
 use crate::fetch::FetchError;
+use terrace_egress::RedirectRefused;
 
 /// The base URL of a server with a certificate of the tests' authority: `/m.onnx` is there, `/http` elsewhere.
 fn serve() -> String {

@@ -1,7 +1,7 @@
 //! What this process may connect to, for sources and for tiers alike.
 //!
-//! Called by `standalone` when a manifest is read ([`Egress::check_url`]), by `fetch` and `upstream`, whose clients it
-//! builds. No other module builds a client. Must not import anything of the agent.
+//! Called by the agent when a manifest is read ([`Egress::check_url`]) and by its fetcher and its upstream, whose clients it
+//! builds, and by the operator for checksum files. Nobody else builds a client. Must not import anything of Terrace.
 //!
 //! An address literal in a URL never reaches a resolver, and a name says nothing before it is resolved. So three
 //! places ask the same rules: [`Egress::check_url`] before a URL is used, the clients' resolver for every address that

@@ -14,7 +14,7 @@ use url::Url;
 use super::{Denied, Egress};
 
 /// What every request says of its sender.
-const USER_AGENT: &str = concat!("terrace-agent/", env!("CARGO_PKG_VERSION"));
+const USER_AGENT: &str = concat!("terrace/", env!("CARGO_PKG_VERSION"));
 /// Redirects that are followed for one file.
 const MAX_REDIRECTS: usize = 5;
 /// How long a source may take until it is connected to.

@@ -1,0 +1,237 @@
+//! etcd, API server and controller manager, as processes on loopback with credentials of their own.
+
+use std::ffi::OsStr;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use kube::Client;
+use kube::config::{AuthInfo, Config};
+use pem::Pem;
+
+use super::process::Process;
+use crate::{checkout, wait};
+
+/// The administrator's token. It opens nothing but this cluster, which ends with the test.
+const ADMIN: &str = "administrator-of-this-test-alone";
+/// Controllers that tests rely on. Those of nodes and workloads are left out: a test plays their part.
+const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
+    root-ca-certificate-publisher-controller";
+
+/// The processes, and the way to them.
+#[derive(Debug)]
+pub struct ControlPlane {
+    assets: PathBuf,
+    folder: PathBuf,
+    port: u16,
+    etcd_port: u16,
+    etcd: Process,
+    api_server: Option<Process>,
+    _controller_manager: Process,
+}
+
+impl ControlPlane {
+    /// Starts all three in `folder`.
+    pub async fn start(folder: &Path) -> Result<Self> {
+        let assets = assets()?;
+        let folder = folder.join("control-plane");
+        std::fs::create_dir(&folder)?;
+        let [port, etcd_port, peer_port] = free_ports()?;
+        write_credentials(&folder)?;
+        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        let etcd = Process::start(
+            &assets.join("etcd"),
+            &[
+                format!("--data-dir={}", folder.join("etcd").display()),
+                format!("--listen-client-urls={}", url(etcd_port)),
+                format!("--advertise-client-urls={}", url(etcd_port)),
+                format!("--listen-peer-urls={}", url(peer_port)),
+                format!("--initial-advertise-peer-urls={}", url(peer_port)),
+                format!("--initial-cluster=default={}", url(peer_port)),
+                // The data is gone with the test.
+                "--unsafe-no-fsync".to_owned(),
+                "--log-level=error".to_owned(),
+            ],
+            &[],
+            &folder.join("etcd.log"),
+        )?;
+        let api_server = Some(api_server(&assets, &folder, port, etcd_port)?);
+        let mut started = Self {
+            _controller_manager: controller_manager(&assets, &folder, port)?,
+            assets,
+            folder,
+            port,
+            etcd_port,
+            etcd,
+            api_server,
+        };
+        started.wait_ready().await?;
+        Ok(started)
+    }
+
+    /// Stops the API server, as if its machine were away.
+    pub fn stop_api_server(&mut self) -> Result<()> {
+        self.api_server.take().context("it does not run")?.kill9()
+    }
+
+    /// Starts it again where it was.
+    pub async fn start_api_server(&mut self) -> Result<()> {
+        self.api_server = Some(api_server(&self.assets, &self.folder, self.port, self.etcd_port)?);
+        self.wait_ready().await
+    }
+
+    async fn wait_ready(&mut self) -> Result<()> {
+        let certificate = self.folder.join("certificates/apiserver.crt");
+        let ready = wait::until_within("the API server to be ready", wait::LIMIT * 4, || {
+            let client = certificate.exists().then(|| self.client());
+            async move {
+                let client = client.context("it has no certificate yet")??;
+                let request = http::Request::get("/readyz").body(Vec::new())?;
+                ensure!(client.request_text(request).await? == "ok", "not ready");
+                Ok(())
+            }
+        });
+        let ready = ready.await;
+        if ready.is_err() {
+            let words = self.api_server.as_ref().map(Process::last_words).unwrap_or_default();
+            return ready.with_context(|| format!("etcd:\n{}\nAPI server:\n{words}", self.etcd.last_words()));
+        }
+        ready
+    }
+
+    /// `https://127.0.0.1:PORT`
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The administrator's client.
+    pub fn client(&self) -> Result<Client> {
+        self.client_with(ADMIN)
+    }
+
+    /// A client with a token.
+    pub fn client_with(&self, token: &str) -> Result<Client> {
+        let mut config = Config::new(self.url().parse()?);
+        let certificates = std::fs::read(self.folder.join("certificates/apiserver.crt"))?;
+        config.root_cert = Some(pem::parse_many(certificates)?.into_iter().map(Pem::into_contents).collect());
+        config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
+        Ok(Client::try_from(config)?)
+    }
+
+    /// A kubeconfig that reads its token from a file, as one in a pod does.
+    pub fn kubeconfig(&self, folder: &Path, name: &str, token: &str) -> Result<PathBuf> {
+        self.kubeconfig_at(&self.url(), folder, name, token)
+    }
+
+    /// The same for another address of the API server: a proxy's.
+    pub fn kubeconfig_at(&self, url: &str, folder: &Path, name: &str, token: &str) -> Result<PathBuf> {
+        let token_file = folder.join(format!("{name}.token"));
+        std::fs::write(&token_file, token)?;
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
+             clusters: [{{name: test, cluster: {{server: \"{url}\", certificate-authority: \"{}\"}}}}]\n\
+             contexts: [{{name: test, context: {{cluster: test, user: test}}}}]\n\
+             users: [{{name: test, user: {{tokenFile: \"{}\"}}}}]\n",
+            self.folder.join("certificates/apiserver.crt").display(),
+            token_file.display()
+        );
+        let file = folder.join(format!("{name}.kubeconfig"));
+        std::fs::write(&file, text)?;
+        Ok(file)
+    }
+
+    /// What the API server was asked for, one entry a request, once it was answered.
+    pub fn audit(&self) -> Result<Vec<serde_json::Value>> {
+        let log = std::fs::read_to_string(self.folder.join("audit.log"))?;
+        // The last line may still be on its way.
+        Ok(log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    }
+}
+
+/// The folder with the programs: built where they are not there yet.
+fn assets() -> Result<PathBuf> {
+    let output = Command::new(checkout().join("tools/controlplane")).output()?;
+    ensure!(
+        output.status.success(),
+        "there is no control plane: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
+}
+
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    // All are held at once, so that they differ.
+    let held = (0..N).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<Vec<_>, _>>()?;
+    let ports = held.iter().map(|port| Ok(port.local_addr()?.port())).collect::<Result<Vec<_>>>()?;
+    ports.try_into().map_err(|_| anyhow::anyhow!("ports"))
+}
+
+/// The key that signs ServiceAccounts' tokens, the administrator's token, and what is audited.
+fn write_credentials(folder: &Path) -> Result<()> {
+    let key = KeyPair::generate(KeySize::Rsa2048).map_err(|_| anyhow::anyhow!("no key"))?;
+    let der: Pkcs8V1Der<'_> = key.as_der().map_err(|_| anyhow::anyhow!("no key"))?;
+    let text = pem::encode(&Pem::new("PRIVATE KEY", der.as_ref()));
+    std::fs::write(folder.join("service-accounts.key"), text)?;
+    std::fs::write(
+        folder.join("tokens.csv"),
+        format!("{ADMIN},administrator,administrator,system:masters\n"),
+    )?;
+    std::fs::write(
+        folder.join("audit.yaml"),
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n",
+    )?;
+    Ok(())
+}
+
+fn api_server(assets: &Path, folder: &Path, port: u16, etcd_port: u16) -> Result<Process> {
+    let at = |file: &str| folder.join(file).display().to_string();
+    Process::start(
+        &assets.join("kube-apiserver"),
+        &[
+            format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={port}"),
+            // It makes a certificate for itself.
+            format!("--cert-dir={}", at("certificates")),
+            format!("--token-auth-file={}", at("tokens.csv")),
+            "--authorization-mode=RBAC".to_owned(),
+            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+            format!("--service-account-key-file={}", at("service-accounts.key")),
+            format!("--service-account-signing-key-file={}", at("service-accounts.key")),
+            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+            format!("--audit-policy-file={}", at("audit.yaml")),
+            format!("--audit-log-path={}", at("audit.log")),
+            "--audit-log-mode=blocking".to_owned(),
+            // Nobody reaches loopback from outside, so there is nothing to protect it from.
+            "--profiling=false".to_owned(),
+        ],
+        &[],
+        &folder.join("kube-apiserver.log"),
+    )
+}
+
+fn controller_manager(assets: &Path, folder: &Path, port: u16) -> Result<Process> {
+    let at = |file: &str| folder.join(file).display().to_string();
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
+         clusters: [{{name: test, cluster: {{server: \"https://127.0.0.1:{port}\", insecure-skip-tls-verify: true}}}}]\n\
+         contexts: [{{name: test, context: {{cluster: test, user: test}}}}]\n\
+         users: [{{name: test, user: {{token: {ADMIN}}}}}]\n"
+    );
+    std::fs::write(folder.join("controller-manager.kubeconfig"), kubeconfig)?;
+    // It ends where the API server is away for long at its start; the shell of a real cluster would start it again.
+    let program = assets.join("kube-controller-manager");
+    let arguments = [
+        format!("--kubeconfig={}", at("controller-manager.kubeconfig")),
+        format!("--controllers={CONTROLLERS}"),
+        "--leader-elect=false".to_owned(),
+        "--bind-address=127.0.0.1".to_owned(),
+        "--secure-port=0".to_owned(),
+        "--use-service-account-credentials=false".to_owned(),
+    ];
+    let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+    Process::start(&program, &arguments, &[], &folder.join("kube-controller-manager.log"))
+}

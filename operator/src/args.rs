@@ -1,0 +1,73 @@
+//! Command line and environment: everything that can be configured, in one place.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Parser;
+use terrace_egress::Allowance;
+
+/// The operator: reconciles models, policies and nodes, and hands each node's agent its spec.
+///
+/// Talks to the cluster whose ServiceAccount it is given, or to the one that KUBECONFIG names.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "terrace-operator", version)]
+pub struct Args {
+    /// Health and metrics.
+    #[arg(long, env = "TERRACE_LISTEN_ADMIN", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8082")]
+    pub listen_admin: SocketAddr,
+
+    /// The namespace of the agents' pods.
+    #[arg(long, env = "TERRACE_AGENT_NAMESPACE", value_name = "NAMESPACE", default_value = "terrace-agents")]
+    pub agent_namespace: String,
+
+    /// The label that the agents' pods have.
+    #[arg(
+        long,
+        env = "TERRACE_AGENT_SELECTOR",
+        value_name = "SELECTOR",
+        default_value = "app.kubernetes.io/name=terrace-agent"
+    )]
+    pub agent_selector: String,
+
+    /// The namespace of the lease that says which replica leads.
+    #[arg(long, env = "TERRACE_LEASE_NAMESPACE", value_name = "NAMESPACE", default_value = "terrace-system")]
+    pub lease_namespace: String,
+
+    /// How long a leader that went silent is waited for. It renews three times in this time.
+    #[arg(long, env = "TERRACE_LEASE_DURATION", value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    pub lease_duration: Duration,
+
+    /// The name of this replica: its pod's.
+    #[arg(long, env = "TERRACE_IDENTITY", value_name = "NAME")]
+    pub identity: String,
+
+    /// Hosts, addresses and networks that checksum files may be read from; repeatable. None: everything but guarded
+    /// addresses.
+    #[arg(
+        long = "allow-upstream",
+        env = "TERRACE_ALLOW_UPSTREAM",
+        value_name = "HOST|CIDR",
+        value_delimiter = ','
+    )]
+    pub allow_upstream: Vec<Allowance>,
+
+    /// Also read checksum files over http://.
+    #[arg(long, env = "TERRACE_ALLOW_HTTP_SOURCES")]
+    pub allow_http_sources: bool,
+
+    /// The longest that a shutdown waits for what is being written.
+    #[arg(long, env = "TERRACE_SHUTDOWN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub shutdown_timeout: Duration,
+
+    /// Which log lines are written: `info`, `warn,terrace_operator=debug` …
+    #[arg(long, env = "TERRACE_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+
+    /// How log lines are written: `text` or `json`.
+    #[arg(long, env = "TERRACE_LOG_FORMAT", value_name = "FORMAT", default_value = "text", value_parser = terrace_telemetry::Format::parse)]
+    pub log_format: terrace_telemetry::Format,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<terrace_crds::Duration>().map(Into::into).map_err(|error| error.to_string())
+}

@@ -1,0 +1,150 @@
+//! The operator: reads its arguments, wires the parts together, and ends them in order.
+
+mod admin;
+mod args;
+mod catalog;
+mod checksums;
+mod conditions;
+mod context;
+mod leader;
+mod metrics;
+mod model;
+mod node;
+mod policy;
+mod queues;
+mod revisions;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use kube::Client;
+use kube::runtime::events::{Recorder, Reporter};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tracing::info;
+
+use crate::admin::Health;
+use crate::args::Args;
+use crate::checksums::Checksums;
+use crate::context::Context;
+use crate::metrics::Metrics;
+use crate::world::World;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("terrace-operator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    terrace_telemetry::init(&args.log, args.log_format)?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    runtime.block_on(operator(args))
+}
+
+async fn operator(args: Args) -> anyhow::Result<()> {
+    let port = admin::bind(args.listen_admin).await?;
+    let client = connect().await?;
+    let metrics = Arc::new(Metrics::default());
+    let health = Arc::new(Health::default());
+    info!(
+        version = env!("CARGO_PKG_VERSION"), admin = %port.local_addr()?, identity = args.identity,
+        "operator starting"
+    );
+    let mut tasks = JoinSet::new();
+    tasks.spawn(admin::serve(port, Arc::clone(&health), Arc::clone(&metrics)));
+
+    // The world is watched before the lease is held, so that a standby that takes over knows it already.
+    let (queues, triggers) = queues::queues();
+    let (world, watches) = World::watch(&client, &args, queues.clone());
+    tasks.spawn(watches);
+    let (lease, lost) = leader::Leader::new(client.clone(), &args, Arc::clone(&metrics));
+    tasks.spawn(async move { lease.run().await });
+
+    let end = terminated()?;
+    tokio::pin!(end);
+    tokio::select! {
+        ended = tasks.join_next() => return early(ended),
+        () = &mut end => return Ok(()),
+        synced = world.ready() => synced?,
+    }
+    health.synced();
+    tokio::select! {
+        ended = tasks.join_next() => return early(ended),
+        () = &mut end => return Ok(()),
+        () = lost.acquired() => {}
+    }
+    health.leads();
+
+    let reporter = Reporter { controller: "terrace-operator".into(), instance: Some(args.identity.clone()) };
+    let checksums = Checksums::new(&args.allow_upstream, args.allow_http_sources)?;
+    let context = Arc::new(Context::new(
+        client.clone(),
+        world,
+        Recorder::new(client, reporter),
+        Arc::clone(&metrics),
+        checksums,
+    ));
+    let (stop, _) = tokio::sync::broadcast::channel::<()>(1);
+    let mut controllers = JoinSet::new();
+    controllers.spawn(model::run(Arc::clone(&context), queues.clone(), triggers.models, stop.subscribe()));
+    controllers.spawn(policy::run(Arc::clone(&context), triggers.policies, stop.subscribe()));
+    controllers.spawn(node::run(Arc::clone(&context), triggers.nodes, stop.subscribe()));
+    tasks.spawn(queues.clone().crowd(context.world.clone()));
+    queues.everything(&context.world);
+
+    tokio::select! {
+        ended = tasks.join_next() => return early(ended),
+        ended = controllers.join_next() => return early(ended.map(|ended| ended.map(Ok))),
+        () = &mut end => {}
+    }
+    info!("shutting down: what is being written is finished, nothing new begins");
+    drop(stop);
+    let _finished = tokio::time::timeout(args.shutdown_timeout, controllers.join_all()).await;
+    lost.release().await;
+    info!("operator ended");
+    Ok(())
+}
+
+/// A client of the cluster that this process is in, or that KUBECONFIG names.
+async fn connect() -> anyhow::Result<Client> {
+    let config = kube::Config::infer().await.context(
+        "no cluster to talk to: run in a pod with a ServiceAccount, or name a kubeconfig with KUBECONFIG",
+    )?;
+    Client::try_from(config).context("cannot talk to the cluster")
+}
+
+/// Resolves when this process is told to end.
+fn terminated() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// What an end that nobody asked for means: the process ends, and whatever started it starts it again.
+fn early(ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>) -> anyhow::Result<()> {
+    match ended {
+        Some(Ok(Ok(()))) | None => anyhow::bail!("a part of the operator ended early"),
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(error)) => Err(error).context("a part of the operator ended early"),
+    }
+}

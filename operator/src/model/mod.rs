@@ -1,0 +1,169 @@
+//! A model: its revision, and how the nodes fare with it. What nodes are told is `node`'s to write.
+//!
+//! observe → resolve (the digest) → keep (the revision) → report (status and Events).
+
+mod observe;
+mod report;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use kube::Resource as _;
+use kube::ResourceExt as _;
+use kube::runtime::applier;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::events::EventType;
+use kube::runtime::reflector::ObjectRef;
+use terrace_crds::InferenceModel;
+use terrace_fleet::{DigestSource, Fault, ModelPlan, ModelRevision, Obstacle, model_revision};
+use tokio::sync::broadcast;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::warn;
+
+use crate::catalog::{accepted, digest_of};
+use crate::context::{Context, Error};
+use crate::queues::{self, Queues};
+use crate::revisions::{self, Kind, Revision};
+
+const CONTROLLER: &str = "model";
+const CONCURRENCY: u16 = 8;
+const RETRY: Duration = Duration::from_secs(2);
+const RESYNC: Duration = Duration::from_mins(10);
+
+/// What a look at a model found.
+#[derive(Debug)]
+struct Findings {
+    plan: Option<ModelPlan>,
+    revision: Option<ModelRevision>,
+    obstacle: Option<Obstacle>,
+    /// When to look again, whatever happens.
+    again: Duration,
+}
+
+/// Looks at models until it is told to stop.
+pub async fn run(
+    context: Arc<Context>,
+    queues: Queues,
+    triggers: UnboundedReceiver<ObjectRef<InferenceModel>>,
+    mut stop: broadcast::Receiver<()>,
+) {
+    let queue = Box::pin(queues::stream(triggers).take_until(async move { stop.recv().await }));
+    let store = context.world.models.clone();
+    applier(
+        move |model, context| Box::pin(reconcile(model, context, queues.clone())),
+        |_, _, _| Action::requeue(RETRY),
+        context,
+        store,
+        queue,
+        Config::default().concurrency(CONCURRENCY),
+    )
+    .for_each(|_| std::future::ready(()))
+    .await;
+}
+
+async fn reconcile(
+    model: Arc<InferenceModel>,
+    context: Arc<Context>,
+    queues: Queues,
+) -> Result<Action, Error> {
+    let begun = Instant::now();
+    let done = look(&model, &context, &queues).await;
+    let outcome = done.as_ref().map_or_else(Error::category, |_| "Done");
+    context.metrics.reconciled(CONTROLLER, outcome, begun.elapsed());
+    if let Err(error) = &done {
+        warn!(namespace = model.namespace(), model = model.name_any(), %error, "a model could not be seen to; trying again");
+    }
+    done.map(Action::requeue)
+}
+
+async fn look(model: &InferenceModel, context: &Context, queues: &Queues) -> Result<Duration, Error> {
+    if model.metadata.deletion_timestamp.is_some() {
+        return Ok(RESYNC);
+    }
+    let findings = resolve(model, context, queues).await;
+    if let (Some(plan), Some(revision)) = (&findings.plan, &findings.revision) {
+        keep(model, plan, revision, context).await?;
+    }
+    let nodes = observe::nodes(model, context);
+    let waits = report::report(model, &findings, &nodes, context).await?;
+    Ok(waits.map_or(findings.again, |waits| waits.min(findings.again)))
+}
+
+/// What the model asks for, and what stands in its way.
+async fn resolve(model: &InferenceModel, context: &Context, queues: &Queues) -> Findings {
+    let plan = match ModelPlan::parse(model) {
+        Ok(plan) => plan,
+        Err(faults) => return Findings::invalid(&faults),
+    };
+    let known = context.checksums.refresh(&plan).await;
+    if known.is_new {
+        queues.all_nodes(&context.world);
+    }
+    let kept = context.world.revisions.state();
+    let digest = digest_of(&plan, &kept, &context.checksums.published());
+    let policy = plan.policy().map(|name| (name, policy(context, plan.namespace(), name)));
+    let obstacle = match (&policy, &known.error) {
+        (Some((name, None)), _) => Some(policy_not_found(&plan, name)),
+        (_, Some(error)) => Some(Obstacle {
+            reason: "ChecksumUnreadable",
+            message: format!(
+                "the checksum file that sha256From names cannot be read: {error}; what served goes on{}",
+                if digest.is_none() { ", and nothing else can begin" } else { "" }
+            ),
+        }),
+        _ => None,
+    };
+    let policy = policy.and_then(|(_, policy)| policy);
+    let revision = digest.map(|digest| model_revision(&plan, digest, policy.as_ref()));
+    Findings { plan: Some(plan), revision, obstacle, again: known.again.unwrap_or(RESYNC).min(RESYNC) }
+}
+
+impl Findings {
+    fn invalid(faults: &[Fault]) -> Self {
+        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        let message = format!("{}; what served goes on", faults.join("; "));
+        Self {
+            plan: None,
+            revision: None,
+            obstacle: Some(Obstacle { reason: "Invalid", message }),
+            again: RESYNC,
+        }
+    }
+}
+
+fn policy(context: &Context, namespace: &str, name: &str) -> Option<terrace_tiering::Policy> {
+    let policy = context.world.policies.get(&ObjectRef::new(name).within(namespace))?;
+    accepted(&policy, &context.world.revisions.state())
+}
+
+fn policy_not_found(plan: &ModelPlan, name: &str) -> Obstacle {
+    Obstacle {
+        reason: "PolicyNotFound",
+        message: format!(
+            "there is no accepted TierPolicy {name:?} in namespace {:?}: create it, or see its Accepted condition; until then every request is private and answered on the node itself",
+            plan.namespace()
+        ),
+    }
+}
+
+/// The revision as a ControllerRevision.
+async fn keep(
+    model: &InferenceModel,
+    plan: &ModelPlan,
+    revision: &ModelRevision,
+    context: &Context,
+) -> Result<(), Error> {
+    let sha256_from = match plan.digest() {
+        DigestSource::Published { from, .. } => Some(from.to_string()),
+        DigestSource::Pinned(_) => None,
+    };
+    let kept =
+        Revision { kind: Kind::Model, name: &revision.name, content: revision.content.clone(), sha256_from };
+    if revisions::keep(context, model, kept).await? {
+        let note = format!("{} is what nodes should serve now", revision.name);
+        let related = revisions::reference(model, Some(&revision.name));
+        context.tell(&model.object_ref(&()), EventType::Normal, ("RevisionCreated", note), related).await;
+    }
+    Ok(())
+}

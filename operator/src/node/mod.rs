@@ -1,0 +1,155 @@
+//! A node: what its agent is told, as the spec of its InferenceNode.
+//!
+//! Read → decide (`fleet::desired`) → write, only where something differs. Whose Node has no agent gets none.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{ObjectMeta, Patch};
+use kube::runtime::applier;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Resource as _, ResourceExt as _};
+use terrace_crds::{InferenceNode, InferenceNodeSpec};
+use terrace_fleet::{NodeFacts, desired, hold};
+use tokio::sync::broadcast;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::{error, info};
+
+use crate::catalog::Catalog;
+use crate::context::{Context, Error, server_side_apply};
+use crate::queues;
+
+const CONTROLLER: &str = "node";
+const CONCURRENCY: u16 = 16;
+const RETRY: Duration = Duration::from_secs(2);
+/// A deletion that was missed, as while a watch was broken, is mended after this time.
+const RESYNC: Duration = Duration::from_mins(10);
+/// The largest spec: etcd takes objects of a MiB and a half, and status and managed fields need their part.
+const MAX_SPEC_BYTES: usize = 512 << 10;
+
+/// Looks at nodes until it is told to stop.
+pub async fn run(
+    context: Arc<Context>,
+    triggers: UnboundedReceiver<ObjectRef<Node>>,
+    mut stop: broadcast::Receiver<()>,
+) {
+    let queue = Box::pin(queues::stream(triggers).take_until(async move { stop.recv().await }));
+    let store = context.world.nodes.clone();
+    applier(
+        |node, context| Box::pin(reconcile(node, context)),
+        |_, _, _| Action::requeue(RETRY),
+        context,
+        store,
+        queue,
+        Config::default().concurrency(CONCURRENCY),
+    )
+    .for_each(|_| std::future::ready(()))
+    .await;
+}
+
+async fn reconcile(node: Arc<Node>, context: Arc<Context>) -> Result<Action, Error> {
+    let begun = Instant::now();
+    let done = instruct(&node, &context).await;
+    let outcome = match &done {
+        Ok(true) => "Written",
+        Ok(false) => "Unchanged",
+        Err(error) => error.category(),
+    };
+    context.metrics.reconciled(CONTROLLER, outcome, begun.elapsed());
+    if let Err(error) = &done {
+        tracing::warn!(node = node.name_any(), %error, "a node could not be told; trying again");
+    }
+    done.map(|_| Action::requeue(RESYNC))
+}
+
+/// Whether anything was written.
+async fn instruct(node: &Node, context: &Context) -> Result<bool, Error> {
+    let name = node.name_any();
+    let known = context.world.inference_nodes.get(&ObjectRef::new(&name));
+    let is_going = node.metadata.deletion_timestamp.is_some();
+    if is_going || (known.is_none() && !has_agent(context, &name)) {
+        return Ok(false);
+    }
+    let previous = known.as_ref().map(|known| &known.spec);
+    let spec = spec_for(node, previous, context);
+    let owner = owner(node);
+    let is_owned = |known: &Arc<InferenceNode>| known.owner_references() == std::slice::from_ref(&owner);
+    if previous == Some(&spec) && known.as_ref().is_some_and(is_owned) {
+        return Ok(false);
+    }
+    let object = InferenceNode {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec,
+        status: None,
+    };
+    let api = Api::<InferenceNode>::all(context.client.clone());
+    context.write(api.patch(&name, &server_side_apply(), &Patch::Apply(&object))).await?;
+    info!(node = name, models = object.spec.models.len(), "node told");
+    Ok(true)
+}
+
+/// Whether an agent's pod is bound to a node.
+pub fn has_agent(context: &Context, node: &str) -> bool {
+    context
+        .world
+        .pods
+        .find(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node))
+        .is_some()
+}
+
+fn spec_for(node: &Node, previous: Option<&InferenceNodeSpec>, context: &Context) -> InferenceNodeSpec {
+    let world = &context.world;
+    let catalog = Catalog::read(
+        &world.models.state(),
+        &world.policies.state(),
+        &world.revisions.state(),
+        &context.checksums.published(),
+    );
+    let facts = NodeFacts::from_labels(node.labels());
+    let mut spec = desired(&catalog.wanted(), &catalog.policies(), &facts, previous).spec;
+    for (namespace, name) in &catalog.held {
+        if let Some(previous) = previous {
+            hold(&mut spec, previous, namespace, name);
+        }
+    }
+    fit(&mut spec, &node.name_any());
+    spec
+}
+
+/// Leaves out what does not fit into one object; the rest goes on.
+fn fit(spec: &mut InferenceNodeSpec, node: &str) {
+    let bytes = |spec: &InferenceNodeSpec| serde_json::to_vec(spec).map_or(0, |json| json.len());
+    let mut left_out = Vec::new();
+    while bytes(spec) > MAX_SPEC_BYTES {
+        let Some(last) = spec.models.pop() else { break };
+        spec.policies.retain(|hash, _| spec.models.iter().any(|model| model.policy.as_ref() == Some(hash)));
+        left_out.push(format!("{}.{}", last.namespace, last.name));
+    }
+    if !left_out.is_empty() {
+        error!(
+            node,
+            reason = "NodeSpecTooLarge",
+            models = left_out.join(", "),
+            "the node has more models than fit into its InferenceNode; place fewer there"
+        );
+    }
+}
+
+/// The Node that an InferenceNode goes with: a new one of the same name is another.
+fn owner(node: &Node) -> OwnerReference {
+    OwnerReference {
+        api_version: Node::api_version(&()).into_owned(),
+        kind: Node::kind(&()).into_owned(),
+        name: node.name_any(),
+        uid: node.uid().unwrap_or_default(),
+        ..OwnerReference::default()
+    }
+}

@@ -1,0 +1,120 @@
+//! A policy: is it accepted, and what did it last say that was.
+//!
+//! An unaccepted generation changes nothing on nodes: the last accepted one is kept as a ControllerRevision, which the
+//! catalog falls back to.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use jiff::Timestamp;
+use kube::api::Patch;
+use kube::runtime::applier;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::events::EventType;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Resource as _, ResourceExt as _};
+use serde_json::json;
+use terrace_crds::TierPolicy;
+use terrace_crds::policy::TierPolicyStatus;
+use terrace_fleet::{Fault, Verdict, policy_hash};
+use terrace_tiering::Policy;
+use tokio::sync::broadcast;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::catalog::parse_policy;
+use crate::conditions::{condition, reason_of};
+use crate::context::{Context, Error, server_side_apply};
+use crate::queues;
+use crate::revisions::{self, Kind, Revision};
+
+const CONTROLLER: &str = "policy";
+const CONCURRENCY: u16 = 4;
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Looks at policies until it is told to stop.
+pub async fn run(
+    context: Arc<Context>,
+    triggers: UnboundedReceiver<ObjectRef<TierPolicy>>,
+    mut stop: broadcast::Receiver<()>,
+) {
+    let queue = Box::pin(queues::stream(triggers).take_until(async move { stop.recv().await }));
+    let store = context.world.policies.clone();
+    applier(
+        |policy, context| Box::pin(reconcile(policy, context)),
+        |_, _, _| Action::requeue(RETRY),
+        context,
+        store,
+        queue,
+        Config::default().concurrency(CONCURRENCY),
+    )
+    .for_each(|_| std::future::ready(()))
+    .await;
+}
+
+async fn reconcile(policy: Arc<TierPolicy>, context: Arc<Context>) -> Result<Action, Error> {
+    let begun = Instant::now();
+    let done = judge(&policy, &context).await;
+    let outcome = done.as_ref().map_or_else(Error::category, |()| "Done");
+    context.metrics.reconciled(CONTROLLER, outcome, begun.elapsed());
+    done.map(|()| Action::await_change())
+}
+
+async fn judge(policy: &TierPolicy, context: &Context) -> Result<(), Error> {
+    if policy.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let parsed = parse_policy(policy);
+    if let Ok(accepted) = &parsed {
+        keep(policy, accepted, context).await?;
+    }
+    report(policy, &verdict(&parsed), context).await
+}
+
+/// The accepted policy as a revision of its own.
+async fn keep(policy: &TierPolicy, accepted: &Policy, context: &Context) -> Result<(), Error> {
+    let name = format!("tpol-{}-{}", policy.name_any(), &policy_hash(accepted)[..10]);
+    let content = json!(accepted.to_spec());
+    let revision = Revision { kind: Kind::Policy, name: &name, content, sha256_from: None };
+    revisions::keep(context, policy, revision).await.map(drop)
+}
+
+fn verdict(parsed: &Result<Policy, Vec<Fault>>) -> Verdict {
+    match parsed {
+        Ok(_) => Verdict {
+            holds: true,
+            reason: "Accepted".to_owned(),
+            message: "nodes are told of this generation".to_owned(),
+        },
+        Err(faults) => {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            let message = format!("{}; nodes go on with the last accepted generation", faults.join("; "));
+            Verdict { holds: false, reason: "Invalid".to_owned(), message }
+        }
+    }
+}
+
+async fn report(policy: &TierPolicy, verdict: &Verdict, context: &Context) -> Result<(), Error> {
+    let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
+    let before = policy.status.clone().unwrap_or_default();
+    let generation = policy.metadata.generation;
+    let accepted = condition("Accepted", verdict, generation, &before.conditions, Timestamp::now());
+    let was = reason_of(&before.conditions, "Accepted").map(|(status, _)| status.to_owned());
+    let is_told = was.as_deref() == Some(&accepted.status);
+    let after = TierPolicyStatus { observed_generation: generation, conditions: vec![accepted] };
+    if after == before {
+        return Ok(());
+    }
+    let api = Api::<TierPolicy>::namespaced(context.client.clone(), &namespace);
+    let patch = json!({
+        "apiVersion": TierPolicy::api_version(&()), "kind": TierPolicy::kind(&()),
+        "metadata": {"name": name, "namespace": namespace}, "status": after,
+    });
+    context.write(api.patch_status(&name, &server_side_apply(), &Patch::Apply(&patch))).await?;
+    if !is_told {
+        let type_ = if verdict.holds { EventType::Normal } else { EventType::Warning };
+        let told = (&*verdict.reason, verdict.message.clone());
+        context.tell(&policy.object_ref(&()), type_, told, None).await;
+    }
+    Ok(())
+}
