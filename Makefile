@@ -16,7 +16,7 @@ quickstart: setup ## Three tiers answer the digits test set on this machine; KEE
 
 ##@ Develop
 setup: ## Install pinned tools into .tools/ (make test and make quickstart do it themselves)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || { echo "Python 3.9 or newer is needed"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null || { echo "$(PYTHON) must be Python 3.9 or newer: install one, or name one: make PYTHON=python3.12"; exit 1; }
 	@command -v $(CARGO) >/dev/null || { echo "Rust is needed: https://rustup.rs"; exit 1; }
 	@tools/onnxruntime >/dev/null
 

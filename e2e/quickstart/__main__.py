@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 import time
@@ -16,7 +18,7 @@ from checkout import find_agent, find_onnxruntime
 from manifests import check_digests, copy_manifests, pin_manifests
 from ports import TIERS, Ports
 from signals import Interrupted, Signals
-from words import Failure, say
+from words import Failure, complain, say
 
 USAGE = f"""{__doc__}
 
@@ -33,14 +35,16 @@ def run(site: Site) -> None:
     copy_manifests(site.manifests, site.ports)
     say("\n1. Three agents start with empty disks: each fetches its model, checks it, tries it, and serves it")
     site.start(TIERS)
-    digits, client = read_digits(), Client(site.ports.data("device"))
+    digits = read_digits()
     try:
-        act_three_tiers(client, digits)
-        act_cut_off(site, client, digits[:100])
-        act_update(site, client, digits)
+        with contextlib.closing(Client(site.ports.data("device"))) as client:
+            act_three_tiers(client, digits)
+            site.check_alive()
+            act_cut_off(site, client, digits[:100])
+            act_update(site, client, digits)
     except Failure:
         # An agent that has died explains more than the requests that failed with it.
-        site.check_alive()
+        site.check_alive(seconds=0.5)
         raise
     say(f"\nThat took {time.monotonic() - begun:.1f} s.")
 
@@ -73,11 +77,18 @@ def main(arguments: Sequence[str]) -> int:
         else:
             quickstart(Signals(), keep=os.environ.get("KEEP", "") not in ("", "0"))
     except Failure as failure:
-        say(f"\nquickstart: {failure}")
+        complain(str(failure))
         return 1
     except Interrupted as interrupted:
-        say("\nquickstart: stopped; the agents have ended")
+        complain("interrupted; nothing is left running")
         return 128 + interrupted.number
+    except BrokenPipeError:
+        # Whoever read the tables has left. Python would complain once more about what it could not flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        complain(str(error))
+        return 1
     return 0
 
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import pathlib
+import signal
 import statistics
 import time
 from collections.abc import Sequence
 
 from agents import READY_SECONDS, Site
 from asking import HARD, PLAIN, PRIVATE, REQUIREMENTS, Answer, Client, Digit, ask_all
+from checkout import MANIFESTS, ROOT
 from manifests import name_better_model
 from ports import TIERS, Ports
 from signals import Interrupted
 from tables import FIGURES, accuracy, figures, grouped, show_mix, table
 from words import Failure, say
 
+# The share of requests that may miss their deadline: 20 ms are not much for a busy machine. The tables show them.
+LATE_SHARE = 0.01
+
 
 def act_three_tiers(client: Client, digits: Sequence[Digit]) -> None:
     say(f"\n2. {len(digits)} held-out digits go to the device, each with {len(REQUIREMENTS)} different requirements")
     answers = ask_all(client, digits, REQUIREMENTS)
     show_mix(answers)
-    check_answers(answers)
+    check_answers(answers, LATE_SHARE)
     check_better_upwards(answers)
     say("\n  The rules that chose stand in e2e/manifests/quickstart/device/policy.yaml.")
 
@@ -58,15 +64,18 @@ def act_update(site: Site, client: Client, digits: Sequence[Digit]) -> None:
     say(f"\n  Swapped {swapped:.2f} s after the file changed; {meanwhile} requests came meanwhile, and none failed.")
 
 
-def check_answers(answers: Sequence[Answer]) -> None:
+def check_answers(answers: Sequence[Answer], late_share: float = 0) -> None:
     failed = [answer for answer in answers if answer.status != 200]
-    if failed:
-        first = failed[0]
+    late = [answer for answer in failed if answer.status == 504]
+    if len(late) < len(failed) or len(late) > late_share * len(answers):
+        first = next((answer for answer in failed if answer.status != 504), failed[0])
         raise Failure(
-            f"{len(failed)} of {len(answers)} requests failed. The first ({first.requirement.name}): "
-            f"{first.status or 'no status'}: {first.error}"
-            + ("\nA deadline was missed: is this machine busy?" if first.status == 504 else "")
+            f"{len(failed)} of {len(answers)} requests failed. "
+            f"One of them ({first.requirement.name}): status {first.status}: {first.error}"
+            + ("\nIs this machine busy?" if first.status == 504 else "")
         )
+    if late:
+        say(f"\n  {len(late)} of {len(answers)} missed their deadline (status 504): is this machine busy?")
     strayed = sum(answer.requirement is PRIVATE and answer.tier != "device" for answer in answers)
     if strayed:
         raise Failure(f"{strayed} private requests left the device")
@@ -101,7 +110,10 @@ def invite(site: Site) -> None:
 
 
 def curl(ports: Ports) -> str:
-    return f"curl -s localhost:{ports.data('device')}/v2/models/digits/infer -d @e2e/manifests/quickstart/request.json"
+    request = MANIFESTS / "request.json"
+    if pathlib.Path.cwd() == ROOT:
+        request = request.relative_to(ROOT)
+    return f"curl -s localhost:{ports.data('device')}/v2/models/digits/infer -d @{request}"
 
 
 def keep_running(site: Site) -> None:
@@ -110,5 +122,7 @@ def keep_running(site: Site) -> None:
         while True:
             time.sleep(0.5)
             site.check_alive()
-    except Interrupted:
+    except Interrupted as interrupted:
+        if interrupted.number != signal.SIGINT:
+            raise
         say("\nstopping")

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -62,12 +63,12 @@ class Agent:
     def check_alive(self) -> None:
         code = self.process.poll()
         if code is not None:
-            ended = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
-            raise Failure(f"the {self.tier} agent {ended}. Its last words:\n{self.last_words()}")
+            ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            raise Failure(f"the {self.tier} agent {ended}. The end of its log:\n{self.end_of_log()}")
 
-    def last_words(self) -> str:
+    def end_of_log(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-        return "\n".join(f"  {line}" for line in lines) or "  (none)"
+        return "\n".join(f"  {line}" for line in lines) or "  (nothing)"
 
     def ask_to_stop(self) -> None:
         if self.process.poll() is None:
@@ -126,8 +127,13 @@ class Site:
         command = [str(self.binary), *(word for flag in arguments.items() for word in flag)]
         # A TERRACE_* variable of whoever runs this is not meant for these agents.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TERRACE_")}
-        with log.open("ab") as errors:
-            process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=errors)
+        with log.open("ab") as output:
+            try:
+                process = subprocess.Popen(
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                )
+            except OSError as error:
+                raise Failure(f"{self.binary} cannot be started: {error.strerror}") from None
         return Agent(tier, port, admin, log, process)
 
     def stop(self, tiers: Iterable[str] = TIERS) -> None:
@@ -138,9 +144,15 @@ class Site:
             agent.wait_stopped()
             del self.agents[agent.tier]
 
-    def check_alive(self) -> None:
-        for agent in self.agents.values():
-            agent.check_alive()
+    def check_alive(self, seconds: float = 0) -> None:
+        """A `Failure` if an agent has ended, or does so within these seconds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for agent in self.agents.values():
+                agent.check_alive()
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(0.02)
 
 
 def wait_serving(agents: Sequence[Agent]) -> None:
@@ -156,11 +168,11 @@ def wait_serving(agents: Sequence[Agent]) -> None:
                 say(f"  {agent.tier:<6}  {url(agent.port)}  serves {standing.revision} after {took:.2f} s")
         if waiting and time.monotonic() > next_word:
             next_word = time.monotonic() + 2
-            say(f"  … still waiting for {standings(waiting)}")
+            say(f"  still waiting for {standings(waiting)}")
         if waiting and time.monotonic() > deadline:
             raise Failure(
                 f"not serving after {READY_SECONDS} s: {standings(waiting)}. "
-                f"The last words of the {waiting[0].tier} agent:\n{waiting[0].last_words()}"
+                f"The end of the {waiting[0].tier} agent's log:\n{waiting[0].end_of_log()}"
             )
         time.sleep(0.02)
 

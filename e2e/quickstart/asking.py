@@ -12,6 +12,7 @@ from typing import Any
 from agents import READY_SECONDS
 from checkout import DIGITS
 from ports import HOST
+from words import Failure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,9 @@ class Client:
         self._connection = http.client.HTTPConnection(HOST, port, timeout=READY_SECONDS)
         self._sent = 0
 
+    def close(self) -> None:
+        self._connection.close()
+
     def ask(self, digit: Digit, requirement: Requirement) -> Answer:
         tensor = {"name": "image", "datatype": "FP32", "shape": [1, 64], "data": digit.image}
         request = {"parameters": requirement.parameters(self._sent), "inputs": [tensor]}
@@ -89,11 +93,10 @@ class Client:
         begun = time.perf_counter()
         try:
             self._connection.request("POST", "/v2/models/digits/infer", body, {"content-type": "application/json"})
-            response = self._connection.getresponse()
-            status, text = response.status, response.read()
+            with self._connection.getresponse() as response:
+                status, text = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            status, text = 0, json.dumps({"error": f"the connection failed: {error!r}"}).encode()
+            raise Failure(f"the device agent does not answer: {error!r}") from None
         took_ms = (time.perf_counter() - begun) * 1e3
         return understand(requirement, status, json.loads(text), digit.label, took_ms)
 
@@ -107,7 +110,7 @@ def understand(requirement: Requirement, status: int, body: dict[str, Any], labe
         status=status,
         tier=told.get("tier", "nobody"),
         source=told.get("source", ""),
-        reason=told.get("reason", ""),
+        reason=told.get("reason", f"status {status}"),
         revision=body.get("model_version", ""),
         right=outputs.get("label") == [label],
         took_ms=took_ms,

@@ -16,8 +16,8 @@ DIGITS = ROOT / "e2e/digits"
 def find_agent() -> pathlib.Path:
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     agent = pathlib.Path(os.environ.get("TERRACE_AGENT_BIN", target / "release/terrace-agent"))
-    if not os.access(agent, os.X_OK):
-        raise Failure(f"{agent} is missing: `make quickstart` builds it, or set TERRACE_AGENT_BIN")
+    if not (agent.is_file() and os.access(agent, os.X_OK)):
+        raise Failure(f"there is no program {agent}: `make quickstart` builds the agent and starts it")
     return agent.resolve()
 
 
@@ -25,10 +25,12 @@ def find_onnxruntime() -> pathlib.Path:
     library = os.environ.get("TERRACE_ONNXRUNTIME", "")
     if not library:
         installed = subprocess.run([ROOT / "tools/onnxruntime"], check=False, stdout=subprocess.PIPE, text=True)
+        if installed.returncode != 0:
+            raise Failure("tools/onnxruntime could not install ONNX Runtime; above it says why")
         library = installed.stdout.strip()
     if not pathlib.Path(library).is_file():
         raise Failure(
-            f"ONNX Runtime is missing{f': there is no {library}' if library else ''}.\n"
+            f"ONNX Runtime is missing: there is no {library}.\n"
             "Unset TERRACE_ONNXRUNTIME to have it fetched, or set it to a libonnxruntime.so, version 1.24 or newer."
         )
     return pathlib.Path(library).resolve()

@@ -53,7 +53,7 @@ def check_digests() -> None:
     if wrong:
         raise Failure(
             f"the digests in {', '.join(wrong)} are not those in e2e/digits/SHA256SUMS.\n"
-            "If the digits were trained again on purpose: python3 e2e/quickstart --pin"
+            "Undo what was changed there or, where the digits were trained again: python3 e2e/quickstart --pin"
         )
 
 

@@ -11,6 +11,8 @@ from words import Failure
 HOST = "127.0.0.1"
 TIERS = ("device", "edge", "cloud")
 DEFAULT_PORT = 18000
+LOWEST_PORT = 1024
+HIGHEST_PORT = 65000
 
 
 def url(port: int) -> str:
@@ -31,20 +33,27 @@ class Ports:
 
     @classmethod
     def from_environment(cls) -> Ports:
-        text = os.environ.get("TERRACE_QUICKSTART_PORT", str(DEFAULT_PORT))
-        if not text.isdigit() or not 1024 <= int(text) <= 65000:
-            raise Failure(f"TERRACE_QUICKSTART_PORT must be a port between 1024 and 65000, not {text!r}")
+        text = os.environ.get("TERRACE_QUICKSTART_PORT") or str(DEFAULT_PORT)
+        if not text.isdecimal() or not LOWEST_PORT <= int(text) <= HIGHEST_PORT:
+            raise Failure(
+                f"TERRACE_QUICKSTART_PORT must be a port between {LOWEST_PORT} and {HIGHEST_PORT}, not {text!r}"
+            )
         return cls(int(text))
 
-    def check_free(self) -> None:
+    def taken(self) -> list[str]:
         uses = [(self.data(tier), f"the {tier} agent") for tier in TIERS]
         uses += [(self.admin(tier), f"the {tier} agent's status") for tier in TIERS]
-        taken = [f"port {port} ({use})" for port, use in uses if not is_free(port)]
+        return [f"port {port} ({use})" for port, use in uses if not is_free(port)]
+
+    def check_free(self) -> None:
+        taken = self.taken()
         if taken:
+            others = range(DEFAULT_PORT, HIGHEST_PORT, 1000)
+            free = next((first for first in others if not Ports(first).taken()), "N")
             raise Failure(
                 f"in use already: {', '.join(taken)}.\n"
-                "Is another quickstart running? End it, or choose other ports:\n"
-                f"  TERRACE_QUICKSTART_PORT={self.first + 1000} make quickstart"
+                "Is another quickstart running? End it (`ss -ltnp` says who listens), or choose other ports:\n"
+                f"  TERRACE_QUICKSTART_PORT={free} make quickstart"
             )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 class Failure(Exception):
     """Ends the quickstart with words that say what to do."""
@@ -9,3 +11,7 @@ class Failure(Exception):
 
 def say(text: str = "") -> None:
     print(text, flush=True)
+
+
+def complain(text: str) -> None:
+    print(f"\nquickstart: {text}", file=sys.stderr, flush=True)
