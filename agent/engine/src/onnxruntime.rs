@@ -1,11 +1,14 @@
 //! ONNX Runtime, loaded from a shared library at run time, on its CPU execution provider.
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use half::{bf16, f16};
+use ort::LoadDynamicError;
 use ort::environment::Environment;
 use ort::ep::CPU;
+use ort::logging::{LogLevel, LoggerFunction};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{OutputSelector, RunOptions, SessionInputValue};
 use ort::value::{DynValue, Outlet, PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
@@ -16,6 +19,10 @@ use crate::{Engine, LoadError, RunError, RuntimeInfo, Session, SessionOptions, S
 
 /// What runs a model here: the only provider that is registered, so nothing else can have taken a node of it.
 pub(crate) const PROVIDER: &str = "CPUExecutionProvider";
+
+/// Where a model's external data is looked for: below a device there are no files. Without this a model could have any
+/// file below the working directory in its outputs, and that directory is `/` under systemd and in containers.
+const NOWHERE: &str = "/dev/null";
 
 /// The one environment that a process may have, and the library that it came from.
 static OPENED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
@@ -30,12 +37,12 @@ pub struct OnnxRuntime {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The library is missing, is something else, or is too old.
-    #[error("ONNX Runtime cannot be loaded from {}: {source}; give the path of libonnxruntime.so 1.24 or newer with --onnxruntime (`tools/onnxruntime` fetches one)", path.display())]
+    #[error("ONNX Runtime cannot be loaded from {}: {message}; give the path of libonnxruntime.so 1.24 or newer with --onnxruntime (`tools/onnxruntime` fetches one)", path.display())]
     Library {
         /// The path that was tried.
         path: PathBuf,
         /// What went wrong.
-        source: ort::LoadDynamicError,
+        message: String,
     },
     /// The library was loaded and does not start.
     #[error("ONNX Runtime from {} does not start: {message}", path.display())]
@@ -56,18 +63,32 @@ pub enum OpenError {
 impl OnnxRuntime {
     /// Loads the library at `path`. A process has one; asking for the same again gives the same.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        // What it logs of a run repeats values of the request. What it says of a model comes as an error anyway.
+        Self::open_logging(path, Arc::new(|_, _, _, _, _| ()))
+    }
+
+    /// The same for a process that only tries a model: the runtime logs to standard error, and its last words there
+    /// may be all that is known of its end.
+    pub(crate) fn open_to_probe(path: &Path) -> Result<Self, OpenError> {
+        let log = |_: LogLevel, _: &str, _: &str, _: &str, message: &str| {
+            let _nobody_listens = writeln!(io::stderr(), "{}", message.trim_end());
+        };
+        Self::open_logging(path, Arc::new(log))
+    }
+
+    fn open_logging(path: &Path, log: LoggerFunction) -> Result<Self, OpenError> {
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, environment)) = &*opened {
-            if known != path {
+            if !is_same_file(known, path) {
                 return Err(OpenError::Another { path: known.clone() });
             }
             return Ok(Self { environment: environment.clone(), info: info(path) });
         }
-        let builder =
-            ort::init_from(path).map_err(|source| OpenError::Library { path: path.to_owned(), source })?;
+        let builder = ort::init_from(path)
+            .map_err(|error| OpenError::Library { path: path.to_owned(), message: cause(&error, path) })?;
         let environment =
-            builder.with_name("terrace").with_telemetry(false).build().map_err(|error| {
-                OpenError::Environment { path: path.to_owned(), message: error.to_string() }
+            builder.with_name("terrace").with_telemetry(false).with_logger(log).build().map_err(|error| {
+                OpenError::Environment { path: path.to_owned(), message: one_line(&error.to_string()) }
             })?;
         *opened = Some((path.to_owned(), environment.clone()));
         Ok(Self { environment, info: info(path) })
@@ -81,7 +102,8 @@ impl OnnxRuntime {
             .with_inter_threads(1)?
             // Spinning burns a core for tens of milliseconds after every single request.
             .with_intra_op_spinning(false)?
-            .with_inter_op_spinning(false)?;
+            .with_inter_op_spinning(false)?
+            .with_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)?;
         Ok(builder)
     }
 }
@@ -153,6 +175,29 @@ fn info(path: &Path) -> RuntimeInfo {
     let build = ort::info().split([' ', ',']).find_map(|word| word.strip_prefix("git-commit-id="));
     let version = format!("{version} build {}", build.unwrap_or("unknown"));
     RuntimeInfo { name: "onnxruntime", version: version.trim().to_owned() }
+}
+
+/// Why a library cannot be loaded, without the path: in the loader's own words, which the error keeps to itself.
+fn cause(error: &LoadDynamicError, path: &Path) -> String {
+    match error {
+        LoadDynamicError::Dlopen { error, .. } => {
+            let words =
+                std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+            let path = format!("{}: ", path.display());
+            one_line(words.strip_prefix(&path).unwrap_or(&words))
+        }
+        LoadDynamicError::MissingApi { .. } => "it is another library".to_owned(),
+        LoadDynamicError::InvalidVersionString => "it does not tell its version".to_owned(),
+        LoadDynamicError::BadVersion { version_str, .. } => format!("it is version {version_str:?}"),
+    }
+}
+
+/// Whether two paths lead to one file; where one leads to none, whether they are the same.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
 }
 
 fn one_line(text: &str) -> String {
@@ -254,6 +299,7 @@ fn output_tensor(name: &str, value: Option<&DynValue>) -> Result<Tensor, RunErro
             TensorData::Bytes(texts.into_iter().map(String::into_bytes).collect())
         }
     };
-    let shape = shape.iter().map(|dimension| usize::try_from(*dimension).unwrap_or(0)).collect();
+    let shape = shape.iter().map(|dimension| usize::try_from(*dimension)).collect::<Result<_, _>>();
+    let shape = shape.map_err(|_| RunError::Failed(format!("output {name:?} has a negative dimension")))?;
     Tensor::new(name, shape, data).map_err(|error| RunError::Failed(error.to_string()))
 }

@@ -241,7 +241,7 @@ fn attempt(orders: &Orders) -> Finding {
     if hex(&Sha256::digest(&model)) != request.sha256 {
         return Finding::Damaged;
     }
-    let engine = match OnnxRuntime::open(&orders.library) {
+    let engine = match OnnxRuntime::open_to_probe(&orders.library) {
         Ok(engine) => engine,
         Err(error) => return verdict("LoadFailed", error.to_string()),
     };
