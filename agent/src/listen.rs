@@ -63,6 +63,7 @@ pub async fn serve(
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(256);
+    let told = ending.clone();
     let accepting = async {
         loop {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
@@ -77,11 +78,14 @@ pub async fn serve(
                 debug!(%error, "a connection ended before it was served");
                 continue;
             }
-            let connection =
-                connections.watch(server.serve_connection(io_of(stream), entry(router.clone())).into_owned());
+            let (server, router, watcher, ending) =
+                (server.clone(), router.clone(), connections.watcher(), told.clone());
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    debug!(error, "a connection ended early");
+                if begins(&stream, ending).await {
+                    let connection = server.serve_connection(io_of(stream), entry(router)).into_owned();
+                    if let Err(error) = watcher.watch(connection).await {
+                        debug!(error, "a connection ended early");
+                    }
                 }
                 drop(permit);
             });
@@ -96,6 +100,14 @@ pub async fn serve(
         warn!(drain_timeout = ?limits.drain, "requests were still in flight when the drain time was over");
     }
     Ok(())
+}
+
+/// Whether a connection sends anything in time. Hyper's own patience begins only with the first byte.
+async fn begins(stream: &TcpStream, mut ending: watch::Receiver<bool>) -> bool {
+    tokio::select! {
+        readable = tokio::time::timeout(HEADER_TIMEOUT, stream.readable()) => matches!(readable, Ok(Ok(()))),
+        _ = ending.wait_for(|ending| *ending) => false,
+    }
 }
 
 fn io_of(stream: TcpStream) -> TokioIo<TcpStream> {

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use terrace_crds::node::AgentStatus;
 use terrace_engine::Engine as _;
 use terrace_engine::onnxruntime::OnnxRuntime;
@@ -32,7 +33,7 @@ use terrace_engine::probe::{self, Prober};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use crate::admin::Admin;
 use crate::args::Args;
@@ -74,6 +75,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
         .thread_name("io")
@@ -84,6 +86,15 @@ fn run(args: Args) -> anyhow::Result<()> {
     // A load that hangs in native code must not keep a process that is done.
     runtime.shutdown_background();
     ended
+}
+
+/// As many files and connections as the system permits: what a shell gives is a quarter of --max-connections.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<()> {
@@ -184,7 +195,7 @@ async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
         lock
     };
     let (instructions, instructed) = watch::channel(None);
-    let following = async { sync.run(instructed).await.context("following the spec") };
+    let following = sync.run(instructed);
     if let Some(manifests) = &args.manifests {
         let standalone = Standalone::open(
             &args,
@@ -193,12 +204,10 @@ async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
             Arc::clone(&wired.activator.fetcher),
             wired.journal.state().spec,
         )?;
-        let deciding = async { standalone.run(instructions).await.context("following the manifests") };
-        tokio::try_join!(deciding, following)?;
+        tokio::join!(standalone.run(instructions), following);
     } else {
         let cluster = Cluster::connect(args.node_name.as_deref(), Arc::clone(&wired.node)).await?;
-        let hearing = async { cluster.run(instructions).await.context("following the cluster") };
-        tokio::try_join!(hearing, following)?;
+        tokio::join!(cluster.run(instructions), following);
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ use crate::registry::ModelKey;
 pub const READY: &str = "Ready";
 /// Every manifest of a standalone agent's folder is accepted.
 pub const MANIFESTS_ACCEPTED: &str = "ManifestsAccepted";
+/// What the node must know to serve again is on its disk.
+pub const JOURNAL_WRITTEN: &str = "JournalWritten";
 /// The cluster tells this agent what to serve. Known on the node alone: an agent that is cut off cannot report it.
 pub const CONNECTED: &str = "Connected";
 
@@ -27,6 +29,8 @@ struct Contents {
     has_spec: bool,
     /// The generation of the InferenceNode whose spec is followed.
     generation: Option<i64>,
+    /// The node was ready for traffic once. From then on a model that is new to it takes its time.
+    was_ready: bool,
     agent: Option<AgentStatus>,
     models: BTreeMap<ModelKey, NodeModelStatus>,
     conditions: BTreeMap<&'static str, Condition>,
@@ -111,27 +115,37 @@ impl Board {
         }
     }
 
-    /// Why the node is not ready for traffic; `None` when it is: each model that it should serve answers, or is
-    /// known to be unable to. Depends on nothing outside the node.
+    /// Why the node is not ready for traffic; `None` once each model that it should serve answered, or was known to be
+    /// unable to: from then on a model that is new to it, or tried again, takes nothing from the others. Depends on
+    /// nothing outside the node.
     pub fn unready(&self) -> Option<String> {
         let contents = self.0.borrow();
-        if !contents.has_spec {
-            return Some("nothing has said yet what this node should serve".to_owned());
+        if contents.was_ready {
+            return None;
         }
-        let loading = names(&contents, |model| {
-            model.serving_revision.is_none()
-                && !matches!(model.phase, ModelPhase::Serving | ModelPhase::Failed | ModelPhase::NotPlaced)
-        });
-        (!loading.is_empty()).then(|| format!("still loading {loading}"))
+        unready(&contents)
     }
 
     fn change(&self, edit: impl FnOnce(&mut Contents)) {
         self.0.send_modify(|contents| {
             edit(contents);
+            contents.was_ready |= unready(contents).is_none();
             let verdict = ready(contents);
             contents.state(READY, verdict);
         });
     }
+}
+
+/// Why a node that has just begun is not ready for traffic.
+fn unready(contents: &Contents) -> Option<String> {
+    if !contents.has_spec {
+        return Some("nothing has said yet what this node should serve".to_owned());
+    }
+    let loading = names(contents, |model| {
+        model.serving_revision.is_none()
+            && !matches!(model.phase, ModelPhase::Serving | ModelPhase::Failed | ModelPhase::NotPlaced)
+    });
+    (!loading.is_empty()).then(|| format!("still loading {loading}"))
 }
 
 impl Contents {
@@ -212,8 +226,8 @@ mod tests {
     #[test]
     fn a_node_is_ready_for_traffic_while_an_update_loads_and_when_one_failed() {
         let board = board();
-        board.spec_read();
         board.model(&key(), |model| model.phase = ModelPhase::Loading);
+        board.spec_read();
         assert_eq!(board.unready().unwrap(), "still loading default.digits");
         board.model(&key(), |model| model.serving_revision = Some("r1".to_owned()));
         assert_eq!(board.unready(), None);
@@ -221,6 +235,9 @@ mod tests {
         board.model(&key(), |model| model.phase = ModelPhase::Failed);
         assert_eq!(board.unready(), None);
         assert_eq!(condition(&board, READY).reason, "ModelFailed");
+        let new = ModelKey::from_url("letters", "default");
+        board.model(&new, |model| model.phase = ModelPhase::Fetching);
+        assert_eq!(board.unready(), None, "what is new takes nothing from what serves");
     }
 
     #[test]

@@ -40,11 +40,10 @@ impl Cluster {
     }
 
     /// Never ends by itself: a cluster that is away comes back.
-    pub async fn run(self, instructions: Instructions) -> anyhow::Result<()> {
+    pub async fn run(self, instructions: Instructions) {
         let (seen, sees) = tokio::sync::watch::channel(None);
         let watching = watch::watch(&self.api, &self.name, &self.node.board, &instructions, &seen);
         let reporting = report::report(&self.api, &self.name, &self.node.board, sees);
         tokio::join!(watching, reporting);
-        anyhow::bail!("the watch of the InferenceNode ended")
     }
 }

@@ -11,15 +11,14 @@ mod state;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use kube::ResourceExt as _;
 use terrace_crds::InferenceNodeSpec;
 use terrace_crds::node::{ModelError, ModelPhase};
 use terrace_fleet::{DigestSource, ModelPlan, NamedPolicy, NodeFacts, Note, Sha256, WantedModel};
 use terrace_tiering::Policy;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::args::Args;
 use crate::fetch::Fetcher;
@@ -36,6 +35,8 @@ use terrace_egress::Egress;
 
 /// The journal of a standalone agent, in its data directory.
 const JOURNAL: &str = "journal/standalone.json";
+/// How long to wait until a journal that could not be written is tried again.
+const CATCH_UP: Duration = Duration::from_secs(5);
 /// How many faults a condition repeats.
 const MAX_FAULTS_TOLD: usize = 16;
 
@@ -49,6 +50,10 @@ pub struct Standalone {
     state: State,
     /// What was sent last, or served before this process began.
     spec: Option<InferenceNodeSpec>,
+    /// The folder was read, now or by an earlier process: until then nothing is known to be wanted.
+    was_read: bool,
+    /// The journal lacks something: it could not be written.
+    behind: bool,
     /// Models that have no entry in a spec, because their digest is not known yet.
     waiting: BTreeSet<ModelKey>,
 }
@@ -73,31 +78,37 @@ impl Standalone {
             checksums: Checksums::new(fetcher, name),
             journal,
             state,
+            was_read: spec.is_some(),
+            behind: false,
             spec,
             waiting: BTreeSet::new(),
         })
     }
 
     /// Sends a spec whenever the manifests or a checksum file ask for another one.
-    pub async fn run(mut self, instructions: Instructions) -> anyhow::Result<()> {
+    pub async fn run(mut self, instructions: Instructions) {
         loop {
             tokio::select! {
-                reading = self.follower.next() => self.read(reading)?,
-                reading = self.checksums.next() => self.resolve(reading)?,
+                reading = self.follower.next() => self.read(reading),
+                reading = self.checksums.next() => self.resolve(reading),
+                () = tokio::time::sleep(CATCH_UP), if self.behind => self.write(),
             }
-            self.plan(&instructions);
+            if self.was_read {
+                self.plan(&instructions);
+            }
         }
     }
 
     /// Takes from the folder what is right in it.
-    fn read(&mut self, reading: Result<Reading, FolderError>) -> anyhow::Result<()> {
+    fn read(&mut self, reading: Result<Reading, FolderError>) {
         let verdict = match reading {
             Ok(reading) => {
                 let (accepted, faults) = manifests::accept(&self.state.accepted, &reading);
                 for fault in &faults {
                     warn!(%fault, "manifest refused; what it said before still holds");
                 }
-                self.remember(|state| state.accepted = accepted)?;
+                self.was_read = true;
+                self.remember(|state| state.accepted = accepted);
                 self.watch_checksums();
                 accepted_verdict(&faults, self.state.accepted.files.len())
             }
@@ -107,7 +118,6 @@ impl Standalone {
             }
         };
         self.node.board.condition(MANIFESTS_ACCEPTED, verdict);
-        Ok(())
     }
 
     fn watch_checksums(&mut self) {
@@ -116,7 +126,7 @@ impl Standalone {
     }
 
     /// Takes what a checksum file says now.
-    fn resolve(&mut self, reading: checksums::Reading) -> anyhow::Result<()> {
+    fn resolve(&mut self, reading: checksums::Reading) {
         let name = reading.model.to_string();
         let sha256 = match reading.digest {
             Ok(sha256) => sha256.to_string(),
@@ -132,7 +142,7 @@ impl Standalone {
                             Some(ModelError { reason: "DigestUnknown".to_owned(), message: error.clone() });
                     }
                 });
-                return Ok(());
+                return;
             }
         };
         let source = self
@@ -140,14 +150,13 @@ impl Standalone {
             .accepted
             .models()
             .find_map(|model| (key_of(model) == reading.model).then(|| model.spec.source.clone()));
-        let Some(source) = source else { return Ok(()) };
+        let Some(source) = source else { return };
         if self.state.digest(&name, &source) != Some(sha256.as_str()) {
             info!(model = name, sha256, "the checksum file names a new digest");
             self.remember(|state| {
                 state.resolved.insert(name, Resolved { source, sha256 });
-            })?;
+            });
         }
-        Ok(())
     }
 
     /// Decides, and sends what is new.
@@ -233,16 +242,22 @@ impl Standalone {
             .collect()
     }
 
-    /// Changes the journal on disk, then in memory.
-    fn remember(&mut self, edit: impl FnOnce(&mut State)) -> anyhow::Result<()> {
-        let mut next = self.state.clone();
-        edit(&mut next);
-        if next != self.state {
-            write_json(&self.journal, &next)
-                .with_context(|| format!("cannot write {}", self.journal.display()))?;
-            self.state = next;
+    /// Changes what is known, and the journal after it. What cannot be written holds all the same: the folder that
+    /// says it is there to be read again.
+    fn remember(&mut self, edit: impl FnOnce(&mut State)) {
+        let before = self.state.clone();
+        edit(&mut self.state);
+        if self.state != before || self.behind {
+            self.write();
         }
-        Ok(())
+    }
+
+    fn write(&mut self) {
+        let written = write_json(&self.journal, &self.state);
+        self.behind = written.is_err();
+        if let Err(error) = written {
+            error!(journal = %self.journal.display(), %error, retry_in = ?CATCH_UP, "the journal of accepted manifests cannot be written");
+        }
     }
 }
 

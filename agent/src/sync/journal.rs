@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ use crate::store::journal::{read_json, write_json};
 pub struct NodeJournal {
     path: PathBuf,
     state: Mutex<State>,
+    /// The file does not hold the state: it could not be written.
+    behind: AtomicBool,
 }
 
 /// What stands in the journal.
@@ -44,7 +47,7 @@ impl NodeJournal {
     /// Reads the journal at `path`; an absent one is empty.
     pub fn open(path: PathBuf) -> io::Result<Self> {
         let state = read_json(&path)?.unwrap_or_default();
-        Ok(Self { path, state: Mutex::new(state) })
+        Ok(Self { path, state: Mutex::new(state), behind: AtomicBool::new(false) })
     }
 
     /// Reads the file again: another process may have written it until now.
@@ -80,20 +83,59 @@ impl NodeJournal {
         self.write(|state| state.serving.retain(|key, _| keep(key)))
     }
 
-    /// Changes the state on disk first, then in memory, so that memory never knows more than the disk.
+    /// Whether the file lacks something: after an end now, the node would serve what it served before.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed)
+    }
+
+    /// Writes what could not be written before.
+    pub fn catch_up(&self) -> io::Result<()> {
+        if self.is_behind() { self.write_file(&self.lock()) } else { Ok(()) }
+    }
+
+    /// Changes the state, and the file after it. A disk that is full must not keep a node from what it is told, which
+    /// may be to keep more to itself; so the state holds even where the file cannot be written.
     fn write(&self, edit: impl FnOnce(&mut State)) -> io::Result<()> {
         let mut state = self.lock();
-        let mut next = state.clone();
-        edit(&mut next);
-        if next != *state {
-            write_json(&self.path, &next)?;
-            *state = next;
-        }
-        Ok(())
+        let before = state.clone();
+        edit(&mut state);
+        if *state == before && !self.is_behind() { Ok(()) } else { self.write_file(&state) }
+    }
+
+    fn write_file(&self, state: &State) -> io::Result<()> {
+        let written = write_json(&self.path, state).map_err(io::Error::from);
+        self.behind.store(written.is_err(), Ordering::Relaxed);
+        written
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state is replaced whole, so a panic elsewhere cannot have left it half-written.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_that_cannot_be_written_holds_in_memory_and_catches_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("journal");
+        std::fs::create_dir(&place).unwrap();
+        let journal = NodeJournal::open(place.join("node.json")).unwrap();
+        // A file where the folder should be: not even root can write there.
+        std::fs::remove_dir(&place).unwrap();
+        std::fs::write(&place, "").unwrap();
+        let spec = InferenceNodeSpec::default();
+        assert!(journal.accept(&spec).is_err() && journal.is_behind());
+        assert_eq!(journal.state().spec, Some(spec.clone()));
+        assert!(journal.catch_up().is_err() && journal.is_behind());
+        std::fs::remove_file(&place).unwrap();
+        std::fs::create_dir(&place).unwrap();
+        journal.catch_up().unwrap();
+        assert!(!journal.is_behind());
+        let again = NodeJournal::open(place.join("node.json")).unwrap();
+        assert_eq!(again.state().spec, Some(spec));
     }
 }

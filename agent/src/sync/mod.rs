@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use terrace_crds::InferenceNodeSpec;
 use terrace_crds::node::{ModelError, ModelPhase};
@@ -23,9 +24,13 @@ use tracing::{error, info, warn};
 
 use crate::node::Node;
 use crate::registry::{Entry, Local, ModelKey, Served};
+use crate::status::{JOURNAL_WRITTEN, Verdict};
 use activate::{ActivateError, Activator};
 use journal::NodeJournal;
 use revision::Revision;
+
+/// How long to wait until a journal that could not be written is tried again.
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// What this node should serve, from whoever decides it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -90,16 +95,19 @@ impl Sync {
     }
 
     /// Follows the newest spec until its sender is gone. Needs the data directory's lock: it fetches and sweeps.
-    pub async fn run(mut self, mut instructions: Instructed) -> io::Result<()> {
+    pub async fn run(mut self, mut instructions: Instructed) {
         loop {
             tokio::select! {
+                () = tokio::time::sleep(CATCH_UP), if self.shared.journal.is_behind() => {
+                    self.shared.journaled(NodeJournal::catch_up).await;
+                }
                 changed = instructions.changed() => {
                     if changed.is_err() {
-                        return Ok(());
+                        return;
                     }
                     let instruction = instructions.borrow_and_update().clone();
                     if let Some(instruction) = instruction {
-                        self.follow(instruction).await?;
+                        self.follow(instruction).await;
                     }
                     if self.tasks.is_empty() {
                         self.sweep().await;
@@ -118,13 +126,13 @@ impl Sync {
     }
 
     /// Starts what a spec adds, and ends what it no longer has.
-    async fn follow(&mut self, instruction: Arc<Instruction>) -> io::Result<()> {
+    async fn follow(&mut self, instruction: Arc<Instruction>) {
         let accepted = Arc::clone(&instruction);
-        self.shared.journaled(move |journal| journal.accept(&accepted.spec)).await?;
+        self.shared.journaled(move |journal| journal.accept(&accepted.spec)).await;
         self.shared.node.become_tier(instruction.spec.tier);
         let wanted: HashMap<ModelKey, Revision> =
             Revision::all(&instruction.spec).map(|revision| (revision.key(), revision)).collect();
-        self.retire(&wanted).await?;
+        self.retire(&wanted).await;
         for (key, revision) in wanted {
             if self.running.get(&key).is_some_and(|running| running.revision == revision) {
                 continue;
@@ -143,11 +151,10 @@ impl Sync {
             }
         }
         self.shared.node.board.spec_followed(instruction.generation);
-        Ok(())
     }
 
     /// Ends every model that is not wanted any more.
-    async fn retire(&mut self, wanted: &HashMap<ModelKey, Revision>) -> io::Result<()> {
+    async fn retire(&mut self, wanted: &HashMap<ModelKey, Revision>) {
         self.running.retain(|key, running| {
             let keep = wanted.contains_key(key);
             if !keep {
@@ -163,11 +170,15 @@ impl Sync {
             }
         }
         let names: BTreeSet<String> = wanted.keys().map(ToString::to_string).collect();
-        self.shared.journaled(move |journal| journal.retain(|name| names.contains(name))).await
+        self.shared.journaled(move |journal| journal.retain(|name| names.contains(name))).await;
     }
 
     /// Removes from disk what neither the spec nor anything that serves needs.
     async fn sweep(&self) {
+        if self.shared.journal.is_behind() {
+            // After an end now, what the file still names would be needed.
+            return;
+        }
         let keep = self.shared.journal.state().digests();
         let store = Arc::clone(&self.shared.activator.store);
         match tokio::task::spawn_blocking(move || store.sweep(&keep)).await {
@@ -276,20 +287,33 @@ impl Shared {
         self.node.metrics.activation(&key, "Serving");
         info!(model = %key, revision = revision.model.revision, "revision serves");
         let served = revision.clone();
-        self.journaled(move |journal| journal.serves(&served)).await.map_err(|error| ActivateError {
-            reason: "JournalFailed".into(),
-            message: format!("the revision serves, but the journal cannot be written: {error}"),
-            retry: true,
-        })
+        self.journaled(move |journal| journal.serves(&served)).await;
+        Ok(())
     }
 
     /// Writes the journal off the threads that answer requests: a slow disk must not slow them.
-    async fn journaled(
-        &self,
-        write: impl FnOnce(&NodeJournal) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<()> {
+    async fn journaled(&self, write: impl FnOnce(&NodeJournal) -> io::Result<()> + Send + 'static) {
         let journal = Arc::clone(&self.journal);
-        tokio::task::spawn_blocking(move || write(&journal)).await?
+        let written = match tokio::task::spawn_blocking(move || write(&journal)).await {
+            Ok(written) => written,
+            Err(error) => Err(error.into()),
+        };
+        let verdict = match written {
+            Ok(()) => {
+                Verdict { holds: true, reason: "Written", message: "what serves is known on disk".to_owned() }
+            }
+            Err(error) => {
+                error!(%error, retry_in = ?CATCH_UP, "the journal cannot be written; what serves goes on, and would be forgotten at an end");
+                Verdict {
+                    holds: false,
+                    reason: "JournalUnwritable",
+                    message: format!(
+                        "the data directory cannot be written: {error}; make room: until then a restart serves what was known before"
+                    ),
+                }
+            }
+        };
+        self.node.board.condition(JOURNAL_WRITTEN, verdict);
     }
 
     /// From here on new requests are answered by `served`; those under way finish where they began.
