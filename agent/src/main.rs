@@ -149,6 +149,7 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
         library: args.onnxruntime.clone(),
         runtime: runtime.clone(),
         verdicts: args.data_dir.join("verdicts"),
+        limits: probe::Limits::default(),
     };
     let fetcher = Arc::new(Fetcher::new(FetchOptions {
         store: Arc::clone(&store),

@@ -8,9 +8,9 @@ use std::fs;
 use std::process::Command;
 
 use half::{bf16, f16};
-use support::models::identity;
+use support::models::{identity, looks_up};
 use support::onnx::{
-    Element, Graph, Message, external_tensor, int_attribute, int64s, ints_attribute, map_type, node, node_of,
+    Element, Graph, Message, external_tensor, int_attribute, ints_attribute, map_type, node, node_of,
     optional_type, sequence_type, string_tensor, tensor_attribute, tensor_type, value,
 };
 use support::runtime;
@@ -315,18 +315,6 @@ fn a_model_cannot_read_memory() {
         ..Graph::default()
     };
     refused(&model.model());
-}
-
-/// Fails on every index but -2 … 1, and says which it was given.
-fn looks_up() -> Vec<u8> {
-    let one = tensor_type(Element::Int64, &[1]);
-    Graph {
-        nodes: vec![node("Gather", &["table", "x"], &["y"], &[])],
-        constants: vec![int64s("table", &[2], &[5, 6])],
-        inputs: vec![value("x", &one)],
-        outputs: vec![value("y", &one)],
-    }
-    .model()
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use terrace_crds::model::{CasesSource, Verification};
 use terrace_crds::node::ModelPhase;
 use terrace_engine::cases::{self, Acceptance, Cases};
-use terrace_engine::probe::{ProbeRequest, Prober, Verdict};
+use terrace_engine::probe::{Artifact, ProbeRequest, Prober, Verdict};
 use terrace_engine::{Engine, Model, ModelOptions};
 use terrace_fleet::{Sha256, SourceUri};
 use tokio::sync::Semaphore;
@@ -110,16 +110,16 @@ impl Activator {
 
         progress(ModelPhase::Probing);
         let request = ProbeRequest {
-            model: self.store.path(&model),
-            sha256: model.to_string(),
-            cases: cases.as_ref().map(|cases| self.store.path(cases)),
-            cases_sha256: cases.as_ref().map(Sha256::to_string),
+            model: self.stored(&model),
+            cases: cases.as_ref().map(|cases| self.stored(cases)),
             tolerance: acceptance.tolerance,
             threads: options.threads,
         };
-        match self.prober.probe(&request).await {
+        match self.prober.probe(&request, SystemTime::now()).await {
             Ok(Verdict::Accepted) => {}
             Ok(Verdict::Refused { reason, message }) => return Err(ActivateError::last(reason, &message)),
+            // Asking again costs little: the prober knows when the model is to be tried again.
+            Ok(Verdict::Died { message }) => return Err(ActivateError::passing("ProbeRefused", &message)),
             Err(error) => return Err(ActivateError::passing("ProbeFailed", &error)),
         }
 
@@ -135,6 +135,10 @@ impl Activator {
             sha256: artifact.sha256.clone(),
             model: Arc::new(loaded),
         })
+    }
+
+    fn stored(&self, sha256: &Sha256) -> Artifact {
+        Artifact { path: self.store.path(sha256), sha256: sha256.to_string() }
     }
 
     async fn fetch(&self, uri: &str, sha256: &str) -> Result<(), ActivateError> {

@@ -1,6 +1,6 @@
-//! Tiny models.
+//! Tiny models, good and hostile.
 
-use super::onnx::{Element, Graph, node, tensor_type, value};
+use super::onnx::{Element, Graph, graph_attribute, int64s, node, tensor, tensor_type, value};
 
 /// `y = x`.
 pub fn identity(element: Element, shape: &[i64]) -> Vec<u8> {
@@ -10,6 +10,84 @@ pub fn identity(element: Element, shape: &[i64]) -> Vec<u8> {
         inputs: vec![value("x", &kind)],
         outputs: vec![value("y", &kind)],
         ..Graph::default()
+    }
+    .model()
+}
+
+/// Takes an index, and fails on every one but 0 and 1, or -2 and -1. The error names the index.
+pub fn looks_up() -> Vec<u8> {
+    let one = tensor_type(Element::Int64, &[1]);
+    Graph {
+        nodes: vec![node("Gather", &["table", "x"], &["y"], &[])],
+        constants: vec![int64s("table", &[2], &[5, 6])],
+        inputs: vec![value("x", &one)],
+        outputs: vec![value("y", &one)],
+    }
+    .model()
+}
+
+/// Fails on zeros: it looks for the one at 9, and there are two.
+pub fn fails_on_zeros() -> Vec<u8> {
+    let one = tensor_type(Element::Int64, &[1]);
+    Graph {
+        nodes: vec![
+            node("Add", &["x", "nine"], &["index"], &[]),
+            node("Gather", &["table", "index"], &["y"], &[]),
+        ],
+        constants: vec![int64s("table", &[2], &[5, 6]), int64s("nine", &[1], &[9])],
+        inputs: vec![value("x", &one)],
+        outputs: vec![value("y", &one)],
+    }
+    .model()
+}
+
+/// More floats than a probe lets a tiny model have, and fewer than ONNX Runtime refuses to compute at load: 1 GB.
+pub const BOMB: i64 = 250_000_000;
+
+/// A constant of one gigabyte, made while the model is loaded.
+pub fn bomb_at_load() -> Vec<u8> {
+    Graph {
+        nodes: vec![node("ConstantOfShape", &["s"], &["y"], &[])],
+        constants: vec![int64s("s", &[1], &[BOMB])],
+        outputs: vec![value("y", &tensor_type(Element::Float, &[-1]))],
+        ..Graph::default()
+    }
+    .model()
+}
+
+/// As many floats as `size` and the input say together, so that they cannot be made before the first run.
+pub fn bomb_at_run(size: i64) -> Vec<u8> {
+    Graph {
+        nodes: vec![node("Add", &["x", "size"], &["s"], &[]), node("ConstantOfShape", &["s"], &["y"], &[])],
+        constants: vec![int64s("size", &[1], &[size])],
+        inputs: vec![value("x", &tensor_type(Element::Int64, &[1]))],
+        outputs: vec![value("y", &tensor_type(Element::Float, &[-1]))],
+    }
+    .model()
+}
+
+/// Adds the input to itself 2^63 - 1 times, once it runs.
+pub fn endless() -> Vec<u8> {
+    let (go_on, number) = (tensor_type(Element::Bool, &[]), tensor_type(Element::Int64, &[1]));
+    let body = Graph {
+        nodes: vec![
+            node("Identity", &["more"], &["still_more"], &[]),
+            node("Add", &["sum", "sum"], &["next_sum"], &[]),
+        ],
+        inputs: vec![
+            value("round", &tensor_type(Element::Int64, &[])),
+            value("more", &go_on),
+            value("sum", &number),
+        ],
+        outputs: vec![value("still_more", &go_on), value("next_sum", &number)],
+        ..Graph::default()
+    };
+    let body = graph_attribute("body", &body.message());
+    Graph {
+        nodes: vec![node("Loop", &["rounds", "yes", "x"], &["y"], &[body])],
+        constants: vec![int64s("rounds", &[], &[i64::MAX]), tensor("yes", Element::Bool, &[], &[1])],
+        inputs: vec![value("x", &number)],
+        outputs: vec![value("y", &number)],
     }
     .model()
 }

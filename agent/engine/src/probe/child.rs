@@ -1,0 +1,123 @@
+//! The child: limits itself, tries, says what it found.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::limits::Allowance;
+use super::zeros::zeros;
+use super::{Artifact, ProbeRequest, Verdict, hex};
+use crate::cases::{self, Acceptance, CaseFailure, Cases};
+use crate::onnxruntime::OnnxRuntime;
+use crate::{Engine as _, LoadError, RunError, Session, SessionOptions};
+
+/// What the child is told.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Orders {
+    pub library: PathBuf,
+    pub request: ProbeRequest,
+    pub allowance: Allowance,
+    /// Who asks.
+    pub parent: u32,
+}
+
+/// What the child says.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Finding {
+    /// What the model is.
+    Verdict(Verdict),
+    /// The model needs more memory than it may use.
+    OutOfMemory { words: String },
+    /// A file is not what it should be.
+    Damaged,
+    /// It has nothing to do with the model.
+    Unable { message: String },
+}
+
+/// The child: limits itself, tries, says what it found.
+pub fn child_main() -> ExitCode {
+    let mut json = Vec::new();
+    let orders =
+        io::stdin().read_to_end(&mut json).ok().and_then(|_| serde_json::from_slice::<Orders>(&json).ok());
+    let Some(orders) = orders else {
+        eprintln!("this command tries models for the agent, which tells it what to do on standard input");
+        return ExitCode::FAILURE;
+    };
+    let finding = match orders.allowance.impose(orders.parent) {
+        Ok(()) => attempt(&orders).unwrap_or_else(|finding| finding),
+        Err(error) => Finding::Unable { message: format!("it cannot limit itself: {error}") },
+    };
+    let said = serde_json::to_vec(&finding).is_ok_and(|json| io::stdout().write_all(&json).is_ok());
+    if said { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What is found of a model. The error is what ends the attempt.
+fn attempt(orders: &Orders) -> Result<Finding, Finding> {
+    let request = &orders.request;
+    let model = read(&request.model)?;
+    let cases = request.cases.as_ref().map(read).transpose()?;
+    let engine = OnnxRuntime::open_to_probe(&orders.library)
+        .map_err(|error| Finding::Unable { message: error.to_string() })?;
+    let mut session = engine
+        .load(&model, SessionOptions { threads: request.threads })
+        .map_err(|error| not_loaded(&error))?;
+    match cases {
+        Some(json) => pass(&mut *session, &json, request.tolerance)?,
+        None => run_once(&mut *session, orders.allowance.data_bytes)?,
+    }
+    Ok(Finding::Verdict(Verdict::Accepted))
+}
+
+fn read(artifact: &Artifact) -> Result<Vec<u8>, Finding> {
+    let bytes = fs::read(&artifact.path).map_err(|_| Finding::Damaged)?;
+    if hex(&Sha256::digest(&bytes)) == artifact.sha256 { Ok(bytes) } else { Err(Finding::Damaged) }
+}
+
+fn not_loaded(error: &LoadError) -> Finding {
+    match error {
+        LoadError::Refused(words) if is_out_of_memory(words) => Finding::OutOfMemory { words: words.clone() },
+        error => refused("LoadFailed", error.to_string()),
+    }
+}
+
+fn pass(session: &mut dyn Session, json: &[u8], tolerance: f64) -> Result<(), Finding> {
+    let cases = Cases::parse(json).map_err(|error| refused("CasesUnreadable", error.to_string()))?;
+    // How fast it is, the process that serves measures itself.
+    let acceptance = Acceptance { tolerance, max_latency: None };
+    cases::verify(session, &cases, &acceptance).map_err(|error| match error {
+        CaseFailure::Run { error: RunError::Failed(words), .. } if is_out_of_memory(&words) => {
+            Finding::OutOfMemory { words }
+        }
+        error => refused("CasesFailed", error.to_string()),
+    })
+}
+
+/// Runs a model that has no cases: what it does may show only then. Zeros need not be anything that it can work on, so
+/// that it fails is no fault.
+fn run_once(session: &mut dyn Session, most: u64) -> Result<(), Finding> {
+    let inputs = zeros(&session.signature().inputs, most).map_err(|input| {
+        let most = most >> 20;
+        let message =
+            format!("input {input:?} alone would take more than the {most} MiB that the model may use");
+        refused("ProbeRefused", message)
+    })?;
+    match session.run(&inputs, None) {
+        Err(RunError::Failed(words)) if is_out_of_memory(&words) => Err(Finding::OutOfMemory { words }),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn refused(reason: &str, message: String) -> Finding {
+    Finding::Verdict(Verdict::Refused { reason: reason.to_owned(), message })
+}
+
+/// Whether the runtime was refused memory: it has no code for that.
+fn is_out_of_memory(words: &str) -> bool {
+    ["bad_alloc", "bad allocation", "Failed to allocate memory", "out of memory"]
+        .iter()
+        .any(|sign| words.contains(sign))
+}
