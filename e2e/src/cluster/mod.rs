@@ -56,7 +56,26 @@ impl Cluster {
             let accounts = Api::<ServiceAccount>::namespaced(cluster.client.clone(), namespace);
             wait::until("a ServiceAccount", || async { Ok(accounts.get(account).await?) }).await?;
         }
+        cluster.wait_for_admission().await?;
         Ok(cluster)
+    }
+
+    /// An admission policy is enforced a moment after it was applied.
+    async fn wait_for_admission(&self) -> Result<()> {
+        const NAME: &str = "admission-is-enforced";
+        let node = InferenceNode::new(NAME, Default::default());
+        self.inference_nodes().create(&Default::default(), &node).await?;
+        let agent = Api::<InferenceNode>::all(self.client_with(&self.token(AGENTS, "terrace-agent").await?)?);
+        let status = json!({"status": {"agent": {"version": "0", "runtime": "none"}}});
+        wait::until("the admission policy to be enforced", || async {
+            match agent.patch_status(NAME, &PatchParams::default(), &Patch::Merge(&status)).await {
+                Err(kube::Error::Api(refused)) if refused.message.contains("bound to no node") => Ok(()),
+                other => anyhow::bail!("{other:?}"),
+            }
+        })
+        .await?;
+        self.inference_nodes().delete(NAME, &DeleteParams::default()).await?;
+        Ok(())
     }
 
     /// The administrator's client.
