@@ -22,8 +22,9 @@ setup: ## Install pinned tools into .tools/ (make test and make quickstart do it
 
 test: setup ## Run every test
 	tools/venv test
-	$(CARGO) build --locked -p terrace-agent -p terrace-operator
 	tools/controlplane >/dev/null
+	@# All at once: with the features that the tests are built with, nothing is built twice.
+	$(CARGO) build --locked --workspace --all-targets
 	$(CARGO) test --locked --workspace
 
 lint: ## Format, clippy, dependency rules
@@ -47,9 +48,14 @@ bench: setup ## Measure start, memory, swaps and wasted time; RECORD=docs/bench.
 	$(CARGO) build --release --locked -p terrace-agent
 	$(CARGO) run --release --locked -p terrace-e2e --bin bench -- $(RECORD)
 
+bench-fleet: setup ## Measure operator and agents against a real control plane; RECORD=docs/bench-fleet.md
+	tools/controlplane >/dev/null
+	$(CARGO) build --release --locked -p terrace-agent -p terrace-operator
+	$(CARGO) run --release --locked -p terrace-e2e --bin bench-fleet -- $(RECORD)
+
 help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: quickstart setup test lint drift crds digits bench help
+.PHONY: quickstart setup test lint drift crds digits bench bench-fleet help

@@ -113,10 +113,14 @@ async fn a_model_that_is_applied_serves_is_updated_under_load_and_removed() -> R
         Ok(())
     })
     .await?;
-    for node in cluster.inference_nodes().list(&ListParams::default()).await? {
-        assert_eq!(node.status.context("no status")?.models.len(), 0);
-    }
-    Ok(())
+    wait::until("the nodes to say that the model is gone", || async {
+        for node in cluster.inference_nodes().list(&ListParams::default()).await? {
+            let models = node.status.context("no status")?.models;
+            ensure!(models.is_empty(), "{models:?}");
+        }
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -71,3 +71,29 @@ pub struct Args {
 fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<terrace_crds::Duration>().map(Into::into).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../../docs/kubernetes.md");
+
+    #[test]
+    fn the_page_has_every_flag_with_its_variable_and_default() {
+        let mut command = Args::command();
+        command.build();
+        for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
+            let (flag, variable) = (arg.get_long().unwrap(), arg.get_env().unwrap().to_string_lossy());
+            let row = PAGE.lines().find(|line| line.starts_with(&format!("| `--{flag}")));
+            let row = row.unwrap_or_else(|| panic!("docs/kubernetes.md lacks --{flag}"));
+            assert!(row.contains(&format!("`{variable}`")), "{row}");
+            if let Some(default) =
+                arg.get_default_values().first().filter(|_| arg.get_action().takes_values())
+            {
+                assert!(row.contains(&format!("`{}`", default.to_string_lossy())), "{row}");
+            }
+        }
+    }
+}

@@ -6,6 +6,7 @@ mod catalog;
 mod checksums;
 mod conditions;
 mod context;
+mod controller;
 mod leader;
 mod metrics;
 mod model;
@@ -30,6 +31,7 @@ use crate::admin::Health;
 use crate::args::Args;
 use crate::checksums::Checksums;
 use crate::context::Context;
+use crate::controller::Controller;
 use crate::metrics::Metrics;
 use crate::world::World;
 
@@ -102,9 +104,34 @@ async fn operator(args: Args) -> anyhow::Result<()> {
     ));
     let (stop, _) = tokio::sync::broadcast::channel::<()>(1);
     let mut controllers = JoinSet::new();
-    controllers.spawn(model::run(Arc::clone(&context), queues.clone(), triggers.models, stop.subscribe()));
-    controllers.spawn(policy::run(Arc::clone(&context), triggers.policies, stop.subscribe()));
-    controllers.spawn(node::run(Arc::clone(&context), triggers.nodes, stop.subscribe()));
+    let world = context.world.clone();
+    let models = Controller {
+        name: "model",
+        store: world.models,
+        triggers: triggers.models,
+        stop: stop.subscribe(),
+        concurrency: 8,
+    };
+    let looked = queues.clone();
+    controllers.spawn(
+        models.run(Arc::clone(&context), move |object, context| model::look(object, context, looked.clone())),
+    );
+    let policies = Controller {
+        name: "policy",
+        store: world.policies,
+        triggers: triggers.policies,
+        stop: stop.subscribe(),
+        concurrency: 4,
+    };
+    controllers.spawn(policies.run(Arc::clone(&context), policy::look));
+    let nodes = Controller {
+        name: "node",
+        store: world.nodes,
+        triggers: triggers.nodes,
+        stop: stop.subscribe(),
+        concurrency: 16,
+    };
+    controllers.spawn(nodes.run(Arc::clone(&context), node::look));
     tasks.spawn(queues.clone().crowd(context.world.clone()));
     queues.everything(&context.world);
 

@@ -7,11 +7,13 @@ use anyhow::{Context as _, Result};
 use super::figures::Report;
 
 /// The page's head.
-pub fn describe(report: &mut Report) -> Result<()> {
+pub fn describe(report: &mut Report, command: &str) -> Result<()> {
     report.section(
         "Measured",
-        "Printed by `make bench`, which runs the release build of the agent on this machine, the clients beside it. \
-         Compare within a table only: what is compared ran alternating.",
+        &format!(
+            "Printed by `{command}`, which runs release builds on this machine, the clients beside them. Compare within \
+             a table only: what is compared ran alternating."
+        ),
     );
     let processor = fs::read_to_string("/proc/cpuinfo")?;
     let model = processor.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");

@@ -73,6 +73,13 @@ pub async fn measure(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// The resident memory of a process in MiB.
+pub fn resident(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+}
+
 fn memory(pid: u32) -> Result<Memory> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let mebibytes = |name: &str| {

@@ -3,6 +3,7 @@
 //! Run by `make bench`; nothing here passes or fails. Each part prints its method, a table and its noise.
 
 mod figures;
+pub mod fleet;
 mod holder;
 mod machine;
 mod memory;
@@ -17,7 +18,7 @@ use figures::Report;
 /// Measures everything; what was found is a page of Markdown.
 pub async fn run() -> Result<String> {
     let mut report = Report::default();
-    machine::describe(&mut report)?;
+    machine::describe(&mut report, "make bench")?;
     start::measure(&mut report).await?;
     memory::measure(&mut report).await?;
     swaps::measure(&mut report).await?;

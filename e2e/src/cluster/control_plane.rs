@@ -17,6 +17,8 @@ use crate::{checkout, wait};
 
 /// The administrator's token. It opens nothing but this cluster, which ends with the test.
 const ADMIN: &str = "administrator-of-this-test-alone";
+/// Where etcd listens.
+const ETCD: &str = "etcd.sock";
 /// Controllers that tests rely on. Those of nodes and workloads are left out: a test plays their part.
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
     root-ca-certificate-publisher-controller";
@@ -27,30 +29,30 @@ pub struct ControlPlane {
     assets: PathBuf,
     folder: PathBuf,
     port: u16,
-    etcd_port: u16,
     etcd: Process,
     api_server: Option<Process>,
-    _controller_manager: Process,
+    controller_manager: Option<Process>,
 }
 
 impl ControlPlane {
-    /// Starts all three in `folder`.
+    /// Starts etcd and the API server in `folder`.
     pub async fn start(folder: &Path) -> Result<Self> {
         let assets = assets()?;
         let folder = folder.join("control-plane");
         std::fs::create_dir(&folder)?;
-        let [port, etcd_port, peer_port] = free_ports()?;
+        let port = free_port()?;
         write_credentials(&folder)?;
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
+        // Sockets: nobody else can take them.
+        let url = |socket: &str| format!("unix://{}", folder.join(socket).display());
         let etcd = Process::start(
             &assets.join("etcd"),
             &[
                 format!("--data-dir={}", folder.join("etcd").display()),
-                format!("--listen-client-urls={}", url(etcd_port)),
-                format!("--advertise-client-urls={}", url(etcd_port)),
-                format!("--listen-peer-urls={}", url(peer_port)),
-                format!("--initial-advertise-peer-urls={}", url(peer_port)),
-                format!("--initial-cluster=default={}", url(peer_port)),
+                format!("--listen-client-urls={}", url(ETCD)),
+                format!("--advertise-client-urls={}", url(ETCD)),
+                format!("--listen-peer-urls={}", url("peer.sock")),
+                format!("--initial-advertise-peer-urls={}", url("peer.sock")),
+                format!("--initial-cluster=default={}", url("peer.sock")),
                 // The data is gone with the test.
                 "--unsafe-no-fsync".to_owned(),
                 "--log-level=error".to_owned(),
@@ -58,18 +60,17 @@ impl ControlPlane {
             &[],
             &folder.join("etcd.log"),
         )?;
-        let api_server = Some(api_server(&assets, &folder, port, etcd_port)?);
-        let mut started = Self {
-            _controller_manager: controller_manager(&assets, &folder, port)?,
-            assets,
-            folder,
-            port,
-            etcd_port,
-            etcd,
-            api_server,
-        };
+        let api_server = Some(api_server(&assets, &folder, port)?);
+        let mut started = Self { assets, folder, port, etcd, api_server, controller_manager: None };
         started.wait_ready().await?;
         Ok(started)
+    }
+
+    /// Starts the controller manager. Once the kinds are served: what a kind that it does not know owns, it collects
+    /// late.
+    pub fn start_controller_manager(&mut self) -> Result<()> {
+        self.controller_manager = Some(controller_manager(&self.assets, &self.folder, self.port)?);
+        Ok(())
     }
 
     /// Stops the API server, as if its machine were away.
@@ -79,7 +80,7 @@ impl ControlPlane {
 
     /// Starts it again where it was.
     pub async fn start_api_server(&mut self) -> Result<()> {
-        self.api_server = Some(api_server(&self.assets, &self.folder, self.port, self.etcd_port)?);
+        self.api_server = Some(api_server(&self.assets, &self.folder, self.port)?);
         self.wait_ready().await
     }
 
@@ -162,11 +163,8 @@ fn assets() -> Result<PathBuf> {
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
 }
 
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    // All are held at once, so that they differ.
-    let held = (0..N).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<Vec<_>, _>>()?;
-    let ports = held.iter().map(|port| Ok(port.local_addr()?.port())).collect::<Result<Vec<_>>>()?;
-    ports.try_into().map_err(|_| anyhow::anyhow!("ports"))
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// The key that signs ServiceAccounts' tokens, the administrator's token, and what is audited.
@@ -186,14 +184,17 @@ fn write_credentials(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn api_server(assets: &Path, folder: &Path, port: u16, etcd_port: u16) -> Result<Process> {
+fn api_server(assets: &Path, folder: &Path, port: u16) -> Result<Process> {
     let at = |file: &str| folder.join(file).display().to_string();
     Process::start(
         &assets.join("kube-apiserver"),
         &[
-            format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
+            format!("--etcd-servers=unix://{}", at(ETCD)),
             "--bind-address=127.0.0.1".to_owned(),
             format!("--secure-port={port}"),
+            // Else it looks for a default route, and ends where there is none.
+            "--advertise-address=127.0.0.1".to_owned(),
+            "--endpoint-reconciler-type=none".to_owned(),
             // It makes a certificate for itself.
             format!("--cert-dir={}", at("certificates")),
             format!("--token-auth-file={}", at("tokens.csv")),
@@ -205,7 +206,6 @@ fn api_server(assets: &Path, folder: &Path, port: u16, etcd_port: u16) -> Result
             format!("--audit-policy-file={}", at("audit.yaml")),
             format!("--audit-log-path={}", at("audit.log")),
             "--audit-log-mode=blocking".to_owned(),
-            // Nobody reaches loopback from outside, so there is nothing to protect it from.
             "--profiling=false".to_owned(),
         ],
         &[],
@@ -231,6 +231,7 @@ fn controller_manager(assets: &Path, folder: &Path, port: u16) -> Result<Process
         "--bind-address=127.0.0.1".to_owned(),
         "--secure-port=0".to_owned(),
         "--use-service-account-credentials=false".to_owned(),
+        format!("--root-ca-file={}", at("certificates/apiserver.crt")),
     ];
     let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
     Process::start(&program, &arguments, &[], &folder.join("kube-controller-manager.log"))

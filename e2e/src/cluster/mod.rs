@@ -44,9 +44,10 @@ impl Cluster {
         let folder = TempDir::with_prefix("terrace-cluster-")?;
         let control_plane = ControlPlane::start(folder.path()).await?;
         let client = control_plane.client()?;
-        let cluster = Self { control_plane, folder, client };
+        let mut cluster = Self { control_plane, folder, client };
         cluster.apply_files(&checkout().join("crds")).await?;
         cluster.wait_for_kinds().await?;
+        cluster.control_plane.start_controller_manager()?;
         for file in ["namespaces", "operator", "agent", "admission"] {
             cluster.apply_file(&manifests().join(format!("{file}.yaml"))).await?;
         }

@@ -6,30 +6,19 @@ mod observe;
 mod report;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use kube::Resource as _;
-use kube::ResourceExt as _;
-use kube::runtime::applier;
-use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
 use terrace_crds::InferenceModel;
 use terrace_fleet::{DigestSource, Fault, ModelPlan, ModelRevision, Obstacle, model_revision};
-use tokio::sync::broadcast;
-use tokio::sync::mpsc::UnboundedReceiver;
-use tracing::warn;
 
 use crate::catalog::{accepted, digest_of};
 use crate::context::{Context, Error};
-use crate::queues::{self, Queues};
+use crate::controller::{Done, RESYNC};
+use crate::queues::Queues;
 use crate::revisions::{self, Kind, Revision};
-
-const CONTROLLER: &str = "model";
-const CONCURRENCY: u16 = 8;
-const RETRY: Duration = Duration::from_secs(2);
-const RESYNC: Duration = Duration::from_mins(10);
 
 /// What a look at a model found.
 #[derive(Debug)]
@@ -41,53 +30,18 @@ struct Findings {
     again: Duration,
 }
 
-/// Looks at models until it is told to stop.
-pub async fn run(
-    context: Arc<Context>,
-    queues: Queues,
-    triggers: UnboundedReceiver<ObjectRef<InferenceModel>>,
-    mut stop: broadcast::Receiver<()>,
-) {
-    let queue = Box::pin(queues::stream(triggers).take_until(async move { stop.recv().await }));
-    let store = context.world.models.clone();
-    applier(
-        move |model, context| Box::pin(reconcile(model, context, queues.clone())),
-        |_, _, _| Action::requeue(RETRY),
-        context,
-        store,
-        queue,
-        Config::default().concurrency(CONCURRENCY),
-    )
-    .for_each(|_| std::future::ready(()))
-    .await;
-}
-
-async fn reconcile(
-    model: Arc<InferenceModel>,
-    context: Arc<Context>,
-    queues: Queues,
-) -> Result<Action, Error> {
-    let begun = Instant::now();
-    let done = look(&model, &context, &queues).await;
-    let outcome = done.as_ref().map_or_else(Error::category, |_| "Done");
-    context.metrics.reconciled(CONTROLLER, outcome, begun.elapsed());
-    if let Err(error) = &done {
-        warn!(namespace = model.namespace(), model = model.name_any(), %error, "a model could not be seen to; trying again");
-    }
-    done.map(Action::requeue)
-}
-
-async fn look(model: &InferenceModel, context: &Context, queues: &Queues) -> Result<Duration, Error> {
+/// One look at a model.
+pub async fn look(model: Arc<InferenceModel>, context: Arc<Context>, queues: Queues) -> Result<Done, Error> {
     if model.metadata.deletion_timestamp.is_some() {
-        return Ok(RESYNC);
+        return Ok(Done { outcome: "Deleted", again: RESYNC });
     }
-    let findings = resolve(model, context, queues).await;
+    let findings = resolve(&model, &context, &queues).await;
     if let (Some(plan), Some(revision)) = (&findings.plan, &findings.revision) {
-        keep(model, plan, revision, context).await?;
+        keep(&model, plan, revision, &context).await?;
     }
-    let nodes = observe::nodes(model, context);
-    let waits = report::report(model, &findings, &nodes, context).await?;
-    Ok(waits.map_or(findings.again, |waits| waits.min(findings.again)))
+    let nodes = observe::nodes(&model, &context);
+    let waits = report::report(&model, &findings, &nodes, &context).await?;
+    Ok(Done { outcome: "Done", again: waits.map_or(findings.again, |waits| waits.min(findings.again)) })
 }
 
 /// What the model asks for, and what stands in its way.

@@ -3,67 +3,27 @@
 //! Read → decide (`fleet::desired`) → write, only where something differs. Whose Node has no agent gets none.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{ObjectMeta, Patch};
-use kube::runtime::applier;
-use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource as _, ResourceExt as _};
 use terrace_crds::{InferenceNode, InferenceNodeSpec};
 use terrace_fleet::{NodeFacts, desired, hold};
-use tokio::sync::broadcast;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::{error, info};
 
 use crate::catalog::Catalog;
 use crate::context::{Context, Error, server_side_apply};
-use crate::queues;
+use crate::controller::{Done, RESYNC};
 
-const CONTROLLER: &str = "node";
-const CONCURRENCY: u16 = 16;
-const RETRY: Duration = Duration::from_secs(2);
-/// A deletion that was missed, as while a watch was broken, is mended after this time.
-const RESYNC: Duration = Duration::from_mins(10);
 /// The largest spec: etcd takes objects of a MiB and a half, and status and managed fields need their part.
 const MAX_SPEC_BYTES: usize = 512 << 10;
 
-/// Looks at nodes until it is told to stop.
-pub async fn run(
-    context: Arc<Context>,
-    triggers: UnboundedReceiver<ObjectRef<Node>>,
-    mut stop: broadcast::Receiver<()>,
-) {
-    let queue = Box::pin(queues::stream(triggers).take_until(async move { stop.recv().await }));
-    let store = context.world.nodes.clone();
-    applier(
-        |node, context| Box::pin(reconcile(node, context)),
-        |_, _, _| Action::requeue(RETRY),
-        context,
-        store,
-        queue,
-        Config::default().concurrency(CONCURRENCY),
-    )
-    .for_each(|_| std::future::ready(()))
-    .await;
-}
-
-async fn reconcile(node: Arc<Node>, context: Arc<Context>) -> Result<Action, Error> {
-    let begun = Instant::now();
-    let done = instruct(&node, &context).await;
-    let outcome = match &done {
-        Ok(true) => "Written",
-        Ok(false) => "Unchanged",
-        Err(error) => error.category(),
-    };
-    context.metrics.reconciled(CONTROLLER, outcome, begun.elapsed());
-    if let Err(error) = &done {
-        tracing::warn!(node = node.name_any(), %error, "a node could not be told; trying again");
-    }
-    done.map(|_| Action::requeue(RESYNC))
+/// One look at a node.
+pub async fn look(node: Arc<Node>, context: Arc<Context>) -> Result<Done, Error> {
+    let written = instruct(&node, &context).await?;
+    Ok(Done { outcome: if written { "Written" } else { "Unchanged" }, again: RESYNC })
 }
 
 /// Whether anything was written.

@@ -4,60 +4,27 @@
 //! catalog falls back to.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use kube::api::Patch;
-use kube::runtime::applier;
-use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::EventType;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 use terrace_crds::TierPolicy;
 use terrace_crds::policy::TierPolicyStatus;
 use terrace_fleet::{Fault, Verdict, policy_hash};
 use terrace_tiering::Policy;
-use tokio::sync::broadcast;
-use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::catalog::parse_policy;
 use crate::conditions::{condition, reason_of};
 use crate::context::{Context, Error, server_side_apply};
-use crate::queues;
+use crate::controller::{Done, RESYNC};
 use crate::revisions::{self, Kind, Revision};
 
-const CONTROLLER: &str = "policy";
-const CONCURRENCY: u16 = 4;
-const RETRY: Duration = Duration::from_secs(2);
-
-/// Looks at policies until it is told to stop.
-pub async fn run(
-    context: Arc<Context>,
-    triggers: UnboundedReceiver<ObjectRef<TierPolicy>>,
-    mut stop: broadcast::Receiver<()>,
-) {
-    let queue = Box::pin(queues::stream(triggers).take_until(async move { stop.recv().await }));
-    let store = context.world.policies.clone();
-    applier(
-        |policy, context| Box::pin(reconcile(policy, context)),
-        |_, _, _| Action::requeue(RETRY),
-        context,
-        store,
-        queue,
-        Config::default().concurrency(CONCURRENCY),
-    )
-    .for_each(|_| std::future::ready(()))
-    .await;
-}
-
-async fn reconcile(policy: Arc<TierPolicy>, context: Arc<Context>) -> Result<Action, Error> {
-    let begun = Instant::now();
-    let done = judge(&policy, &context).await;
-    let outcome = done.as_ref().map_or_else(Error::category, |()| "Done");
-    context.metrics.reconciled(CONTROLLER, outcome, begun.elapsed());
-    done.map(|()| Action::await_change())
+/// One look at a policy.
+pub async fn look(policy: Arc<TierPolicy>, context: Arc<Context>) -> Result<Done, Error> {
+    judge(&policy, &context).await?;
+    Ok(Done { outcome: "Done", again: RESYNC })
 }
 
 async fn judge(policy: &TierPolicy, context: &Context) -> Result<(), Error> {

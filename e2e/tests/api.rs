@@ -1,0 +1,274 @@
+//! What the API server takes of Terrace's kinds, and what it says to the rest: schema bounds and CEL rules, for real.
+
+use anyhow::{Context as _, Result, ensure};
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::ApiResource;
+use kube::{Api, Client, Resource as _};
+use serde_json::{Value, json};
+use terrace_crds::{InferenceModel, InferenceNode, TierPolicy};
+use terrace_e2e::cluster::Cluster;
+
+/// A row: what, the object's spec or name, and the words of the refusal; empty where it is accepted.
+type Row = (&'static str, Value, &'static str);
+
+fn digest() -> String {
+    "0".repeat(64)
+}
+
+fn pinned() -> Value {
+    json!({"uri": "file:///m.onnx", "sha256": digest()})
+}
+
+/// Creates nothing: the API server judges, and forgets.
+async fn judge(client: &Client, resource: &ApiResource, namespaced: bool, object: Value) -> Result<String> {
+    let object: DynamicObject = serde_json::from_value(object)?;
+    let api = if namespaced {
+        Api::<DynamicObject>::namespaced_with(client.clone(), "default", resource)
+    } else {
+        Api::all_with(client.clone(), resource)
+    };
+    let parameters = PostParams { dry_run: true, ..PostParams::default() };
+    match api.create(&parameters, &object).await {
+        Ok(_) => Ok(String::new()),
+        Err(kube::Error::Api(status)) => {
+            ensure!(status.code == 422 || status.code == 400, "{status:?}");
+            Ok(status.message)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn object(resource: &ApiResource, name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name}, "spec": spec})
+}
+
+fn check(what: &str, said: &str, expected: &str, faults: &mut Vec<String>) {
+    let fits = if expected.is_empty() { said.is_empty() } else { said.contains(expected) };
+    if !fits {
+        faults.push(format!("{what}: {said:?}, not {expected:?}"));
+    }
+}
+
+async fn check_specs(client: &Client, resource: &ApiResource, namespaced: bool, rows: &[Row]) -> Result<()> {
+    let mut faults = Vec::new();
+    for (what, spec, expected) in rows {
+        let said = judge(client, resource, namespaced, object(resource, "a", spec)).await?;
+        check(what, &said, expected, &mut faults);
+    }
+    assert!(faults.is_empty(), "{}: {faults:#?}", resource.kind);
+    Ok(())
+}
+
+fn model(rest: Value) -> Value {
+    let mut spec = json!({"source": pinned()});
+    if let (Some(spec), Value::Object(rest)) = (spec.as_object_mut(), rest) {
+        spec.extend(rest);
+    }
+    spec
+}
+
+fn models() -> Vec<Row> {
+    let source = |source: Value| json!({"source": source});
+    let with = |field: &str, value: Value| {
+        let mut source = pinned();
+        source[field] = value;
+        json!({"source": source})
+    };
+    let cases = json!({"uri": "file:///c", "sha256": digest()});
+    let from = json!({"uri": "file:///m", "sha256From": "https://a/s"});
+    let every = |interval: &str| json!({"source": {"uri": "file:///m", "sha256From": "https://a/s", "syncInterval": interval}});
+    let labels: serde_json::Map<String, Value> =
+        (0..33).map(|label| (format!("l{label}"), json!("v"))).collect();
+    vec![
+        ("pinned", model(json!({})), ""),
+        ("a checksum file", source(from), ""),
+        ("no source", json!({}), "spec.source: Required value"),
+        ("no digest", source(json!({"uri": "file:///m"})), "exactly one of sha256 and sha256From"),
+        ("two digests", with("sha256From", json!("https://a/s")), "exactly one of sha256 and sha256From"),
+        (
+            "an interval for a pinned source",
+            with("syncInterval", json!("5m")),
+            "syncInterval needs sha256From",
+        ),
+        ("an interval", every("1s"), ""),
+        ("a short interval", every("999ms"), "syncInterval must be at least 1s"),
+        ("a negative interval", every("-5m"), "syncInterval must be at least 1s"),
+        ("an interval of another form", every("5s-5s"), "syncInterval"),
+        ("another scheme", with("uri", json!("ftp://a/m")), "spec.source.uri"),
+        ("a scheme alone", with("uri", json!("https://")), "spec.source.uri"),
+        ("a digest in capitals", with("sha256", json!("A".repeat(64))), "spec.source.sha256"),
+        ("a short digest", with("sha256", json!("0".repeat(63))), "spec.source.sha256"),
+        (
+            "another scheme of the checksum file",
+            source(json!({"uri": "file:///m", "sha256From": "s"})),
+            "sha256From",
+        ),
+        ("an edge", model(json!({"placement": {"tier": "Edge"}})), ""),
+        (
+            "another tier",
+            model(json!({"placement": {"tier": "edge"}})),
+            "spec.placement.tier: Unsupported value",
+        ),
+        ("33 labels", model(json!({"placement": {"nodeSelector": labels}})), "must have at most 32 items"),
+        ("a name elsewhere", model(json!({"upstreams": {"edge": {"model": "vision.digits"}}})), ""),
+        (
+            "a path elsewhere",
+            model(json!({"upstreams": {"edge": {"model": "../digits"}}})),
+            "spec.upstreams.edge.model",
+        ),
+        ("threads", model(json!({"runtime": {"threads": 256, "instances": 64}})), ""),
+        ("no thread", model(json!({"runtime": {"threads": 0}})), "spec.runtime.threads"),
+        ("257 threads", model(json!({"runtime": {"threads": 257}})), "spec.runtime.threads"),
+        ("65 instances", model(json!({"runtime": {"instances": 65}})), "spec.runtime.instances"),
+        ("cases", model(json!({"verification": {"cases": cases, "maxLatency": "5ms"}})), ""),
+        (
+            "a ceiling without cases",
+            model(json!({"verification": {"maxLatency": "5ms"}})),
+            "maxLatency needs cases",
+        ),
+        (
+            "a ceiling of nothing",
+            model(json!({"verification": {"cases": cases, "maxLatency": "0s"}})),
+            "maxLatency must be positive",
+        ),
+        (
+            "cases without a digest",
+            model(json!({"verification": {"cases": {"uri": "file:///c"}}})),
+            "cases.sha256: Required value",
+        ),
+        (
+            "a tolerance above one",
+            model(
+                json!({"verification": {"cases": {"uri": "file:///c", "sha256": digest(), "tolerance": 1.5}}}),
+            ),
+            "tolerance",
+        ),
+        ("a policy", model(json!({"policyRef": {"name": "near"}})), ""),
+        (
+            "a policy of another namespace",
+            model(json!({"policyRef": {"name": "other/near"}})),
+            "spec.policyRef.name",
+        ),
+    ]
+}
+
+fn policies() -> Vec<Row> {
+    let edge = |edge: Value| json!({"tiers": {"edge": edge}});
+    vec![
+        ("nothing", json!({}), ""),
+        ("defaults", json!({"defaults": {"maxLatency": "50ms", "privacyRequired": true}}), ""),
+        ("a deadline of nothing", json!({"defaults": {"maxLatency": "0s"}}), "maxLatency must be positive"),
+        ("privacy as text", json!({"defaults": {"privacyRequired": "yes"}}), "privacyRequired"),
+        ("an edge", edge(json!({"url": "http://edge:8000/base", "timeout": "2s"})), ""),
+        ("an edge without url", edge(json!({})), "spec.tiers.edge.url: Required value"),
+        ("a user in the url", edge(json!({"url": "http://user:secret@edge"})), "spec.tiers.edge.url"),
+        ("a query", edge(json!({"url": "http://edge?a=b"})), "spec.tiers.edge.url"),
+        ("another scheme", edge(json!({"url": "grpc://edge"})), "spec.tiers.edge.url"),
+        (
+            "a time-out of nothing",
+            edge(json!({"url": "http://edge", "timeout": "0s"})),
+            "timeout must be positive",
+        ),
+        ("an order", json!({"fallback": {"order": ["Edge", "Device"]}}), ""),
+        ("an empty order", json!({"fallback": {"order": []}}), "spec.fallback.order"),
+        (
+            "a tier twice",
+            json!({"fallback": {"order": ["Edge", "Edge"]}}),
+            "order must name each tier once at most",
+        ),
+        (
+            "four tiers",
+            json!({"fallback": {"order": ["Edge", "Cloud", "Device", "Edge"]}}),
+            "spec.fallback.order",
+        ),
+    ]
+}
+
+fn nodes() -> Vec<Row> {
+    let node = |rest: Value| {
+        let mut entry = json!({"namespace": "a", "name": "b", "revision": "r"});
+        if let (Some(entry), Value::Object(rest)) = (entry.as_object_mut(), rest) {
+            entry.extend(rest);
+        }
+        json!({"models": [entry]})
+    };
+    let artifact = json!({"uri": "file:///m", "sha256": digest()});
+    let why = json!({"reason": "TierMismatch", "message": "it is for another tier"});
+    let entry = json!({"namespace": "a", "name": "b", "revision": "r", "notPlaced": why});
+    vec![
+        ("nothing", json!({}), ""),
+        ("an artifact", node(json!({"artifact": artifact})), ""),
+        ("a reason", node(json!({"notPlaced": why})), ""),
+        (
+            "both",
+            node(json!({"artifact": artifact, "notPlaced": why})),
+            "exactly one of artifact and notPlaced",
+        ),
+        ("neither", node(json!({})), "exactly one of artifact and notPlaced"),
+        ("257 models", json!({"models": vec![entry; 257]}), "must have at most 256 items"),
+    ]
+}
+
+#[tokio::test]
+async fn every_bound_and_rule_accepts_and_refuses() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let client = cluster.client();
+    let kind = ApiResource::erase::<InferenceModel>(&());
+    check_specs(&client, &kind, true, &models()).await?;
+    check_specs(&client, &ApiResource::erase::<TierPolicy>(&()), true, &policies()).await?;
+    check_specs(&client, &ApiResource::erase::<InferenceNode>(&()), false, &nodes()).await?;
+
+    let mut faults = Vec::new();
+    let label = "DNS label";
+    for (name, expected) in [("a", ""), (&*"a".repeat(63), ""), (&"a".repeat(64), label), ("a.b", label)] {
+        let said = judge(&client, &kind, true, object(&kind, name, &model(json!({})))).await?;
+        check(name, &said, expected, &mut faults);
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn plain_and_server_side_apply_agree_and_fields_are_explained() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let models = cluster.models();
+    let digits: InferenceModel = serde_json::from_value(json!({
+        "apiVersion": "terrace.dev/v1alpha1", "kind": "InferenceModel", "metadata": {"name": "digits"},
+        "spec": model(json!({"placement": {"nodeSelector": {"arch": "arm64"}}})),
+    }))?;
+    // As kubectl apply does without --server-side: created, then patched.
+    models.create(&PostParams::default(), &digits).await?;
+    let merged = models
+        .patch(
+            "digits",
+            &PatchParams::default(),
+            &Patch::Merge(json!({"spec": {"placement": {"tier": "Edge"}}})),
+        )
+        .await?;
+    assert_eq!(merged.metadata.generation, Some(2));
+    let mut applied = digits.clone();
+    applied.spec.placement = merged.spec.placement.clone();
+    let applied =
+        models.patch("digits", &PatchParams::apply("kubectl").force(), &Patch::Apply(&applied)).await?;
+    assert_eq!(applied.spec, merged.spec);
+    assert_eq!(applied.metadata.generation, Some(2), "nothing changed");
+
+    // What `kubectl explain` reads.
+    let request = http::Request::get("/openapi/v3/apis/terrace.dev/v1alpha1").body(Vec::new())?;
+    let openapi: Value = serde_json::from_str(&cluster.client().request_text(request).await?)?;
+    let schemas = openapi.pointer("/components/schemas").and_then(Value::as_object).context("no schemas")?;
+    for (kind, documented) in [
+        (InferenceModel::kind(&()), &["source", "placement", "runtime", "verification", "policyRef"][..]),
+        (TierPolicy::kind(&()), &["defaults", "tiers", "fallback"]),
+        (InferenceNode::kind(&()), &["tier", "models", "policies"]),
+    ] {
+        let schema = &schemas[&format!("dev.terrace.v1alpha1.{kind}")];
+        ensure!(schema["description"].is_string(), "{kind} has no description");
+        for field in documented {
+            let field = &schema["properties"]["spec"]["properties"][field];
+            let told = field["description"].is_string() || field["allOf"].is_array();
+            ensure!(told, "{kind}: {field}");
+        }
+    }
+    Ok(())
+}
