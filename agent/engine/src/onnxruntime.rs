@@ -64,19 +64,21 @@ impl OnnxRuntime {
     /// Loads the library at `path`. A process has one; asking for the same again gives the same.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         // What it logs of a run repeats values of the request. What it says of a model comes as an error anyway.
-        Self::open_logging(path, Arc::new(|_, _, _, _, _| ()))
+        Self::open_logging(path, LogLevel::Fatal, Arc::new(|_, _, _, _, _| ()))
     }
 
-    /// The same for a process that only tries a model: the runtime logs to standard error, and its last words there
+    /// The same for a process that only tries a model: the runtime's errors go to standard error, where its last words
     /// may be all that is known of its end.
     pub(crate) fn open_to_probe(path: &Path) -> Result<Self, OpenError> {
-        let log = |_: LogLevel, _: &str, _: &str, _: &str, message: &str| {
-            let _nobody_listens = writeln!(io::stderr(), "{}", message.trim_end());
+        let log = |level: LogLevel, _: &str, _: &str, _: &str, message: &str| {
+            if level >= LogLevel::Error {
+                let _nobody_listens = writeln!(io::stderr(), "{}", message.trim_end());
+            }
         };
-        Self::open_logging(path, Arc::new(log))
+        Self::open_logging(path, LogLevel::Error, Arc::new(log))
     }
 
-    fn open_logging(path: &Path, log: LoggerFunction) -> Result<Self, OpenError> {
+    fn open_logging(path: &Path, level: LogLevel, log: LoggerFunction) -> Result<Self, OpenError> {
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, environment)) = &*opened {
             if !is_same_file(known, path) {
@@ -90,6 +92,8 @@ impl OnnxRuntime {
             builder.with_name("terrace").with_telemetry(false).with_logger(log).build().map_err(|error| {
                 OpenError::Environment { path: path.to_owned(), message: one_line(&error.to_string()) }
             })?;
+        // For a logger that is not its own, it prepares every word down to the verbose ones, unless it is told not to.
+        environment.set_log_level(level);
         *opened = Some((path.to_owned(), environment.clone()));
         Ok(Self { environment, info: info(path) })
     }

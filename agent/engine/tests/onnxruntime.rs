@@ -153,6 +153,7 @@ fn arithmetic() -> Vec<u8> {
             value("difference", &two),
             value("text", &tensor_type(Element::String, &[1])),
         ],
+        ..Graph::default()
     }
     .model()
 }

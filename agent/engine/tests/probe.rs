@@ -8,15 +8,17 @@ use std::fs;
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 use support::models;
 use support::onnx::{Element, Graph, node, tensor_type, value};
 use tempfile::TempDir;
-use terrace_engine::probe::{Artifact, Limits, ProbeError, ProbeRequest, Prober, Verdict};
+use terrace_engine::probe::{Artifact, Limits, ProbeError, ProbeRequest, Prober, SUBCOMMAND, Verdict};
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 /// How long something may take that takes no time.
@@ -206,7 +208,9 @@ async fn a_model_that_takes_too_much_memory_at_load_is_given_up() {
     let bomb = models::bomb_at_load();
     assert!(bomb.len() < 100, "{} bytes", bomb.len());
     let message = bench.death(&bench.request(&bomb)).await;
-    assert!(message.contains("528 MiB of memory"), "{message}");
+    assert!(message.starts_with("the model needs more memory than it may use, 528 MiB"), "{message}");
+    let message = bench.death(&bench.request(&models::bomb_from_a_constant())).await;
+    assert!(message.starts_with("the model needs more memory than it may use, 528 MiB"), "{message}");
 }
 
 #[tokio::test]
@@ -253,7 +257,9 @@ async fn a_child_that_hangs_is_killed_when_patience_is_over() {
     let mut bench = Bench::with("hanging");
     bench.prober.limits.patience = Duration::from_secs(1);
     let lives = UnixListener::bind(bench.prober.program.with_extension("socket")).unwrap();
+    let begun = Instant::now();
     let message = bench.death(&bench.request(&good())).await;
+    assert!(begun.elapsed() < SOON);
     assert!(message.starts_with("the time for trying the model was over after 1 s"), "{message}");
     lives.set_nonblocking(true).unwrap();
     let (mut connection, _) = lives.accept().expect("the child was alive");
@@ -378,6 +384,72 @@ async fn a_child_inherits_no_environment_and_no_port() {
     let message = bench.death(&bench.request(&good())).await;
     assert!(message.contains("; its last words: environment [], open pipe:["), "{message}");
     assert!(!message.contains(socket), "{message}");
+}
+
+/// What a child said and printed, and how it ended.
+struct Tried {
+    said: String,
+    printed: String,
+    status: ExitStatus,
+}
+
+/// Tells a child that this test starts itself to try a model, with more than enough of everything.
+async fn tried_by(mut child: tokio::process::Command, request: &ProbeRequest, parent: u32) -> Tried {
+    let orders = serde_json::json!({
+        "library": support::library(),
+        "request": request,
+        "allowance": {
+            "data_bytes": 1 << 30,
+            "cpu_seconds": 99,
+            "patience": Duration::from_secs(99),
+        },
+        "parent": parent,
+    });
+    let child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = child.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(orders.to_string().as_bytes()).await.unwrap();
+    drop(stdin);
+    let output = timeout(SOON, child.wait_with_output()).await.expect("the child ends").unwrap();
+    let [said, printed] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    Tried { said, printed, status: output.status }
+}
+
+fn probe_child() -> tokio::process::Command {
+    let mut child = tokio::process::Command::new(CHILD);
+    child.arg(SUBCOMMAND);
+    child
+}
+
+#[tokio::test]
+async fn a_child_prints_the_errors_of_the_runtime_and_nothing_else() {
+    let bench = Bench::new();
+    for (model, errors) in [(good(), 0), (models::fails_on_zeros(), 1)] {
+        let tried = tried_by(probe_child(), &bench.request(&model), std::process::id()).await;
+        assert_eq!(tried.said, r#"{"Verdict":"Accepted"}"#);
+        let lines: Vec<&str> = tried.printed.lines().collect();
+        assert_eq!(lines.len(), errors, "{lines:?}");
+        assert!(lines.iter().all(|line| line.starts_with("Non-zero status code returned")), "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_child_whose_agent_is_gone_does_not_begin() {
+    let bench = Bench::new();
+    let tried = tried_by(probe_child(), &bench.request(&good()), 1).await;
+    assert!(tried.said.contains("the agent that asked is gone"), "{}", tried.said);
+}
+
+#[tokio::test]
+async fn a_child_that_is_limited_already_stays_within_that() {
+    let bench = Bench::new();
+    let mut child = tokio::process::Command::new("sh");
+    child.args(["-c", &format!("ulimit -t 1 && exec \"$0\" {SUBCOMMAND}"), CHILD]);
+    let request = bench.request(&models::endless());
+    let tried = tried_by(child, &request, std::process::id()).await;
+    assert_eq!((&*tried.said, &*tried.printed), ("", ""));
+    let (xcpu, kill) = (24, 9);
+    assert!([Some(xcpu), Some(kill)].contains(&tried.status.signal()), "{}", tried.status);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Tiny models, good and hostile.
 
-use super::onnx::{Element, Graph, graph_attribute, int64s, node, tensor, tensor_type, value};
+use super::onnx::{Element, Graph, graph_attribute, int64s, node, sparse_zeros, tensor, tensor_type, value};
 
 /// `y = x`.
 pub fn identity(element: Element, shape: &[i64]) -> Vec<u8> {
@@ -22,6 +22,7 @@ pub fn looks_up() -> Vec<u8> {
         constants: vec![int64s("table", &[2], &[5, 6])],
         inputs: vec![value("x", &one)],
         outputs: vec![value("y", &one)],
+        ..Graph::default()
     }
     .model()
 }
@@ -37,6 +38,7 @@ pub fn fails_on_zeros() -> Vec<u8> {
         constants: vec![int64s("table", &[2], &[5, 6]), int64s("nine", &[1], &[9])],
         inputs: vec![value("x", &one)],
         outputs: vec![value("y", &one)],
+        ..Graph::default()
     }
     .model()
 }
@@ -44,8 +46,18 @@ pub fn fails_on_zeros() -> Vec<u8> {
 /// More floats than a probe lets a tiny model have, and fewer than ONNX Runtime refuses to compute at load: 1 GB.
 pub const BOMB: i64 = 250_000_000;
 
-/// A constant of one gigabyte, made while the model is loaded.
+/// A sparse constant, which is written out in full while the model is loaded.
 pub fn bomb_at_load() -> Vec<u8> {
+    Graph {
+        sparse_constants: vec![sparse_zeros("y", &[BOMB])],
+        outputs: vec![value("y", &tensor_type(Element::Float, &[BOMB]))],
+        ..Graph::default()
+    }
+    .model()
+}
+
+/// Computed while the model is loaded, or, where that fails, when it is run.
+pub fn bomb_from_a_constant() -> Vec<u8> {
     Graph {
         nodes: vec![node("ConstantOfShape", &["s"], &["y"], &[])],
         constants: vec![int64s("s", &[1], &[BOMB])],
@@ -62,6 +74,7 @@ pub fn bomb_at_run(size: i64) -> Vec<u8> {
         constants: vec![int64s("size", &[1], &[size])],
         inputs: vec![value("x", &tensor_type(Element::Int64, &[1]))],
         outputs: vec![value("y", &tensor_type(Element::Float, &[-1]))],
+        ..Graph::default()
     }
     .model()
 }
@@ -88,6 +101,7 @@ pub fn endless() -> Vec<u8> {
         constants: vec![int64s("rounds", &[], &[i64::MAX]), tensor("yes", Element::Bool, &[], &[1])],
         inputs: vec![value("x", &number)],
         outputs: vec![value("y", &number)],
+        ..Graph::default()
     }
     .model()
 }

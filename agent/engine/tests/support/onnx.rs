@@ -169,6 +169,13 @@ pub fn int64s(name: &str, shape: &[i64], elements: &[i64]) -> Message {
     tensor(name, Element::Int64, shape, &raw)
 }
 
+/// `SparseTensorProto` with one entry, which is 0 and lies at the beginning. Its name is that of its entry.
+pub fn sparse_zeros(name: &str, shape: &[i64]) -> Message {
+    let entry = tensor(name, Element::Float, &[1], &[0; 4]);
+    let sparse = Message::default().bytes(1, entry).bytes(2, int64s("", &[1], &[0]));
+    shape.iter().fold(sparse, |message, size| message.int(3, *size))
+}
+
 /// How much of a [`Graph::model`] follows its graph.
 pub const VERSIONS_BYTES: usize = 22;
 
@@ -177,6 +184,7 @@ pub const VERSIONS_BYTES: usize = 22;
 pub struct Graph {
     pub nodes: Vec<Message>,
     pub constants: Vec<Message>,
+    pub sparse_constants: Vec<Message>,
     pub inputs: Vec<Message>,
     pub outputs: Vec<Message>,
 }
@@ -190,6 +198,7 @@ impl Graph {
             .all(5, self.constants)
             .all(11, self.inputs)
             .all(12, self.outputs)
+            .all(15, self.sparse_constants)
     }
 
     /// The file.
