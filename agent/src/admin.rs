@@ -50,6 +50,10 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 async fn log(State(admin): State<Admin>, filter: String) -> Response {
+    if filter.trim().is_empty() {
+        let advice = "the body is empty; send a filter such as info, or warn,terrace_agent=debug\n";
+        return (StatusCode::BAD_REQUEST, advice).into_response();
+    }
     match admin.log.set(filter.trim()) {
         Ok(()) => {
             info!(filter = filter.trim(), "log filter changed");

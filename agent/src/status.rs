@@ -14,6 +14,8 @@ use crate::registry::ModelKey;
 pub const READY: &str = "Ready";
 /// Every manifest of a standalone agent's folder is accepted.
 pub const MANIFESTS_ACCEPTED: &str = "ManifestsAccepted";
+/// Every policy that a standalone agent's models name is in its folder.
+pub const POLICIES_FOUND: &str = "PoliciesFound";
 /// What the node must know to serve again is on its disk.
 pub const JOURNAL_WRITTEN: &str = "JournalWritten";
 /// The cluster tells this agent what to serve. Known on the node alone: an agent that is cut off cannot report it.

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use terrace_e2e::agent::Agent;
 use terrace_e2e::digits;
@@ -445,7 +445,10 @@ async fn callers_of_a_model_that_is_placed_elsewhere_are_forwarded() -> Result<(
     assert_eq!(device.get("/v2/models/digits").await?.status, 404);
     assert_eq!(device.infer(&Ask::image(image()).private()).await?.status, 503);
     assert_eq!(edge.requests().len(), 1);
-    assert_eq!(device.model("digits").await?.serving_sha256, None);
+    let model = device.model("digits").await?;
+    assert_eq!(model.serving_sha256, None);
+    let why = model.error.context("no reason why it is not placed")?;
+    assert_eq!(why.reason, "TierMismatch", "{}", why.message);
     Ok(())
 }
 
@@ -457,11 +460,15 @@ async fn a_policy_whose_tier_is_not_allowed_is_refused_with_its_line() -> Result
     site.manifests().model(&Model::digits("digits-device")?.policy("near"))?;
     let device = site.agent().ready().await?;
     device.wait_condition("ManifestsAccepted", "False", "policy-near.yaml:7: spec.tiers.edge.url").await?;
+    device
+        .wait_condition("PoliciesFound", "False", "default.digits: there is no accepted TierPolicy")
+        .await?;
     let reply = device.infer(&Ask::image(image())).await?.answered()?;
     assert_eq!(reply.route()?.tier, "device", "a model without an accepted policy stays on the node");
     assert_eq!(reply.parameter("complexity")?, Value::Null);
     site.manifests().policy(&Policy::named("near").edge(&edge.url()))?;
     device.wait_condition("ManifestsAccepted", "True", "").await?;
+    device.wait_condition("PoliciesFound", "True", "").await?;
     terrace_e2e::wait::until("the policy to be in force", || async {
         let reply = device.infer(&Ask::image(image())).await?.answered()?;
         ensure!(reply.route()?.tier == "edge", "{}", reply.text());

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use kube::ResourceExt as _;
 use terrace_crds::InferenceNodeSpec;
 use terrace_crds::node::{ModelError, ModelPhase};
-use terrace_fleet::{DigestSource, ModelPlan, NamedPolicy, NodeFacts, Note, Sha256, WantedModel};
+use terrace_fleet::{DigestSource, ModelPlan, NamedPolicy, NodeFacts, Note, NoteReason, Sha256, WantedModel};
 use terrace_tiering::Policy;
 use tracing::{error, info, warn};
 
@@ -25,7 +25,7 @@ use crate::fetch::Fetcher;
 use crate::manifests::{self, Fault, FolderError, Follower, Reading};
 use crate::node::Node;
 use crate::registry::ModelKey;
-use crate::status::{MANIFESTS_ACCEPTED, Verdict};
+use crate::status::{MANIFESTS_ACCEPTED, POLICIES_FOUND, Verdict};
 use crate::store::journal::{read_json, write_json};
 use crate::sync::{Instruction, Instructions};
 use admission::Flags;
@@ -108,7 +108,7 @@ impl Standalone {
                     warn!(%fault, "manifest refused; what it said before still holds");
                 }
                 self.was_read = true;
-                self.remember(|state| state.accepted = accepted);
+                self.remember(|state| state.accept(accepted));
                 self.watch_checksums();
                 accepted_verdict(&faults, self.state.accepted.files.len())
             }
@@ -178,6 +178,7 @@ impl Standalone {
             self.spec = Some(desired.spec.clone());
             instructions.send_replace(Some(Arc::new(Instruction { spec: desired.spec, generation: None })));
         }
+        self.node.board.condition(POLICIES_FOUND, policies_verdict(&desired.warnings, policies.len()));
         self.report_waiting(&desired.waiting);
     }
 
@@ -265,13 +266,28 @@ fn key_of(model: &terrace_crds::InferenceModel) -> ModelKey {
     ModelKey { namespace: model.namespace().unwrap_or_default(), name: model.name_any() }
 }
 
+fn policies_verdict(missing: &[Note], found: usize) -> Verdict {
+    if missing.is_empty() {
+        return Verdict { holds: true, reason: "AllFound", message: format!("{found} policies") };
+    }
+    let told = missing.iter().map(|note| format!("{}.{}: {}", note.namespace, note.name, note.message));
+    Verdict { holds: false, reason: NoteReason::PolicyNotFound.as_str(), message: told_of(told) }
+}
+
 fn accepted_verdict(faults: &[Fault], files: usize) -> Verdict {
     if faults.is_empty() {
         return Verdict { holds: true, reason: "Accepted", message: format!("{files} files") };
     }
-    let mut told: Vec<String> = faults.iter().take(MAX_FAULTS_TOLD).map(ToString::to_string).collect();
-    if faults.len() > MAX_FAULTS_TOLD {
-        told.push(format!("and {} more", faults.len() - MAX_FAULTS_TOLD));
+    let message = told_of(faults.iter().map(ToString::to_string));
+    Verdict { holds: false, reason: "ManifestRefused", message }
+}
+
+/// The first of them; a condition is no log.
+fn told_of(faults: impl ExactSizeIterator<Item = String>) -> String {
+    let more = faults.len().saturating_sub(MAX_FAULTS_TOLD);
+    let mut told: Vec<String> = faults.take(MAX_FAULTS_TOLD).collect();
+    if more > 0 {
+        told.push(format!("and {more} more"));
     }
-    Verdict { holds: false, reason: "ManifestRefused", message: told.join("; ") }
+    told.join("; ")
 }

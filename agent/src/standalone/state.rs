@@ -1,11 +1,13 @@
 //! What a standalone agent must remember to decide the same again after any end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use terrace_crds::model::ModelSource;
 
 use crate::manifests::Accepted;
+
+use super::key_of;
 
 /// What stands in the journal of a standalone agent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +30,13 @@ pub struct Resolved {
 }
 
 impl State {
+    /// Takes what the folder holds now, and forgets the digests of models that it no longer has.
+    pub fn accept(&mut self, accepted: Accepted) {
+        self.accepted = accepted;
+        let names: BTreeSet<String> = self.accepted.models().map(|model| key_of(model).to_string()).collect();
+        self.resolved.retain(|name, _| names.contains(name));
+    }
+
     /// The digest that is known for `source` of the model `name`.
     pub fn digest(&self, name: &str, source: &ModelSource) -> Option<&str> {
         let resolved = self.resolved.get(name)?;

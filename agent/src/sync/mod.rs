@@ -207,7 +207,11 @@ impl Shared {
                 model.serving_revision = None;
                 model.serving_sha256 = None;
                 model.execution_provider = None;
-                model.error = None;
+                model.error = revision
+                    .model
+                    .not_placed
+                    .as_ref()
+                    .map(|why| ModelError { reason: why.reason.clone(), message: why.message.clone() });
             } else if model.serving_revision.as_ref() != Some(&revision.model.revision) {
                 model.phase = ModelPhase::Pending;
                 model.error = None;
