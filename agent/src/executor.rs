@@ -145,7 +145,7 @@ async fn run_here(job: &mut Job<'_>, served: &Served) -> Result<Output, Failure>
     let (inputs, outputs) = (std::mem::take(&mut job.inputs), job.outputs.take());
     let ran = served.model.infer(inputs, outputs, job.deadline).await;
     match ran {
-        Ok(tensors) => Ok(Output::Local { revision: served.revision.clone(), tensors }),
+        Ok(tensors) => Ok(Output::Local { revision: served.revision().to_owned(), tensors }),
         Err(error) => {
             let text = error.to_string();
             let (outcome, refusal, last) = match error {

@@ -45,9 +45,9 @@ use crate::standalone::Standalone;
 use crate::status::Board;
 use crate::store::Store;
 use crate::store::lock::DataLock;
-use crate::sync::Sync;
 use crate::sync::activate::Activator;
 use crate::sync::journal::NodeJournal;
+use crate::sync::{Instruction, Sync};
 use crate::upstream::Upstream;
 use terrace_egress::Egress;
 
@@ -174,7 +174,7 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
         engine: Arc::new(engine),
         prober,
         queue: args.queue,
-        loading: Semaphore::new(1),
+        loading: Arc::new(Semaphore::new(1)),
     });
     Ok(Wired { node, activator, journal, runtime })
 }
@@ -207,6 +207,10 @@ async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
         )?;
         tokio::join!(standalone.run(instructions), following);
     } else {
+        // Until the cluster is heard, what it said last: what could not be served then is tried again.
+        instructions.send_replace(
+            wired.journal.state().spec.map(|spec| Arc::new(Instruction { spec, generation: None })),
+        );
         let cluster = Cluster::connect(args.node_name.as_deref(), Arc::clone(&wired.node)).await?;
         tokio::join!(cluster.run(instructions), following);
     }

@@ -13,6 +13,8 @@ use terrace_crds::model::Upstreams;
 use terrace_engine::Model;
 use terrace_tiering::Policy;
 
+use crate::sync::revision::Revision;
+
 /// A model's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelKey {
@@ -88,12 +90,19 @@ pub enum Local {
 /// A revision that answers.
 #[derive(Debug)]
 pub struct Served {
-    /// Its name.
-    pub revision: String,
+    /// The revision, whole.
+    pub of: Arc<Revision>,
     /// The digest of its artifact.
     pub sha256: String,
     /// The loaded model; revisions that differ in their policy alone share it.
     pub model: Arc<Model>,
+}
+
+impl Served {
+    /// The revision's name.
+    pub fn revision(&self) -> &str {
+        &self.of.model.revision
+    }
 }
 
 /// Every model that callers of this node may ask for.

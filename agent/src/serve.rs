@@ -146,7 +146,7 @@ pub fn unknown_model(key: &ModelKey) -> Refusal {
 
 /// Refuses a version other than the one that serves here.
 pub fn check_version(entry: &Entry, version: Option<&str>) -> Result<(), Refusal> {
-    let serving = entry.served().map(|served| served.revision.as_str());
+    let serving = entry.served().map(|served| served.revision());
     match version {
         Some(asked) if serving != Some(asked) => Err(Refusal::NotFound(format!(
             "model {:?} does not serve that version here; it serves {}",

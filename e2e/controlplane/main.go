@@ -14,6 +14,7 @@ import (
 	_ "k8s.io/component-base/logs/json/register"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
+	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	manager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 )
@@ -26,6 +27,8 @@ var components = map[string]func() int{
 	},
 	"kube-apiserver":          func() int { return cli.Run(apiserver.NewAPIServerCommand()) },
 	"kube-controller-manager": func() int { return cli.Run(manager.NewControllerManagerCommand()) },
+	// What a user has: tests type what the README says.
+	"kubectl": func() int { return cli.Run(kubectl.NewDefaultKubectlCommand()) },
 }
 
 func main() {

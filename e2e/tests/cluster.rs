@@ -179,3 +179,55 @@ async fn what_stands_in_the_way_is_told_and_what_served_goes_on() -> Result<()> 
     cluster.wait_model("digits", "Ready", "True", "AllReady").await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_models_on_a_node_fit_into_its_object() -> Result<()> {
+    const MODELS: usize = 64;
+    const BOUND: usize = 512 << 10;
+    let cluster = Cluster::start().await?;
+    cluster.add_node("kiosk", &[]).await?;
+    let _operator = cluster.operator("operator-a").await?.leading().await?;
+    cluster.apply_file(&cluster::manifests().join("digits.yaml")).await?;
+    for model in 1..MODELS {
+        let long = "n".repeat(200);
+        let model: terrace_crds::InferenceModel = serde_json::from_value(json!({
+            "apiVersion": "terrace.dev/v1alpha1", "kind": "InferenceModel",
+            "metadata": {"name": format!("model-{model:02}-with-a-name-of-the-length-that-people-give")},
+            "spec": {
+                "source": {"uri": format!("https://models.example/{long}/{model}.onnx"), "sha256": format!("{model:064}")},
+                "runtime": {"threads": 2, "instances": 2},
+                "verification": {"cases": {"uri": format!("https://models.example/{long}/{model}.json"), "sha256": format!("{model:064}")}},
+                "upstreams": {"edge": {"model": "larger"}, "cloud": {"model": "largest"}},
+                "policyRef": {"name": "nearest-that-fits"},
+            },
+        }))?;
+        cluster.models().create(&Default::default(), &model).await?;
+    }
+    let nodes = cluster.inference_nodes();
+    let told = wait::until("the node to be told of all", || async {
+        let node = nodes.get("kiosk").await?;
+        ensure!(node.spec.models.len() == MODELS, "{} models", node.spec.models.len());
+        Ok(node)
+    })
+    .await?;
+    // An agent that has much to say of each.
+    let said: Vec<_> = told
+        .spec
+        .models
+        .iter()
+        .map(|model| {
+            json!({"namespace": model.namespace, "name": model.name, "phase": "Failed",
+                "desiredRevision": model.revision, "servingRevision": model.revision, "servingSha256": "f".repeat(64),
+                "executionProvider": "CPUExecutionProvider",
+                "error": {"reason": "FetchFailed", "message": "w".repeat(1000)}})
+        })
+        .collect();
+    nodes
+        .patch_status("kiosk", &PatchParams::default(), &Patch::Merge(json!({"status": {"models": said}})))
+        .await?;
+    let node = nodes.get("kiosk").await?;
+    let (all, spec) = (serde_json::to_vec(&node)?.len(), serde_json::to_vec(&node.spec)?.len());
+    println!("{MODELS} models: {all} bytes, {spec} of them the spec");
+    assert!(all < BOUND, "{all} bytes");
+    Ok(())
+}

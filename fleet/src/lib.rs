@@ -5,11 +5,12 @@
 //! an inference engine, and must not read a clock, the environment, files or randomness.
 //!
 //! The way of a model: [`ModelPlan::parse`] (checked, once) → [`digest_for`] (which bytes, where a checksum file
-//! names them) → [`desired`] (one entry a model, with the name of its revision); [`next_sync`] says when to read
+//! names them) → [`desired`] (one entry a model, with the name of its revision) → [`fit`]; [`next_sync`] says when to read
 //! the checksum file again; [`summarize`] says how the nodes fare with it. A policy comes checked, as [`terrace_tiering::Policy`].
 
 mod checksum;
 mod digest;
+mod fit;
 mod model;
 mod node;
 mod revision;
@@ -19,6 +20,7 @@ mod sync;
 
 pub use checksum::{ChecksumError, MAX_CHECKSUM_BYTES, digest_for};
 pub use digest::{DigestError, Sha256};
+pub use fit::{NODE_SPEC_TOO_LARGE, fit};
 pub use model::{DigestSource, ModelPlan};
 pub use node::{Desired, NamedPolicy, NodeFacts, Note, NoteReason, WantedModel, desired, hold};
 pub use revision::{ModelRevision, RevisionContent, model_revision, policy_hash, revision_name};

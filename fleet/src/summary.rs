@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use terrace_crds::model::NodeCounts;
 use terrace_crds::node::{ModelPhase, NodeModelStatus};
 
+use crate::fit::NODE_SPEC_TOO_LARGE;
 use crate::model::ModelPlan;
 use crate::node::{NodeFacts, not_placed};
 
@@ -125,6 +126,7 @@ impl Standing {
         match reported.phase {
             ModelPhase::Serving if reported.serving_revision.as_deref() == Some(revision) => Self::Ready,
             ModelPhase::Failed => Self::Failed,
+            ModelPhase::NotPlaced if error(node).0 == NODE_SPEC_TOO_LARGE => Self::Failed,
             _ => Self::Waiting,
         }
     }

@@ -112,6 +112,7 @@ impl Leader {
                 Ok(Err(error)) => Err(format!("{error:#}")),
                 Err(_) => Err("the API server does not answer".to_owned()),
             };
+            let pause = pause(rest, held.is_ok(), renewed.is_some());
             match (held, renewed) {
                 (Ok(true), _) => {
                     if renewed.is_none() {
@@ -132,7 +133,7 @@ impl Leader {
                 (Err(error), _) => warn!(error, "the lease cannot be read or written; trying again"),
             }
             tokio::select! {
-                () = tokio::time::sleep(if renewed.is_some() { rest } else { rest / 2 }) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.released.notified() => std::future::pending().await,
             }
         }
@@ -172,6 +173,15 @@ impl Leader {
             lease_transitions: Some(if is_ours { transitions } else { transitions + 1 }),
             ..LeaseSpec::default()
         }
+    }
+}
+
+/// How long until the lease is looked at again. Whoever holds it has few tries left once one failed.
+fn pause(rest: Duration, answered: bool, holds: bool) -> Duration {
+    match (answered, holds) {
+        (true, true) => rest,
+        (_, false) => rest / 2,
+        (false, true) => rest / 5,
     }
 }
 

@@ -1,12 +1,13 @@
 //! What is to be looked at again, because something that it depends on changed.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use terrace_crds::{InferenceModel, InferenceNode, TierPolicy};
 use tokio::sync::Notify;
@@ -25,6 +26,8 @@ pub struct Queues {
     nodes: UnboundedSender<ObjectRef<Node>>,
     /// Something about some node changed.
     crowd: Arc<Notify>,
+    /// What was seen last of each model and policy. A status that was written is no reason to look at every node.
+    generations: Arc<Mutex<HashMap<String, i64>>>,
 }
 
 /// Where controllers hear of them.
@@ -43,7 +46,7 @@ pub fn queues() -> (Queues, Triggers) {
     let (models, model_triggers) = unbounded_channel();
     let (policies, policy_triggers) = unbounded_channel();
     let (nodes, node_triggers) = unbounded_channel();
-    let queues = Queues { models, policies, nodes, crowd: Arc::default() };
+    let queues = Queues { models, policies, nodes, crowd: Arc::default(), generations: Arc::default() };
     (queues, Triggers { models: model_triggers, policies: policy_triggers, nodes: node_triggers })
 }
 
@@ -59,15 +62,34 @@ pub fn stream<T>(receiver: UnboundedReceiver<T>) -> impl Stream<Item = Result<T,
 impl Queues {
     /// A model was written or deleted: every node may have to be told.
     pub fn model(&self, world: &World, model: &InferenceModel) {
-        let _ = self.models.send(ObjectRef::from_obj(model));
-        self.all_nodes(world);
+        let reference = ObjectRef::from_obj(model);
+        let is_gone = world.models.get(&reference).is_none();
+        let _ = self.models.send(reference);
+        if self.is_new(model, is_gone) {
+            self.all_nodes(world);
+        }
     }
 
     /// A policy was written or deleted.
     pub fn policy(&self, world: &World, policy: &TierPolicy) {
-        let _ = self.policies.send(ObjectRef::from_obj(policy));
-        self.all_models(world);
-        self.all_nodes(world);
+        let reference = ObjectRef::from_obj(policy);
+        let is_gone = world.policies.get(&reference).is_none();
+        let _ = self.policies.send(reference);
+        if self.is_new(policy, is_gone) {
+            self.all_models(world);
+            self.all_nodes(world);
+        }
+    }
+
+    /// Whether an object asks for something else than when it was seen last.
+    fn is_new(&self, object: &impl ResourceExt, is_gone: bool) -> bool {
+        let (Some(uid), Some(generation)) = (object.uid(), object.meta().generation) else { return true };
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_gone {
+            generations.remove(&uid);
+            return true;
+        }
+        generations.insert(uid, generation) != Some(generation)
     }
 
     /// A Node changed.

@@ -63,6 +63,15 @@ pub struct RemoteTier {
 }
 
 impl Policy {
+    /// This policy, as private as `other` is: an edit that keeps more to the node holds before anything else of it does.
+    #[must_use]
+    pub fn tightened_by(self, other: &Self) -> Self {
+        if other.local_only {
+            return Self::local_only();
+        }
+        Self { privacy_required: self.privacy_required || other.privacy_required, ..self }
+    }
+
     /// The policy that `spec` describes, or everything that is wrong with it.
     pub fn parse(spec: &TierPolicySpec) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();

@@ -18,7 +18,7 @@ use crate::{Engine, LoadError, RunError, Session, SessionOptions, Signature};
 /// How a model is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelOptions {
-    /// What it is called; its threads, by what is behind the last slash.
+    /// What it and its threads are called.
     pub name: String,
     /// Threads that one run may use.
     pub threads: usize,
@@ -51,9 +51,10 @@ impl StartError {
         }
     }
 
-    /// Whether trying the same again may help: it was the machine and not the model.
+    /// Whether trying the same again may help: it was the machine and not the model. A machine that was busy makes any
+    /// model slow.
     pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Thread(_))
+        matches!(self, Self::Thread(_) | Self::Cases(CaseFailure::Slow { .. }))
     }
 }
 
@@ -215,11 +216,9 @@ fn work(mut session: Box<dyn Session>, jobs: &Receiver<Job>, figures: &Figures) 
     }
 }
 
-/// What tells a model's threads apart from others in `top -H`. Linux shows 15 bytes, which a namespace in front would
-/// use up.
+/// What tells a model's threads apart from others in `top -H`; Linux shows 15 bytes of it.
 fn thread_name(model: &str) -> String {
-    let name = model.rsplit('/').next().unwrap_or(model);
-    name.chars().filter(|character| *character != '\0').collect()
+    model.chars().filter(|character| *character != '\0').collect()
 }
 
 impl Figures {

@@ -18,6 +18,8 @@ use crate::sync::backoff;
 const FIELD_MANAGER: &str = "terrace-agent";
 /// Steps that follow each other quickly are reported together.
 const TOGETHER: Duration = Duration::from_millis(20);
+/// What the API server says of an applied field that its kind does not have.
+const NOT_IN_SCHEMA: &str = "field not declared in schema";
 /// The API server is given this long to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -111,7 +113,31 @@ async fn write(
         status,
     };
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch_status(name, &parameters, &Patch::Apply(&applied)).await.map(|node| node.status)
+    let written = match api.patch_status(name, &parameters, &Patch::Apply(&applied)).await {
+        Err(kube::Error::Api(refused)) if refused.message.contains(NOT_IN_SCHEMA) => {
+            warn!(
+                error = refused.message,
+                "the cluster's InferenceNode is older than this agent and takes only a part of its status: apply Terrace's CRDs"
+            );
+            let manager =
+                PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            api.patch_status(name, &manager, &Patch::Merge(&merged(status)?)).await
+        }
+        written => written,
+    };
+    written.map(|node| node.status)
+}
+
+/// A patch that leaves out, unasked, what an older kind does not know. Lists are replaced as a whole; what is absent is
+/// taken away.
+fn merged(status: &InferenceNodeStatus) -> kube::Result<serde_json::Value> {
+    let mut fields = serde_json::to_value(status).map_err(kube::Error::SerdeError)?;
+    if let Some(fields) = fields.as_object_mut() {
+        for optional in ["observedGeneration", "agent", "models", "conditions"] {
+            fields.entry(optional).or_insert(serde_json::Value::Null);
+        }
+    }
+    Ok(serde_json::json!({"status": fields}))
 }
 
 fn told(failures: u32, error: &str) -> u32 {

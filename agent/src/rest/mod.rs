@@ -114,7 +114,7 @@ async fn model_metadata(
         inputs: tensors(&signature.inputs),
         outputs: tensors(&signature.outputs),
         name: target.model,
-        versions: vec![served.revision.clone()],
+        versions: vec![served.revision().to_owned()],
         platform: "onnxruntime_onnx".to_owned(),
     }))
 }

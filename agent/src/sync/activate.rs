@@ -34,7 +34,7 @@ pub struct Activator {
     /// Requests that may wait for one model.
     pub queue: usize,
     /// One load at a time: two at once could need more memory than either does.
-    pub loading: Semaphore,
+    pub loading: Arc<Semaphore>,
 }
 
 /// Why a revision cannot serve.
@@ -100,11 +100,10 @@ impl Activator {
             threads: revision.model.runtime.threads.map_or(1, usize::from),
             instances: revision.model.runtime.instances.map_or(1, usize::from),
             queue: self.queue,
-            name: revision.key().to_string(),
+            name: revision.model.name.clone(),
         };
-        let _one_at_a_time = self
-            .loading
-            .acquire()
+        let one_at_a_time = Arc::clone(&self.loading)
+            .acquire_owned()
             .await
             .map_err(|_| ActivateError::passing("ShuttingDown", "the agent is ending"))?;
 
@@ -126,12 +125,14 @@ impl Activator {
         progress(ModelPhase::Loading);
         let (engine, store) = (Arc::clone(&self.engine), Arc::clone(&self.store));
         let loaded = tokio::task::spawn_blocking(move || {
+            // To its end, also where nobody waits for it any more.
+            let _one_at_a_time = one_at_a_time;
             load_verified(&*engine, &store, &Loading { model, cases, acceptance, options })
         })
         .await
         .map_err(|error| ActivateError::last("LoadFailed", &format!("loading ended early: {error}")))??;
         Ok(Served {
-            revision: revision.model.revision.clone(),
+            of: Arc::new(revision.clone()),
             sha256: artifact.sha256.clone(),
             model: Arc::new(loaded),
         })

@@ -11,7 +11,7 @@ use terrace_crds::InferenceNodeSpec;
 use terrace_fleet::Sha256;
 
 use super::revision::Revision;
-use crate::registry::ModelKey;
+use crate::registry::Registry;
 use crate::store::journal::{read_json, write_json};
 
 /// The journal's file, and what stands in it.
@@ -35,6 +35,21 @@ pub struct State {
 }
 
 impl State {
+    /// Takes over what serves of the models that are to be served here. One that does not serve now may again.
+    fn observe(&mut self, registry: &Registry) {
+        let wanted: Vec<Revision> =
+            self.spec.iter().flat_map(Revision::all).filter(Revision::is_placed).collect();
+        let mut before = std::mem::take(&mut self.serving);
+        for key in wanted.iter().map(Revision::key) {
+            let name = key.to_string();
+            let entry = registry.get(&key);
+            let now = entry.as_ref().and_then(|entry| entry.served()).map(|served| (*served.of).clone());
+            if let Some(revision) = now.or_else(|| before.remove(&name)) {
+                self.serving.insert(name, revision);
+            }
+        }
+    }
+
     /// The digests of everything that may be needed again.
     pub fn digests(&self) -> HashSet<Sha256> {
         let wanted = self.spec.iter().flat_map(Revision::all);
@@ -61,26 +76,17 @@ impl NodeJournal {
         self.lock().clone()
     }
 
-    /// The revision of a model that last served.
-    pub fn serving(&self, key: &ModelKey) -> Option<Revision> {
-        self.lock().serving.get(&key.to_string()).cloned()
-    }
-
-    /// Writes an accepted spec.
-    pub fn accept(&self, spec: &InferenceNodeSpec) -> io::Result<()> {
-        self.write(|state| state.spec = Some(spec.clone()))
-    }
-
-    /// Writes that a revision serves.
-    pub fn serves(&self, revision: &Revision) -> io::Result<()> {
+    /// Writes an accepted spec, and what serves now.
+    pub fn accept(&self, spec: &InferenceNodeSpec, registry: &Registry) -> io::Result<()> {
         self.write(|state| {
-            state.serving.insert(revision.key().to_string(), revision.clone());
+            state.spec = Some(spec.clone());
+            state.observe(registry);
         })
     }
 
-    /// Forgets what served of every model that `keep` refuses.
-    pub fn retain(&self, keep: impl Fn(&str) -> bool) -> io::Result<()> {
-        self.write(|state| state.serving.retain(|key, _| keep(key)))
+    /// Writes what serves now. Whoever writes last has looked last, so that writes may overtake each other.
+    pub fn record(&self, registry: &Registry) -> io::Result<()> {
+        self.write(|state| state.observe(registry))
     }
 
     /// Whether the file lacks something: after an end now, the node would serve what it served before.
@@ -128,7 +134,8 @@ mod tests {
         std::fs::remove_dir(&place).unwrap();
         std::fs::write(&place, "").unwrap();
         let spec = InferenceNodeSpec::default();
-        assert!(journal.accept(&spec).is_err() && journal.is_behind());
+        let registry = Registry::default();
+        assert!(journal.accept(&spec, &registry).is_err() && journal.is_behind());
         assert_eq!(journal.state().spec, Some(spec.clone()));
         assert!(journal.catch_up().is_err() && journal.is_behind());
         std::fs::remove_file(&place).unwrap();

@@ -9,7 +9,7 @@ pub mod backoff;
 pub mod journal;
 pub mod revision;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use std::time::Duration;
 use terrace_crds::InferenceNodeSpec;
 use terrace_crds::node::{ModelError, ModelPhase};
 use terrace_tiering::Policy;
-use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::node::Node;
-use crate::registry::{Entry, Local, ModelKey, Served};
+use crate::registry::{Entry, Local, ModelKey, Registry, Served};
 use crate::status::{JOURNAL_WRITTEN, Verdict};
 use activate::{ActivateError, Activator};
 use journal::NodeJournal;
@@ -50,8 +50,12 @@ pub type Instructed = watch::Receiver<Option<Arc<Instruction>>>;
 #[derive(Debug)]
 pub struct Sync {
     shared: Arc<Shared>,
-    tasks: JoinSet<ModelKey>,
     running: HashMap<ModelKey, Running>,
+    /// Tells of every activation that ended by itself.
+    ended: mpsc::UnboundedReceiver<Ended>,
+    tell_ended: mpsc::UnboundedSender<Ended>,
+    /// How many activations were ever begun.
+    begun: u64,
 }
 
 /// What every activation needs.
@@ -68,17 +72,41 @@ struct Shared {
 #[derive(Debug)]
 struct Running {
     revision: Revision,
-    task: AbortHandle,
+    number: u64,
+    task: JoinHandle<()>,
+}
+
+/// An activation that ended, by its number: another one of the same model may have begun since.
+#[derive(Debug)]
+struct Ended {
+    key: ModelKey,
+    number: u64,
+}
+
+/// Tells of an activation's end when it is dropped, so also where it panicked.
+struct TellsItsEnd {
+    ended: Option<Ended>,
+    to: mpsc::UnboundedSender<Ended>,
+}
+
+impl Drop for TellsItsEnd {
+    fn drop(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            // Fails only where the sync has ended before it.
+            let _ = self.to.send(ended);
+        }
+    }
 }
 
 impl Sync {
     /// A sync that has done nothing yet.
     pub fn new(node: Arc<Node>, activator: Arc<Activator>, journal: Arc<NodeJournal>) -> Self {
-        let shared = Shared { node, activator, journal, seed: RandomState::new() };
-        Self { shared: Arc::new(shared), tasks: JoinSet::new(), running: HashMap::new() }
+        let shared = Arc::new(Shared { node, activator, journal, seed: RandomState::new() });
+        let (tell_ended, ended) = mpsc::unbounded_channel();
+        Self { shared, running: HashMap::new(), ended, tell_ended, begun: 0 }
     }
 
-    /// Serves again, from disk alone, what served when this node last ended.
+    /// Serves again, from disk alone, what served when this node last ended. What serves already goes on.
     pub async fn boot(&self) {
         let state = self.shared.journal.state();
         let Some(spec) = state.spec else { return };
@@ -88,9 +116,11 @@ impl Sync {
             self.shared.announce(revision);
         }
         self.shared.node.board.spec_read();
-        for wanted in revisions {
+        for wanted in revisions.iter().filter(|wanted| wanted.is_placed()) {
             let Some(served) = state.serving.get(&wanted.key().to_string()) else { continue };
-            self.shared.restore(served).await;
+            if !self.shared.is_serving(served) {
+                self.shared.restore(served, wanted).await;
+            }
         }
     }
 
@@ -109,17 +139,13 @@ impl Sync {
                     if let Some(instruction) = instruction {
                         self.follow(instruction).await;
                     }
-                    if self.tasks.is_empty() {
-                        self.sweep().await;
-                    }
+                    self.sweep_where_idle().await;
                 }
-                Some(ended) = self.tasks.join_next() => {
-                    if let Ok(key) = ended {
-                        self.running.remove(&key);
+                Some(ended) = self.ended.recv() => {
+                    if self.running.get(&ended.key).is_some_and(|running| running.number == ended.number) {
+                        self.running.remove(&ended.key);
                     }
-                    if self.tasks.is_empty() {
-                        self.sweep().await;
-                    }
+                    self.sweep_where_idle().await;
                 }
             }
         }
@@ -128,40 +154,54 @@ impl Sync {
     /// Starts what a spec adds, and ends what it no longer has.
     async fn follow(&mut self, instruction: Arc<Instruction>) {
         let accepted = Arc::clone(&instruction);
-        self.shared.journaled(move |journal| journal.accept(&accepted.spec)).await;
+        self.shared.record(move |journal, registry| journal.accept(&accepted.spec, registry)).await;
         self.shared.node.become_tier(instruction.spec.tier);
         let wanted: HashMap<ModelKey, Revision> =
             Revision::all(&instruction.spec).map(|revision| (revision.key(), revision)).collect();
         self.retire(&wanted).await;
-        for (key, revision) in wanted {
-            if self.running.get(&key).is_some_and(|running| running.revision == revision) {
+        for (key, revision) in &wanted {
+            if self.running.get(key).is_some_and(|running| running.revision == *revision) {
                 continue;
             }
-            if let Some(superseded) = self.running.remove(&key) {
-                superseded.task.abort();
-            }
-            self.shared.announce(&revision);
-            if revision.model.artifact.is_some() && !self.shared.is_serving(&revision) {
-                let (shared, target) = (Arc::clone(&self.shared), revision.clone());
-                let task = self.tasks.spawn(async move {
-                    shared.activate(&target).await;
-                    target.key()
-                });
-                self.running.insert(key, Running { revision, task });
+            self.stop(key).await;
+            self.shared.announce(revision);
+            if revision.is_placed() && !self.shared.is_serving(revision) {
+                self.start(key.clone(), revision.clone());
             }
         }
         self.shared.node.board.spec_followed(instruction.generation);
     }
 
+    fn start(&mut self, key: ModelKey, revision: Revision) {
+        self.begun += 1;
+        let number = self.begun;
+        let end =
+            TellsItsEnd { ended: Some(Ended { key: key.clone(), number }), to: self.tell_ended.clone() };
+        let (shared, target) = (Arc::clone(&self.shared), revision.clone());
+        let task = tokio::spawn(async move {
+            let _end = end;
+            shared.activate(&target).await;
+        });
+        self.running.insert(key, Running { revision, number, task });
+    }
+
+    /// Stops what is under way for a model, and waits until it has: what it swapped in last is known then, and it swaps
+    /// nothing in any more.
+    async fn stop(&mut self, key: &ModelKey) {
+        if let Some(running) = self.running.remove(key) {
+            running.task.abort();
+            // It was aborted, or panicked, or had ended.
+            let _ = running.task.await;
+        }
+    }
+
     /// Ends every model that is not wanted any more.
     async fn retire(&mut self, wanted: &HashMap<ModelKey, Revision>) {
-        self.running.retain(|key, running| {
-            let keep = wanted.contains_key(key);
-            if !keep {
-                running.task.abort();
-            }
-            keep
-        });
+        let gone: Vec<ModelKey> =
+            self.running.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
+        for key in gone {
+            self.stop(&key).await;
+        }
         for key in self.shared.node.registry.keys() {
             if !wanted.contains_key(&key) {
                 self.shared.node.registry.retire(&key);
@@ -169,19 +209,16 @@ impl Sync {
                 info!(model = %key, "model removed: the spec no longer has it");
             }
         }
-        let names: BTreeSet<String> = wanted.keys().map(ToString::to_string).collect();
-        self.shared.journaled(move |journal| journal.retain(|name| names.contains(name))).await;
     }
 
-    /// Removes from disk what neither the spec nor anything that serves needs.
-    async fn sweep(&self) {
-        if self.shared.journal.is_behind() {
+    /// Removes from disk what neither the spec nor anything that serves needs, unless something is being fetched.
+    async fn sweep_where_idle(&self) {
+        if !self.running.is_empty() || self.shared.journal.is_behind() {
             // After an end now, what the file still names would be needed.
             return;
         }
-        let keep = self.shared.journal.state().digests();
-        let store = Arc::clone(&self.shared.activator.store);
-        match tokio::task::spawn_blocking(move || store.sweep(&keep)).await {
+        let (store, journal) = (Arc::clone(&self.shared.activator.store), Arc::clone(&self.shared.journal));
+        match tokio::task::spawn_blocking(move || store.sweep(&journal.state().digests())).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "cannot remove artifacts that are no longer needed"),
             Err(error) => warn!(%error, "removing artifacts ended early"),
@@ -191,14 +228,22 @@ impl Sync {
 
 impl Shared {
     /// Makes a model known: what it is called elsewhere, and that it is on the way or not placed here. What serves
-    /// goes on with the policy that it came with; one that was never loaded is forwarded by the new policy.
+    /// goes on with the policy that it came with, as far as the new one is not more private: that holds at once. One
+    /// that was never loaded is forwarded by the new policy.
     fn announce(&self, revision: &Revision) {
         let key = revision.key();
-        let placed = revision.model.artifact.is_some();
+        let placed = revision.is_placed();
         let serving = self.node.registry.get(&key).and_then(|entry| entry.served().cloned());
-        if !placed || serving.is_none() {
-            let local = if placed { Local::Absent } else { Local::NotPlaced };
-            self.publish(revision, local);
+        match &serving {
+            Some(served) if placed => {
+                let served = Arc::clone(served);
+                let policy = policy(&served.of).tightened_by(&policy(revision));
+                self.publish(&served.of.clone(), policy, Local::Serving(served));
+            }
+            _ => {
+                let local = if placed { Local::Absent } else { Local::NotPlaced };
+                self.publish(revision, policy(revision), local);
+            }
         }
         self.node.board.model(&key, |model| {
             model.desired_revision = Some(revision.model.revision.clone());
@@ -225,23 +270,33 @@ impl Shared {
 
     /// Whether this very revision answers already.
     fn is_serving(&self, revision: &Revision) -> bool {
-        let serves = self.node.registry.get(&revision.key()).is_some_and(|entry| entry.served().is_some());
-        serves && self.journal.serving(&revision.key()).as_ref() == Some(revision)
+        let entry = self.node.registry.get(&revision.key());
+        entry.is_some_and(|entry| entry.served().is_some_and(|served| *served.of == *revision))
     }
 
-    /// Loads a revision that served before this process began.
-    async fn restore(&self, revision: &Revision) {
+    /// Loads a revision that served before this process began; as private as the one that is wanted now.
+    async fn restore(&self, revision: &Revision, wanted: &Revision) {
         let key = revision.key();
         let progress = |phase| self.node.board.model(&key, |model| model.phase = phase);
         match self.activator.load(revision, &progress).await {
             Ok(served) => {
-                self.swap(revision, served);
+                let policy = policy(revision).tightened_by(&policy(wanted));
+                self.swap(revision, policy, served);
                 info!(model = %key, revision = revision.model.revision, "serving again from disk");
             }
             Err(error) => {
                 warn!(model = %key, revision = revision.model.revision, %error, "cannot serve again from disk; fetching it anew");
+                self.failed(&key, &error);
             }
         }
+    }
+
+    fn failed(&self, key: &ModelKey, error: &ActivateError) {
+        self.node.board.model(key, |model| {
+            model.phase = ModelPhase::Failed;
+            model.error =
+                Some(ModelError { reason: error.reason.to_string(), message: error.message.clone() });
+        });
     }
 
     /// Tries until the revision serves, or cannot.
@@ -250,15 +305,10 @@ impl Shared {
         for failures in 1.. {
             let Err(error) = self.attempt(revision).await else { return };
             self.node.metrics.activation(&key, &error.reason);
-            self.node.board.model(&key, |model| {
-                model.phase = ModelPhase::Failed;
-                model.error =
-                    Some(ModelError { reason: error.reason.to_string(), message: error.message.clone() });
-            });
-            let serving = self
-                .journal
-                .serving(&key)
-                .map_or_else(|| "none".to_owned(), |serving| serving.model.revision);
+            self.failed(&key, &error);
+            let entry = self.node.registry.get(&key);
+            let serving = entry.as_ref().and_then(|entry| entry.served());
+            let serving = serving.map_or("none", |served| served.revision());
             if !error.retry {
                 error!(model = %key, revision = revision.model.revision, reason = %error.reason, %error, serving,
                     "revision refused; what served goes on");
@@ -275,10 +325,9 @@ impl Shared {
     async fn attempt(&self, revision: &Revision) -> Result<(), ActivateError> {
         let key = revision.key();
         let current = self.node.registry.get(&key).and_then(|entry| entry.served().cloned());
-        let reusable = self.journal.serving(&key).is_some_and(|serving| serving.runs_like(revision));
         let served = match current {
-            Some(current) if reusable => Served {
-                revision: revision.model.revision.clone(),
+            Some(current) if current.of.runs_like(revision) => Served {
+                of: Arc::new(revision.clone()),
                 sha256: current.sha256.clone(),
                 model: Arc::clone(&current.model),
             },
@@ -287,12 +336,17 @@ impl Shared {
                 self.activator.activate(revision, &progress).await?
             }
         };
-        self.swap(revision, served);
+        self.swap(revision, policy(revision), served);
         self.node.metrics.activation(&key, "Serving");
         info!(model = %key, revision = revision.model.revision, "revision serves");
-        let served = revision.clone();
-        self.journaled(move |journal| journal.serves(&served)).await;
+        self.record(NodeJournal::record).await;
         Ok(())
+    }
+
+    /// Writes what serves into the journal.
+    async fn record(&self, write: impl FnOnce(&NodeJournal, &Registry) -> io::Result<()> + Send + 'static) {
+        let node = Arc::clone(&self.node);
+        self.journaled(move |journal| write(journal, &node.registry)).await;
     }
 
     /// Writes the journal off the threads that answer requests: a slow disk must not slow them.
@@ -321,10 +375,10 @@ impl Shared {
     }
 
     /// From here on new requests are answered by `served`; those under way finish where they began.
-    fn swap(&self, revision: &Revision, served: Served) {
+    fn swap(&self, revision: &Revision, policy: Policy, served: Served) {
         let provider = served.model.signature().provider.clone();
         let sha256 = served.sha256.clone();
-        self.publish(revision, Local::Serving(Arc::new(served)));
+        self.publish(revision, policy, Local::Serving(Arc::new(served)));
         self.node.board.model(&revision.key(), |model| {
             model.phase = ModelPhase::Serving;
             model.serving_revision = Some(revision.model.revision.clone());
@@ -334,10 +388,10 @@ impl Shared {
         });
     }
 
-    fn publish(&self, revision: &Revision, local: Local) {
+    fn publish(&self, revision: &Revision, policy: Policy, local: Local) {
         self.node.registry.publish(Entry {
             key: revision.key(),
-            policy: Arc::new(policy(revision)),
+            policy: Arc::new(policy),
             upstreams: revision.model.upstreams.clone(),
             local,
         });

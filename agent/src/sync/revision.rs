@@ -29,6 +29,11 @@ impl Revision {
         ModelKey { namespace: self.model.namespace.clone(), name: self.model.name.clone() }
     }
 
+    /// Whether this node is to serve it; else its callers are forwarded.
+    pub const fn is_placed(&self) -> bool {
+        self.model.artifact.is_some()
+    }
+
     /// Whether a model loaded for `other` can answer for this one as well: nothing differs but names and policy.
     pub fn runs_like(&self, other: &Self) -> bool {
         let digest =

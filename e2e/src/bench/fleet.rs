@@ -156,6 +156,9 @@ async fn fleet(report: &mut Report) -> Result<()> {
 
     settle(&mut cluster).await?;
     let before = writes(&mut cluster)?;
+    let revision_of =
+        |model: &InferenceModel| model.status.as_ref().and_then(|status| status.revision.clone());
+    let first = revision_of(&cluster.models().get("model-00").await?);
     cluster
         .models()
         .patch(
@@ -167,6 +170,7 @@ async fn fleet(report: &mut Report) -> Result<()> {
     let begun = Instant::now();
     wait::until_within("every node to be told of the change", PATIENCE, || async {
         let model = cluster.models().get("model-00").await?;
+        ensure!(revision_of(&model) != first, "no other revision yet");
         let updated = model.status.and_then(|status| status.nodes).map(|nodes| nodes.updated);
         ensure!(updated == Some(u32::try_from(NODES)?), "{updated:?}");
         Ok(())

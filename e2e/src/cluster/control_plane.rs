@@ -115,11 +115,23 @@ impl ControlPlane {
 
     /// A client with a token.
     pub fn client_with(&self, token: &str) -> Result<Client> {
+        let token = Some(token.to_owned().into());
+        Ok(Client::try_from(self.config(AuthInfo { token, ..AuthInfo::default() })?)?)
+    }
+
+    /// A client for requests that bring their credentials, and are tried once.
+    pub fn plain_client(&self) -> Result<Client> {
+        let mut config = self.config(AuthInfo::default())?;
+        config.default_retry = false;
+        Ok(Client::try_from(config)?)
+    }
+
+    fn config(&self, auth_info: AuthInfo) -> Result<Config> {
         let mut config = Config::new(self.url().parse()?);
         let certificates = std::fs::read(self.folder.join("certificates/apiserver.crt"))?;
         config.root_cert = Some(pem::parse_many(certificates)?.into_iter().map(Pem::into_contents).collect());
-        config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
-        Ok(Client::try_from(config)?)
+        config.auth_info = auth_info;
+        Ok(config)
     }
 
     /// A kubeconfig that reads its token from a file, as one in a pod does.
@@ -142,6 +154,15 @@ impl ControlPlane {
         let file = folder.join(format!("{name}.kubeconfig"));
         std::fs::write(&file, text)?;
         Ok(file)
+    }
+
+    /// kubectl, as the administrator. What it may cache of the API is this cluster's.
+    pub fn kubectl(&self) -> Result<Command> {
+        let kubeconfig = self.kubeconfig(&self.folder, "administrator", ADMIN)?;
+        let mut kubectl = Command::new(self.assets.join("kubectl"));
+        kubectl.env("KUBECONFIG", kubeconfig).env("KUBECACHEDIR", self.folder.join("kubectl-cache"));
+        kubectl.current_dir(checkout());
+        Ok(kubectl)
     }
 
     /// What the API server was asked for, one entry a request, once it was answered.

@@ -3,10 +3,12 @@
 //! Scheduler, kubelet and containers are not there yet: a test makes Nodes and agents' Pods, and writes their status as
 //! a kubelet would; agents and operators run as processes with the tokens that pods would have.
 
+mod clock;
 mod control_plane;
 mod objects;
 mod operator;
 mod process;
+mod proxy;
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +30,7 @@ use crate::{checkout, wait};
 pub use control_plane::ControlPlane;
 pub use objects::{AGENTS, SYSTEM};
 pub use operator::{Operator, OperatorLaunch};
+pub use proxy::{Proxy, Weather};
 
 /// A cluster with Terrace's kinds, accounts and rules, and no node yet.
 pub struct Cluster {
@@ -196,6 +199,26 @@ impl Cluster {
     /// A kubeconfig for a token, as a process is given it.
     pub fn kubeconfig(&self, name: &str, token: &str) -> Result<PathBuf> {
         self.control_plane.kubeconfig(self.folder.path(), name, token)
+    }
+
+    /// What kubectl prints when an administrator gives it these arguments in a checkout.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let mut kubectl = self.control_plane.kubectl()?;
+        kubectl.args(arguments).stdin(std::process::Stdio::null());
+        let output = tokio::task::spawn_blocking(move || kubectl.output()).await??;
+        let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "kubectl {}: {out}{error}", arguments.join(" "));
+        Ok(format!("{out}{error}"))
+    }
+
+    /// A proxy before the API server.
+    pub async fn proxy(&self) -> Result<Proxy> {
+        Proxy::start(self.control_plane.plain_client()?).await
+    }
+
+    /// A kubeconfig for a token that leads through a proxy.
+    pub fn kubeconfig_through(&self, proxy: &Proxy, name: &str, token: &str) -> Result<PathBuf> {
+        self.control_plane.kubeconfig_at(proxy.url(), self.folder.path(), name, token)
     }
 
     /// An agent on a node, with the token of its Pod. It still needs a start.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
+use super::clock;
 use super::process::Process;
 use crate::agent::executable;
 use crate::http::{self, Request};
@@ -17,11 +18,10 @@ use crate::wait;
 #[derive(Clone, Debug)]
 pub struct OperatorLaunch {
     identity: String,
-    kubeconfig: PathBuf,
     log: PathBuf,
     lease: String,
     more: Vec<OsString>,
-    prefix: Option<Vec<OsString>>,
+    environment: Vec<(&'static str, OsString)>,
 }
 
 /// An operator that runs. Killed when dropped.
@@ -36,11 +36,10 @@ impl OperatorLaunch {
     pub(super) fn new(identity: &str, kubeconfig: PathBuf, folder: &Path) -> Self {
         Self {
             identity: identity.to_owned(),
-            kubeconfig,
             log: folder.join(format!("{identity}.log")),
             lease: "3s".to_owned(),
             more: Vec::new(),
-            prefix: None,
+            environment: vec![("KUBECONFIG", kubeconfig.into())],
         }
     }
 
@@ -51,34 +50,24 @@ impl OperatorLaunch {
         self
     }
 
-    /// With another kubeconfig.
-    #[must_use]
-    pub fn through(mut self, kubeconfig: PathBuf) -> Self {
-        self.kubeconfig = kubeconfig;
-        self
-    }
-
-    /// As an argument of another program, such as one that shifts its clock.
-    #[must_use]
-    pub fn under(mut self, program: &[&str]) -> Self {
-        self.prefix = Some(program.iter().map(Into::into).collect());
-        self
+    /// With a wall clock that is so many seconds ahead of the machine's, or behind it.
+    pub fn with_clock_ahead(mut self, seconds: i32) -> Result<Self> {
+        let folder = self.log.parent().context("no folder")?;
+        self.environment.push(("LD_PRELOAD", clock::compile(folder)?.into()));
+        self.environment.push(("CLOCK_SHIFT_S", seconds.to_string().into()));
+        Ok(self)
     }
 
     /// Starts it; returns as soon as its port is bound.
     pub async fn start(&self) -> Result<Operator> {
         let before = std::fs::metadata(&self.log).map_or(0, |file| file.len());
         let program = executable("terrace-operator")?;
-        let mut arguments: Vec<OsString> = self.prefix.iter().flatten().skip(1).cloned().collect();
-        if self.prefix.is_some() {
-            arguments.push(program.clone().into());
-        }
-        let program = self.prefix.iter().flatten().next().map_or(program, PathBuf::from);
         let own =
             ["--listen-admin=127.0.0.1:0", "--identity", &self.identity, "--lease-duration", &self.lease];
-        arguments.extend(own.map(OsString::from));
-        arguments.extend(self.more.iter().cloned());
-        let environment: [(&str, &OsStr); 1] = [("KUBECONFIG", self.kubeconfig.as_os_str())];
+        let arguments: Vec<OsString> =
+            own.map(OsString::from).into_iter().chain(self.more.iter().cloned()).collect();
+        let environment: Vec<(&str, &OsStr)> =
+            self.environment.iter().map(|(name, value)| (*name, value.as_os_str())).collect();
         let mut process = Process::start(&program, &arguments, &environment, &self.log)?;
         let admin = wait::until("the operator to bind its port", || {
             let log = process.log();

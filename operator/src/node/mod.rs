@@ -10,8 +10,8 @@ use kube::api::{ObjectMeta, Patch};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource as _, ResourceExt as _};
 use terrace_crds::{InferenceNode, InferenceNodeSpec};
-use terrace_fleet::{NodeFacts, desired, hold};
-use tracing::{error, info};
+use terrace_fleet::{NodeFacts, desired, fit, hold};
+use tracing::info;
 
 use crate::catalog::Catalog;
 use crate::context::{Context, Error, server_side_apply};
@@ -80,27 +80,8 @@ fn spec_for(node: &Node, previous: Option<&InferenceNodeSpec>, context: &Context
             hold(&mut spec, previous, namespace, name);
         }
     }
-    fit(&mut spec, &node.name_any());
+    fit(&mut spec, MAX_SPEC_BYTES);
     spec
-}
-
-/// Leaves out what does not fit into one object; the rest goes on.
-fn fit(spec: &mut InferenceNodeSpec, node: &str) {
-    let bytes = |spec: &InferenceNodeSpec| serde_json::to_vec(spec).map_or(0, |json| json.len());
-    let mut left_out = Vec::new();
-    while bytes(spec) > MAX_SPEC_BYTES {
-        let Some(last) = spec.models.pop() else { break };
-        spec.policies.retain(|hash, _| spec.models.iter().any(|model| model.policy.as_ref() == Some(hash)));
-        left_out.push(format!("{}.{}", last.namespace, last.name));
-    }
-    if !left_out.is_empty() {
-        error!(
-            node,
-            reason = "NodeSpecTooLarge",
-            models = left_out.join(", "),
-            "the node has more models than fit into its InferenceNode; place fewer there"
-        );
-    }
 }
 
 /// The Node that an InferenceNode goes with: a new one of the same name is another.

@@ -81,7 +81,7 @@ fn number_of(tensors: &[Tensor]) -> i64 {
 }
 
 fn options(instances: usize, queue: usize) -> ModelOptions {
-    ModelOptions { name: "vision/counter".to_owned(), threads: 1, instances, queue }
+    ModelOptions { name: "counter".to_owned(), threads: 1, instances, queue }
 }
 
 /// A model, and what tells that a session of it is gone.
@@ -325,7 +325,7 @@ async fn instances_run_side_by_side_and_the_figures_count_them() {
 }
 
 #[tokio::test]
-async fn a_models_threads_are_called_by_its_name_without_its_namespace() {
+async fn a_models_threads_are_called_by_its_name() {
     let (name, names) = mpsc::channel();
     let name = std::sync::Mutex::new(name);
     let (model, _) = model(1, 1, move |_| {
@@ -334,7 +334,6 @@ async fn a_models_threads_are_called_by_its_name_without_its_namespace() {
     });
     model.infer(number("x", 1), None, None).await.unwrap();
     assert_eq!(names.recv_timeout(SOON).unwrap().as_deref(), Some("counter"));
-    assert_eq!(thread_name("no-namespace"), "no-namespace");
     // A NUL in a thread's name panics.
     assert_eq!(thread_name("a\0b"), "ab");
 }
