@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use serde::Serialize;
 use terrace_crds::Tier;
 use terrace_engine::InferError;
@@ -10,6 +9,7 @@ use terrace_oip::Tensor;
 use terrace_tiering::{self as tiering, Candidate, Decision, RemoteTier, Source};
 use tracing::debug;
 
+use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Served};
@@ -32,8 +32,8 @@ pub struct Job<'a> {
     pub inputs: Vec<Tensor>,
     /// The outputs that the request names, if it does.
     pub outputs: Option<Vec<String>>,
-    /// The request's body, as it came; only forwarded.
-    pub body: Bytes,
+    /// The request, as it came; only forwarded.
+    pub message: Message,
     /// When the answer is due, if ever.
     pub deadline: Option<Instant>,
 }
@@ -172,7 +172,7 @@ async fn forward(
         from: job.tier,
         url: &remote.url,
         model: &model,
-        body: job.body.clone(),
+        message: job.message.clone(),
         timeout: limit.unwrap_or(remote.timeout),
         deadline: job.deadline,
     };

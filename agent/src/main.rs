@@ -7,6 +7,7 @@ mod executor;
 mod fetch;
 mod listen;
 mod manifests;
+mod message;
 mod metrics;
 mod node;
 mod refusal;

@@ -5,13 +5,13 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::HeaderMap;
-use terrace_oip::{InferRequest, InferResponse, Parameters};
+use terrace_oip::{InferRequest, Parameters};
 use terrace_tiering::{self as tiering, Decision, LocalModel, Requirements};
 use tracing::debug;
 
 use crate::executor::{self, Answer, Attempt, Job, Output};
+use crate::message::Message;
 use crate::metrics::Finished;
 use crate::node::Node;
 use crate::refusal::Refusal;
@@ -28,17 +28,34 @@ pub struct Call {
     /// Its headers; those named `terrace-*` state requirements.
     pub headers: HeaderMap,
     /// Its body.
-    pub body: Bytes,
+    pub message: Message,
     /// When its headers had been read: its clock starts here.
     pub started: Instant,
 }
 
+/// An answer, before its front end encodes it.
+#[derive(Debug)]
+pub struct Reply<'a> {
+    /// The request, without its inputs.
+    pub request: &'a InferRequest,
+    /// The model, as this node names it.
+    pub model_name: String,
+    /// Who answered, and why.
+    pub parameters: Parameters,
+    /// The outputs.
+    pub output: Output,
+}
+
 /// Answers a request, or says why not.
-pub async fn infer(node: &Node, call: Call) -> Result<Vec<u8>, Refusal> {
+pub async fn infer<T>(
+    node: &Node,
+    call: Call,
+    encode: impl FnOnce(Reply<'_>) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
     let entry = node.registry.get(&call.model).ok_or_else(|| unknown_model(&call.model))?;
     let started = call.started;
     let mut by = None;
-    let reply = answer(node, &entry, call, &mut by).await;
+    let reply = answer(node, &entry, call, encode, &mut by).await;
     let code = reply.as_ref().map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
     let took = started.elapsed();
     node.metrics.request(Finished { model: &entry.key, answer: by, code, took });
@@ -46,10 +63,17 @@ pub async fn infer(node: &Node, call: Call) -> Result<Vec<u8>, Refusal> {
     reply
 }
 
-async fn answer(node: &Node, entry: &Entry, call: Call, by: &mut executor::By) -> Result<Vec<u8>, Refusal> {
+async fn answer<T>(
+    node: &Node,
+    entry: &Entry,
+    call: Call,
+    encode: impl FnOnce(Reply<'_>) -> Result<T, Refusal>,
+    by: &mut executor::By,
+) -> Result<T, Refusal> {
     check_version(entry, call.version.as_deref())?;
     let headers = requirements::from_headers(&call.headers).map_err(invalid)?;
-    let request = InferRequest::from_json(&call.body).map_err(invalid)?;
+    let Message { bytes, json_length } = &call.message;
+    let mut request = InferRequest::from_http(bytes, *json_length).map_err(invalid)?;
     let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     // Asked once: a node that becomes another tier meanwhile decides this request as what it was.
     let tier = node.tier();
@@ -64,66 +88,33 @@ async fn answer(node: &Node, entry: &Entry, call: Call, by: &mut executor::By) -
         tier,
         entry,
         decision: &decision,
-        inputs: request.inputs.into_iter().map(|input| input.tensor).collect(),
-        outputs: request.outputs.map(|outputs| outputs.into_iter().map(|output| output.name).collect()),
-        body: call.body,
+        inputs: std::mem::take(&mut request.inputs).into_iter().map(|input| input.tensor).collect(),
+        outputs: request
+            .outputs
+            .as_ref()
+            .map(|outputs| outputs.iter().map(|output| output.name.clone()).collect()),
+        message: call.message,
         deadline: requirements.max_latency().and_then(|limit| call.started.checked_add(limit)),
     };
     let answer = executor::run(job).await?;
     *by = Some((answer.tier, answer.source.as_str()));
-    reply(
-        &Told { node, entry, decision: &decision, id: request.id.as_deref(), started: call.started },
-        &answer,
-    )
+    let parameters = told(&decision, &answer, call.started);
+    let model_name = entry.key.to_url(&node.default_namespace);
+    encode(Reply { request: &request, model_name, parameters, output: answer.output })
 }
 
-/// What a reply tells, beside the outputs.
-struct Told<'a> {
-    node: &'a Node,
-    entry: &'a Entry,
-    decision: &'a Decision,
-    id: Option<&'a str>,
-    started: Instant,
-}
-
-/// The answer as the client reads it.
-fn reply(told: &Told<'_>, answer: &Answer) -> Result<Vec<u8>, Refusal> {
-    let model_name = told.entry.key.to_url(&told.node.default_namespace);
-    let encoded = match &answer.output {
-        Output::Local { revision, tensors } => {
-            let mut parameters = Parameters::new();
-            tell(&mut parameters, told, answer);
-            InferResponse {
-                model_name: &model_name,
-                model_version: Some(revision),
-                id: told.id,
-                parameters: &parameters,
-                outputs: tensors,
-            }
-            .to_json()
-        }
-        Output::Relayed(relayed) => {
-            let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
-            response.model_name = model_name.into();
-            response.id = told.id.map(Into::into);
-            tell(&mut response.parameters, told, answer);
-            response.to_json()
-        }
-    };
-    encoded.map_err(|error| Refusal::Failed(format!("the outputs cannot be written as JSON: {error}")))
-}
-
-/// Says who answered, and why.
-fn tell(parameters: &mut Parameters, told: &Told<'_>, answer: &Answer) {
+/// Who answered, and why.
+fn told(decision: &Decision, answer: &Answer, started: Instant) -> Parameters {
+    let mut parameters = Parameters::new();
     parameters.insert("tier", answer.tier.as_str());
     parameters.insert("source", answer.source.as_str());
-    parameters.insert("reason", told.decision.reason.as_str());
-    match told.decision.complexity {
-        Some(complexity) => parameters.insert("complexity", complexity),
-        None => parameters.remove("complexity"),
-    };
-    parameters.insert("latency_ms", millis(told.started.elapsed()));
+    parameters.insert("reason", decision.reason.as_str());
+    if let Some(complexity) = decision.complexity {
+        parameters.insert("complexity", complexity);
+    }
+    parameters.insert("latency_ms", millis(started.elapsed()));
     parameters.insert("attempts", attempts_text(&answer.attempts));
+    parameters
 }
 
 /// `[{"tier":"cloud","outcome":"TimedOut","ms":12.3}, …]`

@@ -9,6 +9,7 @@ use terrace_crds::Tier;
 use terrace_oip::RelayedResponse;
 use url::Url;
 
+use crate::message::{JSON_LENGTH, Message};
 use terrace_egress::{Denied, Egress};
 
 /// Says that a request was forwarded once and must be answered where it arrives.
@@ -36,8 +37,8 @@ pub struct Forward<'a> {
     pub url: &'a Url,
     /// The model's name there.
     pub model: &'a str,
-    /// The request's body, as it came.
-    pub body: Bytes,
+    /// The request, as it came.
+    pub message: Message,
     /// How long the attempt may take.
     pub timeout: Duration,
     /// When the answer is due at the caller, if ever.
@@ -46,17 +47,31 @@ pub struct Forward<'a> {
 
 /// Another tier's answer: an inference response, still as that tier encoded it.
 #[derive(Clone, Debug)]
-pub struct Relayed(Bytes);
+pub struct Relayed(Message);
 
 impl Relayed {
-    fn new(body: Bytes) -> Result<Self, UpstreamError> {
-        RelayedResponse::from_json(&body).map_err(|error| UpstreamError::Malformed(error.to_string()))?;
-        Ok(Self(body))
+    fn new(message: Message) -> Result<Self, UpstreamError> {
+        if message.json_length.is_some_and(|length| length > message.bytes.len()) {
+            return Err(UpstreamError::Malformed("its JSON is said to be longer than it is".to_owned()));
+        }
+        let relayed = Self(message);
+        relayed.response().map_err(|error| UpstreamError::Malformed(error.to_string()))?;
+        Ok(relayed)
     }
 
     /// The response, its tensors untouched.
     pub fn response(&self) -> Result<RelayedResponse<'_>, terrace_oip::DecodeError> {
-        RelayedResponse::from_json(&self.0)
+        RelayedResponse::from_json(self.0.json())
+    }
+
+    /// The binary tensors behind it.
+    pub fn tail(&self) -> Bytes {
+        self.0.tail()
+    }
+
+    /// Whether there are any, be they empty.
+    pub const fn is_binary(&self) -> bool {
+        self.0.json_length.is_some()
     }
 }
 
@@ -147,18 +162,23 @@ impl Upstream {
         let mut request = self
             .client
             .post(infer_url(forward.url, forward.model))
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(HOP, HeaderValue::from_static(forward.from.as_str()))
-            .body(forward.body);
+            .header(header::CONTENT_TYPE, forward.message.content_type())
+            .header(HOP, HeaderValue::from_static(forward.from.as_str()));
+        if let Some(length) = forward.message.json_length {
+            request = request.header(JSON_LENGTH, length);
+        }
+        request = request.body(forward.message.bytes);
         if let Some(deadline) = forward.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             request = request.header(MAX_LATENCY, format!("{:.3}", left.as_secs_f64() * 1e3));
         }
         let response = request.send().await.map_err(UpstreamError::unsent)?;
         let status = response.status();
+        let json_length = Message::json_length(response.headers());
         let body = self.read(response).await?;
         if status.is_success() {
-            Relayed::new(body)
+            let json_length = json_length.map_err(|error| UpstreamError::Malformed(error.to_string()))?;
+            Relayed::new(Message { bytes: body, json_length })
         } else if is_rejection(status) {
             Err(UpstreamError::Rejected { status, message: error_text(&body) })
         } else {

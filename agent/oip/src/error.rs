@@ -99,9 +99,52 @@ pub enum Fault {
         /// The shape as claimed.
         shape: Vec<usize>,
     },
-    /// The tensor's elements are in the binary tensor extension's form.
-    #[error("binary tensor data is not supported yet, send the elements as JSON in `data`")]
-    Binary,
+    /// A tensor says that its elements are binary, and the message has no binary part.
+    #[error(
+        "its elements are said to be binary, but the message has no header Inference-Header-Content-Length to say where they begin"
+    )]
+    NoBinary,
+    /// The JSON part is said to be longer than the message.
+    #[error("Inference-Header-Content-Length is {claimed}, and the body has {actual} bytes")]
+    HeaderTooLong {
+        /// As claimed.
+        claimed: usize,
+        /// The length of the body.
+        actual: usize,
+    },
+    /// A tensor claims more of the binary part than there is.
+    #[error("binary_data_size is {claimed}, and {left} bytes are left of the body")]
+    BinaryTooShort {
+        /// As claimed.
+        claimed: usize,
+        /// What is left.
+        left: usize,
+    },
+    /// The binary part goes on after the last tensor.
+    #[error("{bytes} bytes follow that no tensor's binary_data_size accounts for")]
+    BinaryTooLong {
+        /// How many.
+        bytes: usize,
+    },
+    /// The bytes are not as many as the shape asks for.
+    #[error("{actual} bytes are not a {datatype} tensor of shape {shape:?}")]
+    BinarySize {
+        /// The type as the protocol names it.
+        datatype: &'static str,
+        /// The shape as claimed.
+        shape: Vec<usize>,
+        /// How many bytes there are.
+        actual: usize,
+    },
+    /// A byte of a `BOOL` tensor.
+    #[error("expected the byte 0 or 1 for a BOOL")]
+    NotABoolean,
+    /// The length before an element of `BYTES`.
+    #[error("its four-byte length runs past the end of the tensor")]
+    LengthTooLarge,
+    /// Elements both in JSON and binary.
+    #[error("has both data and binary_data_size; send one of them")]
+    DataTwice,
 }
 
 /// The kinds of JSON values.
@@ -180,7 +223,14 @@ impl DecodeError {
             | Fault::UnknownDatatype => "value",
             Fault::TooMany { .. } => "limit",
             Fault::Shape(_) | Fault::Ragged { .. } | Fault::Nesting { .. } => "shape",
-            Fault::Binary => "unsupported",
+            Fault::NoBinary
+            | Fault::HeaderTooLong { .. }
+            | Fault::BinaryTooShort { .. }
+            | Fault::BinaryTooLong { .. }
+            | Fault::BinarySize { .. }
+            | Fault::NotABoolean
+            | Fault::LengthTooLarge
+            | Fault::DataTwice => "binary",
         }
     }
 

@@ -1,12 +1,12 @@
 //! The wire types of the Open Inference Protocol v2, as the servers
-//! and clients of `KServe` and Triton speak it, in JSON.
+//! and clients of `KServe` and Triton speak it, in JSON and with the binary tensor extension.
 //!
 //! The agent calls it for every request and response, the engine for its verification cases and for the tensor
 //! that it computes on. It must not import a runtime, an HTTP or gRPC server, ort, or another crate of Terrace:
 //! bytes in, checked types out, and back.
 //!
-//! * Requests: [`InferRequest::from_json`].
-//! * Responses: [`InferResponse::to_json`]; [`RelayedResponse`] passes an upstream's answer on without decoding
+//! * Requests: [`InferRequest::from_http`].
+//! * Responses: [`InferResponse::to_json_but`]; [`RelayedResponse`] passes an upstream's answer on without decoding
 //!   its tensors, [`DecodedResponse`] decodes them.
 //! * Tensors elsewhere in JSON: [`WireTensor`].
 //! * Server and model metadata, health, errors: [`metadata`].
@@ -39,6 +39,7 @@ mod json;
 pub mod limits;
 pub mod metadata;
 mod parameters;
+mod raw;
 mod relay;
 mod request;
 mod response;
@@ -48,6 +49,7 @@ mod tensor_text;
 
 pub use error::{DecodeError, EncodeError, Fault, JsonKind};
 pub use parameters::{Parameter, Parameters};
+pub use raw::Raw;
 pub use relay::RelayedResponse;
 pub use request::{InferRequest, InputTensor, RequestedOutput};
 pub use response::{DecodedResponse, InferResponse};

@@ -3,7 +3,8 @@
 use crate::error::{DecodeError, Fault};
 use crate::json::{Reader, decode};
 use crate::limits::MAX_TENSORS;
-use crate::parameters::Parameters;
+use crate::parameters::{Parameter, Parameters};
+use crate::raw::Tail;
 use crate::tensor::Tensor;
 use crate::tensor_json::read_tensors;
 
@@ -39,12 +40,29 @@ pub struct RequestedOutput {
 }
 
 impl InferRequest {
-    /// Reads a body.
+    /// Reads a body that is JSON as a whole.
     pub fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-        decode(body, Self::read)
+        Self::from_http(body, None)
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    /// Reads a body whose first `json_length` bytes are JSON, where a header says so, and what follows are binary
+    /// tensors.
+    pub fn from_http(body: &[u8], json_length: Option<usize>) -> Result<Self, DecodeError> {
+        let (json, mut tail) = Tail::split(body, json_length)?;
+        let request = decode(json, |reader| Self::read(reader, &mut tail))?;
+        tail.end()?;
+        Ok(request)
+    }
+
+    /// Whether the sender wants an output in binary: what it says of this one, or else of all.
+    pub fn wants_binary(&self, output: &str) -> bool {
+        let asked = self.outputs.iter().flatten().find(|asked| asked.name == output);
+        let of_this = asked.and_then(|asked| asked.parameters.get("binary_data")?.as_bool());
+        let of_all = || self.parameters.get("binary_data_output").and_then(Parameter::as_bool);
+        of_this.or_else(of_all).unwrap_or(false)
+    }
+
+    fn read(reader: &mut Reader<'_>, tail: &mut Tail<'_>) -> Result<Self, DecodeError> {
         let mut id = None;
         let mut parameters = Parameters::new();
         let mut inputs = None;
@@ -53,7 +71,7 @@ impl InferRequest {
             match key {
                 "id" => id = reader.optional_string()?,
                 "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
-                "inputs" => inputs = Some(read_tensors(reader)?),
+                "inputs" => inputs = Some(read_tensors(reader, tail)?),
                 "outputs" => outputs = reader.optional(read_requested)?.filter(|outputs| !outputs.is_empty()),
                 _ => {
                     reader.skip()?;

@@ -5,9 +5,10 @@ use serde::Serialize;
 use crate::error::{DecodeError, EncodeError};
 use crate::json::{Reader, decode};
 use crate::parameters::Parameters;
+use crate::raw::Tail;
 use crate::tensor::Tensor;
 use crate::tensor_json::read_tensors;
-use crate::tensor_text::{TensorText, check, text_size};
+use crate::tensor_text::TensorText;
 
 /// An inference response to be written.
 #[derive(Clone, Copy, Debug)]
@@ -54,10 +55,21 @@ struct Body<'a> {
 impl InferResponse<'_> {
     /// Writes the body. Output data is flat.
     pub fn to_json(&self) -> Result<Vec<u8>, EncodeError> {
-        self.parameters.check()?;
-        self.outputs.iter().try_for_each(check)?;
+        self.to_json_but(|_| false)
+    }
 
-        let size = self.outputs.iter().map(text_size).sum::<usize>() + 1024;
+    /// Writes the JSON part of a body in which the elements of some outputs follow it in binary, in their order: see
+    /// [`crate::TensorData::into_raw`].
+    pub fn to_json_but(&self, is_binary: impl Fn(&str) -> bool) -> Result<Vec<u8>, EncodeError> {
+        self.parameters.check()?;
+        let outputs: Vec<TensorText<'_>> = self
+            .outputs
+            .iter()
+            .map(|tensor| TensorText { tensor, is_binary: is_binary(tensor.name()) })
+            .collect();
+        outputs.iter().try_for_each(TensorText::check)?;
+
+        let size = outputs.iter().map(TensorText::size).sum::<usize>() + 1024;
         let mut body = Vec::with_capacity(size);
         serde_json::to_writer(
             &mut body,
@@ -66,7 +78,7 @@ impl InferResponse<'_> {
                 model_version: self.model_version,
                 id: self.id,
                 parameters: self.parameters,
-                outputs: self.outputs.iter().map(TensorText).collect(),
+                outputs,
             },
         )?;
         Ok(body)
@@ -74,12 +86,21 @@ impl InferResponse<'_> {
 }
 
 impl DecodedResponse {
-    /// Reads a body.
+    /// Reads a body that is JSON as a whole.
     pub fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-        decode(body, Self::read)
+        Self::from_http(body, None)
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    /// Reads a body whose first `json_length` bytes are JSON, where a header says so, and what follows are binary
+    /// tensors.
+    pub fn from_http(body: &[u8], json_length: Option<usize>) -> Result<Self, DecodeError> {
+        let (json, mut tail) = Tail::split(body, json_length)?;
+        let response = decode(json, |reader| Self::read(reader, &mut tail))?;
+        tail.end()?;
+        Ok(response)
+    }
+
+    fn read(reader: &mut Reader<'_>, tail: &mut Tail<'_>) -> Result<Self, DecodeError> {
         let mut model_name = None;
         let mut model_version = None;
         let mut id = None;
@@ -91,7 +112,7 @@ impl DecodedResponse {
                 "model_version" => model_version = reader.optional_string()?,
                 "id" => id = reader.optional_string()?,
                 "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
-                "outputs" => outputs = Some(read_tensors(reader)?),
+                "outputs" => outputs = Some(read_tensors(reader, tail)?),
                 _ => {
                     reader.skip()?;
                 }

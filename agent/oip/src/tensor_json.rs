@@ -9,10 +9,11 @@ use crate::error::{DecodeError, Fault, JsonKind};
 use crate::json::{Reader, decode};
 use crate::limits::{MAX_RANK, MAX_TENSORS};
 use crate::parameters::Parameters;
-use crate::tensor::{Datatype, Tensor};
+use crate::raw::Tail;
+use crate::tensor::{Datatype, Tensor, TensorData};
 
 /// The parameter by which an input or output says that its elements are in the binary tensor extension's form.
-const BINARY_SIZE: &str = "binary_data_size";
+pub(crate) const BINARY_SIZE: &str = "binary_data_size";
 
 /// A tensor in the protocol's form inside other JSON, such as a file of verification cases. Its parameters are
 /// checked and dropped.
@@ -24,19 +25,23 @@ pub struct WireTensor(pub Tensor);
 impl<'de> Deserialize<'de> for WireTensor {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Box::<RawValue>::deserialize(deserializer)?;
-        let (tensor, _) = decode(text.get().as_bytes(), read_tensor).map_err(D::Error::custom)?;
+        let read = |reader: &mut Reader<'_>| read_tensor(reader, &mut Tail::none());
+        let (tensor, _) = decode(text.get().as_bytes(), read).map_err(D::Error::custom)?;
         Ok(Self(tensor))
     }
 }
 
-/// Reads the array of tensors at the reader; names must differ.
-pub(crate) fn read_tensors(reader: &mut Reader<'_>) -> Result<Vec<(Tensor, Parameters)>, DecodeError> {
+/// Reads the array of tensors at the reader, whose elements stand there or come from the tail; names must differ.
+pub(crate) fn read_tensors(
+    reader: &mut Reader<'_>,
+    tail: &mut Tail<'_>,
+) -> Result<Vec<(Tensor, Parameters)>, DecodeError> {
     let mut tensors: Vec<(Tensor, Parameters)> = Vec::new();
     reader.array(|reader, index| {
         if index == MAX_TENSORS {
             return Err(Fault::TooMany { what: "tensors", limit: MAX_TENSORS }.into());
         }
-        let tensor = read_tensor(reader)?;
+        let tensor = read_tensor(reader, tail)?;
         let name = tensor.0.name();
         if let Some(first) = tensors.iter().position(|(known, _)| known.name() == name) {
             return Err(DecodeError::new(Fault::DuplicateName { first }).in_field("name").in_named(name));
@@ -47,15 +52,15 @@ pub(crate) fn read_tensors(reader: &mut Reader<'_>) -> Result<Vec<(Tensor, Param
     Ok(tensors)
 }
 
-fn read_tensor(reader: &mut Reader<'_>) -> Result<(Tensor, Parameters), DecodeError> {
+fn read_tensor(reader: &mut Reader<'_>, tail: &mut Tail<'_>) -> Result<(Tensor, Parameters), DecodeError> {
     let start = reader.clone();
-    read_fields(reader).map_err(|error| match name_of(start) {
+    read_fields(reader, tail).map_err(|error| match name_of(start) {
         Some(name) => error.in_named(&name),
         None => error,
     })
 }
 
-fn read_fields(reader: &mut Reader<'_>) -> Result<(Tensor, Parameters), DecodeError> {
+fn read_fields(reader: &mut Reader<'_>, tail: &mut Tail<'_>) -> Result<(Tensor, Parameters), DecodeError> {
     let mut name = None;
     let mut shape: Option<Vec<usize>> = None;
     let mut datatype = None;
@@ -85,12 +90,16 @@ fn read_fields(reader: &mut Reader<'_>) -> Result<(Tensor, Parameters), DecodeEr
         Ok(())
     })?;
 
-    if parameters.get(BINARY_SIZE).is_some() {
-        return Err(Fault::Binary.into());
-    }
     let name = name.ok_or_else(|| DecodeError::missing("name"))?;
     let shape = shape.ok_or_else(|| DecodeError::missing("shape"))?;
     let datatype = datatype.ok_or_else(|| DecodeError::missing("datatype"))?;
+    if let Some(size) = binary_size(&mut parameters)? {
+        if elements.is_some() || passed_over.is_some() {
+            return Err(Fault::DataTwice.into());
+        }
+        let data = TensorData::from_raw(datatype, &shape, tail.take(size)?)?;
+        return Ok((Tensor::new(name, shape, data).map_err(Fault::from)?, parameters));
+    }
     let elements = match (elements, passed_over) {
         (Some(elements), _) => elements,
         (None, Some(mut reader)) => {
@@ -100,6 +109,15 @@ fn read_fields(reader: &mut Reader<'_>) -> Result<(Tensor, Parameters), DecodeEr
     };
     elements.check_nesting(&shape).map_err(|fault| DecodeError::new(fault).in_field("data"))?;
     Ok((Tensor::new(name, shape, elements.data).map_err(Fault::from)?, parameters))
+}
+
+/// How many bytes of the tail hold the elements, if they are there. How they came says nothing once they are read.
+fn binary_size(parameters: &mut Parameters) -> Result<Option<usize>, DecodeError> {
+    let Some(size) = parameters.remove(BINARY_SIZE) else { return Ok(None) };
+    let size = size.as_i64().and_then(|size| usize::try_from(size).ok());
+    let size = size
+        .ok_or_else(|| DecodeError::new(Fault::NotADimension).in_field(BINARY_SIZE).in_field("parameters"))?;
+    Ok(Some(size))
 }
 
 fn read_shape(reader: &mut Reader<'_>) -> Result<Vec<usize>, DecodeError> {

@@ -1,62 +1,82 @@
-//! A tensor written as JSON, its data flat.
+//! A tensor written as JSON: its data flat, or said to follow in binary.
 
 use serde::ser::{Error as _, SerializeSeq, SerializeStruct};
 use serde::{Serialize, Serializer};
 
 use crate::error::EncodeError;
 use crate::half_text::{shortest_bf16, shortest_f16};
+use crate::parameters::Parameters;
 use crate::tensor::{Tensor, TensorData};
+use crate::tensor_json::BINARY_SIZE;
 
-/// JSON can carry the tensor.
-pub(crate) fn check(tensor: &Tensor) -> Result<(), EncodeError> {
-    let infinite = match tensor.data() {
-        TensorData::Fp16(values) => values.iter().position(|value| !value.is_finite()),
-        TensorData::Bf16(values) => values.iter().position(|value| !value.is_finite()),
-        TensorData::Fp32(values) => values.iter().position(|value| !value.is_finite()),
-        TensorData::Fp64(values) => values.iter().position(|value| !value.is_finite()),
-        TensorData::Bytes(values) => {
-            let binary = values.iter().position(|value| std::str::from_utf8(value).is_err());
-            return match binary {
-                Some(element) => Err(EncodeError::NotUtf8 { output: tensor.name().to_owned(), element }),
-                None => Ok(()),
-            };
+/// Writes a tensor that has passed [`TensorText::check`].
+pub(crate) struct TensorText<'a> {
+    pub(crate) tensor: &'a Tensor,
+    /// Its elements follow elsewhere, and only their size stands here.
+    pub(crate) is_binary: bool,
+}
+
+impl TensorText<'_> {
+    /// JSON can carry the tensor.
+    pub(crate) fn check(&self) -> Result<(), EncodeError> {
+        if self.is_binary {
+            return Ok(());
         }
-        _ => None,
-    };
-    match infinite {
-        Some(element) => Err(EncodeError::NotFinite { output: tensor.name().to_owned(), element }),
-        None => Ok(()),
+        let tensor = self.tensor;
+        let infinite = match tensor.data() {
+            TensorData::Fp16(values) => values.iter().position(|value| !value.is_finite()),
+            TensorData::Bf16(values) => values.iter().position(|value| !value.is_finite()),
+            TensorData::Fp32(values) => values.iter().position(|value| !value.is_finite()),
+            TensorData::Fp64(values) => values.iter().position(|value| !value.is_finite()),
+            TensorData::Bytes(values) => {
+                let binary = values.iter().position(|value| std::str::from_utf8(value).is_err());
+                return match binary {
+                    Some(element) => Err(EncodeError::NotUtf8 { output: tensor.name().to_owned(), element }),
+                    None => Ok(()),
+                };
+            }
+            _ => None,
+        };
+        match infinite {
+            Some(element) => Err(EncodeError::NotFinite { output: tensor.name().to_owned(), element }),
+            None => Ok(()),
+        }
+    }
+
+    /// About how many bytes its text takes, rather too many than too few.
+    pub(crate) fn size(&self) -> usize {
+        let tensor = self.tensor;
+        let data = match tensor.data() {
+            _ if self.is_binary => 0,
+            TensorData::Bytes(values) => values.iter().map(|value| value.len() + 3).sum(),
+            TensorData::Bool(values) => values.len() * 6,
+            TensorData::Uint8(values) => values.len() * 4,
+            TensorData::Int8(values) => values.len() * 5,
+            TensorData::Uint16(values) => values.len() * 6,
+            TensorData::Int16(values) => values.len() * 7,
+            TensorData::Fp16(_) | TensorData::Bf16(_) => tensor.data().len() * 8,
+            TensorData::Uint32(_) | TensorData::Int32(_) | TensorData::Fp32(_) => tensor.data().len() * 12,
+            TensorData::Uint64(_) | TensorData::Int64(_) | TensorData::Fp64(_) => tensor.data().len() * 21,
+        };
+        data + tensor.name().len() + 128
     }
 }
-
-/// About how many bytes its text takes, rather too many than too few.
-pub(crate) fn text_size(tensor: &Tensor) -> usize {
-    let data = match tensor.data() {
-        TensorData::Bytes(values) => values.iter().map(|value| value.len() + 3).sum(),
-        TensorData::Bool(values) => values.len() * 6,
-        TensorData::Uint8(values) => values.len() * 4,
-        TensorData::Int8(values) => values.len() * 5,
-        TensorData::Uint16(values) => values.len() * 6,
-        TensorData::Int16(values) => values.len() * 7,
-        TensorData::Fp16(_) | TensorData::Bf16(_) => tensor.data().len() * 8,
-        TensorData::Uint32(_) | TensorData::Int32(_) | TensorData::Fp32(_) => tensor.data().len() * 12,
-        TensorData::Uint64(_) | TensorData::Int64(_) | TensorData::Fp64(_) => tensor.data().len() * 21,
-    };
-    data + tensor.name().len() + 128
-}
-
-/// Writes a tensor that has passed [`check`].
-pub(crate) struct TensorText<'a>(pub(crate) &'a Tensor);
 
 struct DataText<'a>(&'a TensorData);
 
 impl Serialize for TensorText<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut object = serializer.serialize_struct("tensor", 4)?;
-        object.serialize_field("name", self.0.name())?;
-        object.serialize_field("datatype", self.0.datatype().as_str())?;
-        object.serialize_field("shape", self.0.shape())?;
-        object.serialize_field("data", &DataText(self.0.data()))?;
+        object.serialize_field("name", self.tensor.name())?;
+        object.serialize_field("datatype", self.tensor.datatype().as_str())?;
+        object.serialize_field("shape", self.tensor.shape())?;
+        if self.is_binary {
+            let size = i64::try_from(self.tensor.data().raw_size()).unwrap_or(i64::MAX);
+            let parameters: Parameters = [(BINARY_SIZE.to_owned(), size.into())].into_iter().collect();
+            object.serialize_field("parameters", &parameters)?;
+        } else {
+            object.serialize_field("data", &DataText(self.tensor.data()))?;
+        }
         object.end()
     }
 }

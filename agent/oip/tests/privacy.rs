@@ -10,7 +10,7 @@ const TEXT: &str = "canary-7b1f";
 
 fn assert_silent(body: &str) {
     let errors = [
-        InferRequest::from_json(body.as_bytes()).err(),
+        InferRequest::from_http(body.as_bytes(), Some(body.len())).err(),
         DecodedResponse::from_json(body.as_bytes()).err(),
         RelayedResponse::from_json(body.as_bytes()).err(),
     ];

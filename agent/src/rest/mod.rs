@@ -1,5 +1,7 @@
 //! The Open Inference Protocol over HTTP: routes to calls, answers to responses. No decision and no engine here.
 
+mod encode;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
 use terrace_crds::Tier;
@@ -18,13 +20,13 @@ use terrace_oip::metadata::{
 };
 
 use crate::listen::Started;
+use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey};
 use crate::serve::{self, Call};
+use encode::Encoded;
 
-/// Announces the length of a JSON header that binary tensors follow.
-const BINARY_HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 /// The longest that a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// What this server calls itself.
@@ -65,7 +67,7 @@ async fn server_metadata() -> impl IntoResponse {
     Json(ServerMetadata {
         name: SERVER_NAME.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        extensions: Vec::new(),
+        extensions: vec!["binary_tensor_data".to_owned()],
     })
 }
 
@@ -129,10 +131,11 @@ async fn infer(
     refuse_unread_encodings(&parts.headers)?;
     let body = read(body, &parts.headers, node.max_body_bytes).await?;
     let model = ModelKey::from_url(&target.model, &node.default_namespace);
-    let call = Call { model, version: target.version, headers: parts.headers, body, started };
-    let reply = serve::infer(&node, call).await?;
-    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    Ok((kind, reply).into_response())
+    let json_length =
+        Message::json_length(&parts.headers).map_err(|error| Refusal::Invalid(error.to_string()))?;
+    let message = Message { bytes: body, json_length };
+    let call = Call { model, version: target.version, headers: parts.headers, message, started };
+    serve::infer(&node, call, Encoded::new).await.map(Encoded::into_response)
 }
 
 /// The entry that a path names.
@@ -144,13 +147,6 @@ fn find(node: &Node, target: &Target) -> Result<Arc<Entry>, Refusal> {
 }
 
 fn refuse_unread_encodings(headers: &HeaderMap) -> Result<(), Refusal> {
-    if headers.contains_key(BINARY_HEADER_LENGTH) {
-        return Err(Refusal::Invalid(
-            "binary tensor data is not read by this agent yet; send the tensors as JSON (tritonclient: \
-             set_data_from_numpy(…, binary_data=False))"
-                .to_owned(),
-        ));
-    }
     match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(()),
         Some(_) => Err(Refusal::Unsupported(

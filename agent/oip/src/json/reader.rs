@@ -26,7 +26,7 @@ pub(crate) fn decode<'a, T>(
             // In the binary tensor extension raw bytes follow the JSON: say so rather than that they are no text.
             let text = std::str::from_utf8(&body[..byte]).unwrap_or_default();
             match read(&mut Reader::new(text)) {
-                Err(error) if *error.fault() == Fault::Binary => Err(error),
+                Err(error) if *error.fault() == Fault::NoBinary => Err(error),
                 _ => Err(Fault::NotUtf8 { byte }.into()),
             }
         }

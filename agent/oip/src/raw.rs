@@ -1,0 +1,180 @@
+//! A tensor's elements as the bytes that the binary tensor extension and gRPC carry: little-endian, row-major, without
+//! gaps; each element of `BYTES` behind its length in four bytes.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::error::{DecodeError, Fault};
+use crate::tensor::{Datatype, TensorData, element_count};
+
+#[cfg(target_endian = "big")]
+compile_error!("tensors lie in memory as they are sent, which is little-endian");
+
+/// How many bytes precede an element of `BYTES`.
+const LENGTH_BYTES: usize = 4;
+
+/// Elements as bytes, without a copy of them.
+#[derive(Debug)]
+pub struct Raw(TensorData);
+
+impl Datatype {
+    /// The size of an element; `None` where each has its own.
+    pub const fn size(self) -> Option<usize> {
+        match self {
+            Self::Bool | Self::Uint8 | Self::Int8 => Some(1),
+            Self::Uint16 | Self::Int16 | Self::Fp16 | Self::Bf16 => Some(2),
+            Self::Uint32 | Self::Int32 | Self::Fp32 => Some(4),
+            Self::Uint64 | Self::Int64 | Self::Fp64 => Some(8),
+            Self::Bytes => None,
+        }
+    }
+}
+
+impl TensorData {
+    /// Reads the elements of a tensor of this shape. The bytes may lie anywhere, aligned or not.
+    pub(crate) fn from_raw(datatype: Datatype, shape: &[usize], raw: &[u8]) -> Result<Self, DecodeError> {
+        let Some(size) = datatype.size() else { return texts(raw).map(Self::Bytes) };
+        let expected = element_count(shape).and_then(|count| count.checked_mul(size));
+        if expected != Some(raw.len()) {
+            return Err(Fault::BinarySize {
+                datatype: datatype.as_str(),
+                shape: shape.to_vec(),
+                actual: raw.len(),
+            }
+            .into());
+        }
+        Ok(match datatype {
+            Datatype::Bool => Self::Bool(booleans(raw)?),
+            Datatype::Uint8 => Self::Uint8(raw.to_vec()),
+            Datatype::Uint16 => Self::Uint16(numbers(raw)),
+            Datatype::Uint32 => Self::Uint32(numbers(raw)),
+            Datatype::Uint64 => Self::Uint64(numbers(raw)),
+            Datatype::Int8 => Self::Int8(numbers(raw)),
+            Datatype::Int16 => Self::Int16(numbers(raw)),
+            Datatype::Int32 => Self::Int32(numbers(raw)),
+            Datatype::Int64 => Self::Int64(numbers(raw)),
+            Datatype::Fp16 => Self::Fp16(numbers(raw)),
+            Datatype::Bf16 => Self::Bf16(numbers(raw)),
+            Datatype::Fp32 => Self::Fp32(numbers(raw)),
+            Datatype::Fp64 => Self::Fp64(numbers(raw)),
+            Datatype::Bytes => return texts(raw).map(Self::Bytes),
+        })
+    }
+
+    /// How many bytes [`TensorData::into_raw`] has.
+    pub fn raw_size(&self) -> usize {
+        match (self, self.datatype().size()) {
+            (Self::Bytes(texts), _) => texts.iter().map(|text| LENGTH_BYTES + text.len()).sum(),
+            (_, size) => self.len() * size.unwrap_or_default(),
+        }
+    }
+
+    /// The elements as bytes.
+    pub fn into_raw(self) -> Raw {
+        let Self::Bytes(texts) = &self else { return Raw(self) };
+        let mut raw = Vec::with_capacity(self.raw_size());
+        for text in texts {
+            // No body comes near 4 GiB.
+            raw.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+            raw.extend_from_slice(text);
+        }
+        Raw(Self::Uint8(raw))
+    }
+}
+
+impl AsRef<[u8]> for Raw {
+    fn as_ref(&self) -> &[u8] {
+        match &self.0 {
+            TensorData::Bool(values) => values.as_bytes(),
+            TensorData::Uint8(values) => values,
+            TensorData::Uint16(values) => values.as_bytes(),
+            TensorData::Uint32(values) => values.as_bytes(),
+            TensorData::Uint64(values) => values.as_bytes(),
+            TensorData::Int8(values) => values.as_bytes(),
+            TensorData::Int16(values) => values.as_bytes(),
+            TensorData::Int32(values) => values.as_bytes(),
+            TensorData::Int64(values) => values.as_bytes(),
+            TensorData::Fp16(values) => values.as_bytes(),
+            TensorData::Bf16(values) => values.as_bytes(),
+            TensorData::Fp32(values) => values.as_bytes(),
+            TensorData::Fp64(values) => values.as_bytes(),
+            // Turned into the bytes above.
+            TensorData::Bytes(_) => &[],
+        }
+    }
+}
+
+/// One allocation and one copy, whatever the alignment.
+fn numbers<T: FromBytes + IntoBytes + Immutable + Clone>(raw: &[u8]) -> Vec<T> {
+    let mut numbers = vec![T::new_zeroed(); raw.len() / size_of::<T>()];
+    numbers.as_mut_bytes().copy_from_slice(raw);
+    numbers
+}
+
+fn booleans(raw: &[u8]) -> Result<Vec<bool>, DecodeError> {
+    if let Some(element) = raw.iter().position(|byte| *byte > 1) {
+        return Err(DecodeError::new(Fault::NotABoolean).in_element(element));
+    }
+    Ok(raw.iter().map(|byte| *byte == 1).collect())
+}
+
+fn texts(raw: &[u8]) -> Result<Vec<Vec<u8>>, DecodeError> {
+    let mut texts = Vec::new();
+    let mut rest = raw;
+    while !rest.is_empty() {
+        let text =
+            text(&mut rest).ok_or_else(|| DecodeError::new(Fault::LengthTooLarge).in_element(texts.len()))?;
+        texts.push(text.to_vec());
+    }
+    Ok(texts)
+}
+
+fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, behind) = rest.split_first_chunk::<LENGTH_BYTES>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let (text, behind) = behind.split_at_checked(length)?;
+    *rest = behind;
+    Some(text)
+}
+
+/// The binary part of a message: what follows its JSON, in the order of the tensors that it belongs to.
+#[derive(Debug)]
+pub(crate) struct Tail<'a> {
+    /// `None` where the message has no such part.
+    rest: Option<&'a [u8]>,
+}
+
+impl<'a> Tail<'a> {
+    /// Of a message without one.
+    pub(crate) const fn none() -> Self {
+        Self { rest: None }
+    }
+
+    /// Splits a message whose first `json_length` bytes are JSON.
+    pub(crate) fn split(
+        message: &'a [u8],
+        json_length: Option<usize>,
+    ) -> Result<(&'a [u8], Self), DecodeError> {
+        let Some(json_length) = json_length else { return Ok((message, Self::none())) };
+        let (json, rest) = message
+            .split_at_checked(json_length)
+            .ok_or(Fault::HeaderTooLong { claimed: json_length, actual: message.len() })?;
+        Ok((json, Self { rest: Some(rest) }))
+    }
+
+    /// The next so many bytes.
+    pub(crate) fn take(&mut self, size: usize) -> Result<&'a [u8], Fault> {
+        let rest = self.rest.ok_or(Fault::NoBinary)?;
+        let (taken, rest) =
+            rest.split_at_checked(size).ok_or(Fault::BinaryTooShort { claimed: size, left: rest.len() })?;
+        self.rest = Some(rest);
+        Ok(taken)
+    }
+
+    /// Nothing is left.
+    pub(crate) fn end(&self) -> Result<(), Fault> {
+        match self.rest.map_or(0, <[u8]>::len) {
+            0 => Ok(()),
+            bytes => Err(Fault::BinaryTooLong { bytes }),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A reply as a response body: JSON, and behind it, without a copy, the outputs that the client wants in binary.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use http_body::{Frame, SizeHint};
+use terrace_oip::{InferResponse, Tensor};
+
+use crate::executor::Output;
+use crate::message::{JSON_LENGTH, content_type};
+use crate::refusal::Refusal;
+use crate::serve::Reply;
+
+/// Below this size a body is sent as one piece: a copy costs less than a second write.
+const ONE_PIECE: usize = 16 << 10;
+
+/// A reply's bytes.
+#[derive(Debug)]
+pub struct Encoded {
+    json: Vec<u8>,
+    /// What follows the JSON; no frame is empty.
+    tail: Vec<Bytes>,
+    /// Some output is in binary, be it an empty one.
+    is_binary: bool,
+}
+
+impl Encoded {
+    /// Encodes a reply as its request asks.
+    pub fn new(reply: Reply<'_>) -> Result<Self, Refusal> {
+        match reply.output {
+            Output::Local { revision, tensors } => {
+                let response = InferResponse {
+                    model_name: &reply.model_name,
+                    model_version: Some(&revision),
+                    id: reply.request.id.as_deref(),
+                    parameters: &reply.parameters,
+                    outputs: &tensors,
+                };
+                let is_binary = |name: &str| reply.request.wants_binary(name);
+                let json = response.to_json_but(is_binary).map_err(|error| unwritable(&error))?;
+                let binary: Vec<Tensor> =
+                    tensors.into_iter().filter(|tensor| is_binary(tensor.name())).collect();
+                Ok(Self { json, is_binary: !binary.is_empty(), tail: binary.into_iter().filter_map(raw).collect() })
+            }
+            Output::Relayed(relayed) => {
+                let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
+                response.model_name = reply.model_name.into();
+                response.id = reply.request.id.as_deref().map(Into::into);
+                response.parameters.remove("complexity");
+                response.parameters.extend(reply.parameters);
+                let json = response.to_json().map_err(|error| unwritable(&error))?;
+                let tail = relayed.tail();
+                Ok(Self {
+                    json,
+                    is_binary: relayed.is_binary(),
+                    tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
+                })
+            }
+        }
+    }
+
+    /// The response with status 200.
+    pub fn into_response(self) -> Response {
+        let json_length = self.is_binary.then_some(self.json.len());
+        let mut response = Response::new(self.into_body());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, content_type(json_length));
+        if let Some(length) = json_length {
+            headers.insert(JSON_LENGTH, HeaderValue::from(length));
+        }
+        response
+    }
+
+    fn into_body(mut self) -> Body {
+        let size = self.json.len() + self.tail.iter().map(Bytes::len).sum::<usize>();
+        if self.tail.is_empty() || size <= ONE_PIECE {
+            for frame in &self.tail {
+                self.json.extend_from_slice(frame);
+            }
+            return Body::from(self.json);
+        }
+        Body::new(Frames(std::iter::once(Bytes::from(self.json)).chain(self.tail).collect()))
+    }
+}
+
+/// An output's elements, in the memory that they are in; none where it has none.
+fn raw(tensor: Tensor) -> Option<Bytes> {
+    let (_, _, data) = tensor.into_parts();
+    (data.raw_size() > 0).then(|| Bytes::from_owner(data.into_raw()))
+}
+
+fn unwritable(error: &terrace_oip::EncodeError) -> Refusal {
+    Refusal::Failed(format!(
+        "the outputs cannot be written as JSON: {error}; ask for them in binary (binary_data_output)"
+    ))
+}
+
+/// A body of pieces whose length is known.
+#[derive(Debug)]
+struct Frames(VecDeque<Bytes>);
+
+impl http_body::Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|bytes| bytes.len() as u64).sum())
+    }
+}
