@@ -81,7 +81,7 @@ fn number_of(tensors: &[Tensor]) -> i64 {
 }
 
 fn options(instances: usize, queue: usize) -> ModelOptions {
-    ModelOptions { name: "counter".to_owned(), threads: 1, instances, queue }
+    ModelOptions { name: "counter".to_owned(), threads: 1, instances, queue, batching: Batching::Learned }
 }
 
 /// A model, and what tells that a session of it is gone.
@@ -93,7 +93,7 @@ fn model(
     let (ended, ends) = mpsc::channel();
     let runtime = RuntimeInfo { name: "fake", version: "1".to_owned() };
     let engine = Fake { run: Arc::new(run), ended, runtime };
-    (Model::load(&engine, b"model", &options(instances, queue), |_| Ok(())).unwrap(), ends)
+    (Model::load(&engine, b"model", &options(instances, queue), &[], |_| Ok(())).unwrap(), ends)
 }
 
 /// A model whose runs tell that they began, and go on when they are let.
