@@ -74,6 +74,11 @@ pub struct Args {
     #[arg(long, env = "TERRACE_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
     pub max_body_bytes: usize,
 
+    /// The most bytes of requests that are held at once, from the first byte read to the answer; more are refused with
+    /// 429.
+    #[arg(long, env = "TERRACE_MAX_HELD_BYTES", value_name = "BYTES", default_value_t = 256 << 20)]
+    pub max_held_bytes: usize,
+
     /// The largest model file, in bytes.
     #[arg(long, env = "TERRACE_MAX_MODEL_BYTES", value_name = "BYTES", default_value_t = 8 << 30)]
     pub max_model_bytes: u64,

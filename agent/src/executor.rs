@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use serde::Serialize;
 use terrace_crds::Tier;
 use terrace_engine::InferError;
@@ -66,6 +67,16 @@ pub enum Output {
     },
     /// Of another tier.
     Relayed(Relayed),
+}
+
+impl Output {
+    /// About how much there is to encode.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Local { tensors, .. } => tensors.iter().map(|tensor| tensor.data().raw_size()).sum(),
+            Self::Relayed(relayed) => relayed.json_length(),
+        }
+    }
 }
 
 /// One try, as the response tells of it.
@@ -182,6 +193,9 @@ async fn forward(
         match error {
             UpstreamError::Rejected { message, .. } => {
                 Failure { outcome, refusal: Refusal::Invalid(format!("{tier}: {message}")), last: true }
+            }
+            UpstreamError::Status { status: StatusCode::PAYLOAD_TOO_LARGE } => {
+                Failure { outcome, refusal: Refusal::TooLargeThere { tier: tier.as_str() }, last: false }
             }
             error => Failure { outcome, refusal: Refusal::NoTier(format!("{tier}: {error}")), last: false },
         }

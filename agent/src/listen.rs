@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -20,6 +21,11 @@ use tracing::{debug, warn};
 
 /// The longest that a client may take to send the headers of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a connection may be without a request, once it had one.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
+/// How often the other side of an HTTP/2 connection must show that it lives.
+const PING_EVERY: Duration = Duration::from_secs(30);
 
 /// When the headers of a request had been read: its clock starts here.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +68,12 @@ pub async fn serve(
     let connections = GracefulShutdown::new();
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    server.http2().timer(TokioTimer::new()).max_concurrent_streams(256);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(256)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(HEADER_TIMEOUT);
     let told = ending.clone();
     let accepting = async {
         loop {
@@ -82,9 +93,16 @@ pub async fn serve(
                 (server.clone(), router.clone(), connections.watcher(), told.clone());
             tokio::spawn(async move {
                 if begins(&stream, ending).await {
-                    let connection = server.serve_connection(io_of(stream), entry(router)).into_owned();
-                    if let Err(error) = watcher.watch(connection).await {
-                        debug!(error, "a connection ended early");
+                    let activity = Arc::new(Activity::default());
+                    let service = entry(router, Arc::clone(&activity));
+                    let connection = server.serve_connection(io_of(stream), service).into_owned();
+                    tokio::select! {
+                        ended = watcher.watch(connection) => {
+                            if let Err(error) = ended {
+                                debug!(error, "a connection ended early");
+                            }
+                        }
+                        () = activity.dies_down() => debug!("a connection was idle for too long"),
                     }
                 }
                 drop(permit);
@@ -102,6 +120,47 @@ pub async fn serve(
     Ok(())
 }
 
+/// What happens on a connection.
+#[derive(Debug, Default)]
+struct Activity {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Activity {
+    /// Resolves when no first request comes in time, or none for long. Hyper's patience is with bytes: a client that
+    /// sends one, or answers pings, could hold a connection for ever.
+    async fn dies_down(&self) {
+        let mut patience = HEADER_TIMEOUT;
+        let mut seen = 0;
+        loop {
+            tokio::time::sleep(patience).await;
+            let (begun, ended) = (self.begun.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed));
+            if begun == seen && begun == ended {
+                return;
+            }
+            seen = begun;
+            patience = IDLE_TIMEOUT;
+        }
+    }
+}
+
+/// A request under way.
+struct UnderWay(Arc<Activity>);
+
+impl UnderWay {
+    fn begin(activity: &Arc<Activity>) -> Self {
+        activity.begun.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Whether a connection sends anything in time. Hyper's own patience begins only with the first byte.
 async fn begins(stream: &TcpStream, mut ending: watch::Receiver<bool>) -> bool {
     tokio::select! {
@@ -117,6 +176,7 @@ fn io_of(stream: TcpStream) -> TokioIo<TcpStream> {
 /// The router as hyper calls it: stamps each request with the time at which its headers had been read.
 fn entry(
     router: Router,
+    activity: Arc<Activity>,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
     Response = axum::response::Response,
@@ -126,7 +186,12 @@ fn entry(
 + 'static {
     service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Started(Instant::now()));
-        router.clone().call(request)
+        let under_way = UnderWay::begin(&activity);
+        let answering = router.clone().call(request);
+        async move {
+            let _under_way = under_way;
+            answering.await
+        }
     })
 }
 

@@ -5,6 +5,7 @@ mod args;
 mod cluster;
 mod executor;
 mod fetch;
+mod heavy;
 mod listen;
 mod manifests;
 mod message;
@@ -14,6 +15,7 @@ mod refusal;
 mod registry;
 mod requirements;
 mod rest;
+mod room;
 mod serve;
 mod standalone;
 mod status;
@@ -42,6 +44,8 @@ use crate::cluster::Cluster;
 use crate::fetch::{FetchOptions, Fetcher};
 use crate::listen::Limits;
 use crate::node::{Node, Parts};
+use crate::rest::body;
+use crate::room::Room;
 use crate::standalone::Standalone;
 use crate::status::Board;
 use crate::store::Store;
@@ -147,7 +151,7 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
     let prober = Prober {
         program: std::env::current_exe()
             .context("cannot find the agent's own executable, which probes models")?,
-        library: args.onnxruntime.clone(),
+        library: engine.library().to_owned(),
         runtime: runtime.clone(),
         verdicts: args.data_dir.join("verdicts"),
         limits: probe::Limits::default(),
@@ -162,7 +166,7 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
     let node = Arc::new(Node::new(Parts {
         tier: args.tier,
         default_namespace: args.default_namespace.clone(),
-        max_body_bytes: args.max_body_bytes,
+        body: body::Limits { bytes: args.max_body_bytes, room: Room::new(args.max_held_bytes) },
         upstream: Upstream::new(egress, args.max_body_bytes)?,
         board: Board::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -6,6 +6,7 @@ use terrace_crds::Tier;
 
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::rest::body;
 use crate::status::Board;
 use crate::upstream::Upstream;
 
@@ -16,8 +17,8 @@ pub struct Node {
     tier: AtomicUsize,
     /// The namespace of models that a client names without one.
     pub default_namespace: String,
-    /// The largest request body.
-    pub max_body_bytes: usize,
+    /// How large a request's body may be.
+    body: body::Limits,
     /// The models that it answers for.
     pub registry: Registry,
     /// The way to other tiers.
@@ -37,8 +38,8 @@ pub struct Parts {
     pub tier: Tier,
     /// The namespace of models that a client names without one.
     pub default_namespace: String,
-    /// The largest request body.
-    pub max_body_bytes: usize,
+    /// How large a request's body may be.
+    pub body: body::Limits,
     /// The way to other tiers.
     pub upstream: Upstream,
     /// What it reports.
@@ -51,7 +52,7 @@ impl Node {
         Self {
             tier: AtomicUsize::new(place(parts.tier)),
             default_namespace: parts.default_namespace,
-            max_body_bytes: parts.max_body_bytes,
+            body: parts.body,
             registry: Registry::default(),
             upstream: parts.upstream,
             board: parts.board,
@@ -68,6 +69,11 @@ impl Node {
     /// It is of this tier from now on.
     pub fn become_tier(&self, tier: Tier) {
         self.tier.store(place(tier), Ordering::Relaxed);
+    }
+
+    /// How large a request's body may be.
+    pub fn body_limits(&self) -> body::Limits {
+        self.body.clone()
     }
 
     /// Says that traffic should go elsewhere from now on.

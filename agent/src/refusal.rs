@@ -20,6 +20,12 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// The body is larger than the only tier that may answer takes.
+    #[error("{tier}: the body is larger than that tier takes")]
+    TooLargeThere {
+        /// Which tier.
+        tier: &'static str,
+    },
     /// The body is in an encoding that this agent does not read.
     #[error("{0}")]
     Unsupported(String),
@@ -49,7 +55,7 @@ impl Refusal {
         match self {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge { .. } | Self::TooLargeThere { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,

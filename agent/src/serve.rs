@@ -3,20 +3,22 @@
 //! Called by the protocol's front ends (`rest`). Decides nothing itself: what a request may do is `tiering`'s
 //! word, and the executor only walks the candidates that it named.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use terrace_oip::{InferRequest, Parameters};
-use terrace_tiering::{self as tiering, Decision, LocalModel, Requirements};
+use terrace_tiering::{self as tiering, Decision, LocalModel, Requirements, Stated};
 use tracing::debug;
 
 use crate::executor::{self, Answer, Attempt, Job, Output};
+use crate::heavy::heavy;
 use crate::message::Message;
 use crate::metrics::Finished;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey};
 use crate::requirements;
+use crate::room::Taken;
 
 /// A request as it arrived.
 #[derive(Debug)]
@@ -27,8 +29,6 @@ pub struct Call {
     pub version: Option<String>,
     /// Its headers; those named `terrace-*` state requirements.
     pub headers: HeaderMap,
-    /// Its body.
-    pub message: Message,
     /// When its headers had been read: its clock starts here.
     pub started: Instant,
 }
@@ -46,16 +46,27 @@ pub struct Reply<'a> {
     pub output: Output,
 }
 
-/// Answers a request, or says why not.
-pub async fn infer<T>(
-    node: &Node,
-    call: Call,
-    encode: impl FnOnce(Reply<'_>) -> Result<T, Refusal>,
-) -> Result<T, Refusal> {
+/// How a front end gets a request's body, and what becomes of the answer.
+pub trait Exchange: Send {
+    /// The answer, encoded.
+    type Encoded;
+
+    /// Reads the body; by the deadline, if there is one. What it holds back is held until the answer is encoded.
+    fn read(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = Result<(Message, Taken), Refusal>> + Send;
+
+    /// Encodes the answer.
+    fn encode(&self, reply: Reply<'_>) -> Result<Self::Encoded, Refusal>;
+}
+
+/// Answers a request, or says why not. Of a request for a model that is not known, the body is not read.
+pub async fn infer<E: Exchange>(node: &Node, call: Call, exchange: &mut E) -> Result<E::Encoded, Refusal> {
     let entry = node.registry.get(&call.model).ok_or_else(|| unknown_model(&call.model))?;
     let started = call.started;
     let mut by = None;
-    let reply = answer(node, &entry, call, encode, &mut by).await;
+    let reply = answer(node, &entry, call, exchange, &mut by).await;
     let code = reply.as_ref().map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
     let took = started.elapsed();
     node.metrics.request(Finished { model: &entry.key, answer: by, code, took });
@@ -63,20 +74,29 @@ pub async fn infer<T>(
     reply
 }
 
-async fn answer<T>(
+async fn answer<E: Exchange>(
     node: &Node,
     entry: &Entry,
     call: Call,
-    encode: impl FnOnce(Reply<'_>) -> Result<T, Refusal>,
+    exchange: &mut E,
     by: &mut executor::By,
-) -> Result<T, Refusal> {
+) -> Result<E::Encoded, Refusal> {
     check_version(entry, call.version.as_deref())?;
-    let headers = requirements::from_headers(&call.headers).map_err(invalid)?;
-    let Message { bytes, json_length } = &call.message;
-    let mut request = InferRequest::from_http(bytes, *json_length).map_err(invalid)?;
-    let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     // Asked once: a node that becomes another tier meanwhile decides this request as what it was.
     let tier = node.tier();
+    let mut headers = requirements::from_headers(&call.headers).map_err(invalid)?;
+    if call.version.is_some() {
+        // It is a version of this node's; elsewhere another one would answer.
+        headers = headers.and(Stated { tier: Some(tier), ..Stated::default() }).map_err(invalid)?;
+    }
+    let due = |limit: Option<Duration>| limit.and_then(|limit| call.started.checked_add(limit));
+    let known = Requirements::tighten(&entry.policy, tier, Stated::default(), headers).map_err(invalid)?;
+    let (message, _room) = exchange.read(due(known.max_latency())).await?;
+    let Message { bytes, json_length } = &message;
+    let decode = || InferRequest::from_http(bytes, *json_length);
+    let mut request = heavy(message.json().len(), decode).map_err(invalid)?;
+    refuse_classification(&request)?;
+    let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
 
     let here = tiering::Node { tier, model: standing(entry) };
@@ -93,14 +113,34 @@ async fn answer<T>(
             .outputs
             .as_ref()
             .map(|outputs| outputs.iter().map(|output| output.name.clone()).collect()),
-        message: call.message,
-        deadline: requirements.max_latency().and_then(|limit| call.started.checked_add(limit)),
+        message,
+        deadline: due(requirements.max_latency()),
     };
+    let deadline = job.deadline;
     let answer = executor::run(job).await?;
     *by = Some((answer.tier, answer.source.as_str()));
     let parameters = told(&decision, &answer, call.started);
     let model_name = entry.key.to_url(&node.default_namespace);
-    encode(Reply { request: &request, model_name, parameters, output: answer.output })
+    let size = answer.output.size();
+    let reply = Reply { request: &request, model_name, parameters, output: answer.output };
+    let encoded = heavy(size, || exchange.encode(reply))?;
+    if deadline.is_some_and(|deadline| deadline < Instant::now()) {
+        *by = None;
+        return Err(Refusal::Deadline("the answer was there, but not within the deadline".to_owned()));
+    }
+    Ok(encoded)
+}
+
+/// Triton's extension that answers with the best classes instead of the outputs. An answer that is not what was asked
+/// for would be read as if it were.
+fn refuse_classification(request: &InferRequest) -> Result<(), Refusal> {
+    let mut outputs = request.outputs.iter().flatten();
+    if outputs.any(|output| output.parameters.get("classification").is_some()) {
+        return Err(Refusal::Invalid(
+            "outputs: the parameter classification is not supported; ask for the output itself".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// Who answered, and why.

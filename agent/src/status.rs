@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use terrace_crds::InferenceNodeStatus;
-use terrace_crds::node::{AgentStatus, ModelPhase, NodeModelStatus};
+use terrace_crds::node::{AgentStatus, ModelError, ModelPhase, NodeModelStatus};
 use tokio::sync::watch;
 
 use crate::registry::ModelKey;
@@ -92,6 +92,11 @@ impl Board {
             });
             edit(model);
         });
+    }
+
+    /// Why the desired revision of a model does not serve.
+    pub fn error(&self, key: &ModelKey) -> Option<ModelError> {
+        self.0.borrow().models.get(key).and_then(|model| model.error.clone())
     }
 
     /// Says nothing of a model any more.

@@ -69,6 +69,11 @@ impl Relayed {
         self.0.tail()
     }
 
+    /// How much of it is JSON.
+    pub fn json_length(&self) -> usize {
+        self.0.json().len()
+    }
+
     /// Whether there are any, be they empty.
     pub const fn is_binary(&self) -> bool {
         self.0.json_length.is_some()
@@ -219,10 +224,7 @@ fn infer_url(base: &Url, model: &str) -> Url {
 
 /// Whether a status says that the request is wrong, wherever it is sent.
 const fn is_rejection(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY
-    )
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
 }
 
 /// The words of an OIP error, cut to a sane length.
@@ -263,10 +265,11 @@ mod tests {
 
     #[test]
     fn only_statuses_about_the_request_itself_reject_it() {
-        for status in [400, 413, 422] {
+        for status in [400, 422] {
             assert!(is_rejection(StatusCode::from_u16(status).unwrap()), "{status}");
         }
-        for status in [401, 403, 404, 408, 429, 500, 502, 503, 504] {
+        // How large a request may be, each server says for itself.
+        for status in [401, 403, 404, 408, 413, 429, 500, 502, 503, 504] {
             assert!(!is_rejection(StatusCode::from_u16(status).unwrap()), "{status}");
         }
     }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use terrace_e2e::{checkout, digits, scenes};
 
 #[tokio::test]
-async fn tritons_python_client_works_with_json_tensors() -> Result<()> {
+async fn tritons_python_client_works() -> Result<()> {
     let (_site, agent) = scenes::device().await?;
     let python = checkout().join(".tools/venv/test/bin/python");
     ensure!(python.exists(), "there is no {}: run `make test`, which makes it", python.display());

@@ -387,7 +387,8 @@ async fn kinds_of_an_older_and_of_a_newer_version_stop_nothing() -> Result<()> {
     })
     .await?;
     wait::until("a field of the newer kind to be kept", || async {
-        let told = json!({"spec": {"models": [{"namespace": "default", "name": "later", "revision": "r", "fromTheFuture": "x"}]}});
+        let told = json!({"spec": {"models": [{"namespace": "default", "name": "later", "revision": "r", "fromTheFuture": "x",
+            "notPlaced": {"reason": "TierMismatch", "message": "as an example"}}]}});
         let raw: kube::Api<kube::api::DynamicObject> = kube::Api::all_with(scene.cluster.client(), &kube::core::ApiResource::erase::<terrace_crds::InferenceNode>(&()));
         let dry = PatchParams { dry_run: true, ..PatchParams::default() };
         let node = raw.patch("kiosk", &dry, &Patch::Merge(told)).await?;

@@ -292,3 +292,51 @@ async fn the_recorders_would_notice() -> Result<()> {
     ensure!(watched.device.infer(&marked().private()).await?.took < quiet);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_policy_that_turns_private_holds_at_once_while_its_revision_cannot_serve() -> Result<()> {
+    let mut watched =
+        Watched::start(Policy::named("near"), Model::digits("digits-device")?, |launch| launch).await?;
+    let open = watched.device.infer(&Ask::image(&digits::test_set().images[0]).complexity(0.5)).await?;
+    assert_eq!(open.answered()?.route()?.tier, "edge");
+    watched.before = watched.seen();
+
+    // Together with an update that never comes.
+    let never = Model::digits("digits-device")?.pinned(&"0".repeat(64));
+    watched.site.manifests().model(&never.clone().policy("near"))?;
+    watched.device.wait_failed("digits", "DigestMismatch").await?;
+    let edge = watched.edge.url();
+    watched.site.manifests().policy(&Policy::named("near").private(true).edge(&edge))?;
+    let silent = async |device: &Agent| -> Result<()> {
+        for ask in drawn(vec![marked()]) {
+            let reply = device.infer(&ask).await?.answered()?;
+            ensure!(reply.route()?.tier == "device", "{}", reply.text());
+        }
+        Ok(())
+    };
+    terrace_e2e::wait::until("the policy to hold", || async {
+        let reply = watched.device.infer(&Ask::image(&digits::test_set().images[0]).complexity(0.5)).await?;
+        ensure!(reply.answered()?.route()?.reason == "PrivacyRequired", "not private yet");
+        Ok(())
+    })
+    .await?;
+    watched.before = watched.seen();
+    silent(&watched.device).await?;
+    watched.assert_silent().await?;
+
+    // After a crash, too, which serves the old revision again from disk.
+    let launch = watched.site.agent().set("--log", "debug");
+    watched.device.terminate()?;
+    watched.device = launch.ready().await?;
+    silent(&watched.device).await?;
+    watched.assert_silent().await?;
+
+    // And no longer once it is open again.
+    watched.site.manifests().policy(&Policy::named("near").edge(&edge))?;
+    terrace_e2e::wait::until("the policy to be open again", || async {
+        let reply = watched.device.infer(&Ask::image(&digits::test_set().images[0]).complexity(0.5)).await?;
+        ensure!(reply.answered()?.route()?.tier == "edge", "still private");
+        Ok(())
+    })
+    .await
+}

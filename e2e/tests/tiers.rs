@@ -295,7 +295,7 @@ async fn the_policys_order_says_who_steps_in() -> Result<()> {
 #[tokio::test]
 async fn a_tier_that_says_the_request_is_wrong_is_believed() -> Result<()> {
     let edge = upstreams::answering().await?;
-    for status in [400, 413, 422] {
+    for status in [400, 422] {
         let words = json!({"error": "input \"image\": shape [1, 64] is not [1, 3]"}).to_string();
         let cloud = upstreams::planned(Plan::status(status, words)).await?;
         let policy =
@@ -309,6 +309,73 @@ async fn a_tier_that_says_the_request_is_wrong_is_believed() -> Result<()> {
         assert_eq!(device.counted("terrace_attempts_total", &["tier=\"device\""]).await?, 0.0);
     }
     assert_eq!(edge.connections(), 0, "another tier was asked");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_body_that_one_tier_finds_too_large_is_taken_to_the_next() -> Result<()> {
+    let cloud = upstreams::planned(Plan::status(413, "<html>too large</html>")).await?;
+    let (_site, device) = scenes::device_under(&Policy::named("near").cloud(&cloud.url())).await?;
+    let reply = device.infer(&CLOUDY).await?.answered()?;
+    assert_eq!(reply.walk()?, "cloud BadStatus, device Answered");
+    let reply = device.infer(&CLOUDY.clone().parameter("tier", "cloud")).await?;
+    assert_eq!(reply.status, 413, "{}", reply.text());
+    assert!(reply.error()?.starts_with("cloud: "), "{}", reply.text());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_version_that_is_named_is_answered_by_no_other() -> Result<()> {
+    let cloud = upstreams::answering().await?;
+    let (_site, device) = scenes::device_under(&Policy::named("near").cloud(&cloud.url())).await?;
+    let version = device.model("digits").await?.serving_revision.context("nothing serves")?;
+    let mut request = CLOUDY.request();
+    request.path = format!("/v2/models/digits/versions/{version}/infer");
+    let reply = device.send(&request).await?.answered()?;
+    assert_eq!((reply.route()?.tier.as_str(), reply.model_version()?), ("device", version));
+    assert_eq!(cloud.connections(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn binary_tensors_are_passed_on_and_come_back_untouched() -> Result<()> {
+    // A cloud that answers in binary, with bits that no float prints.
+    let json = r#"{"model_name":"m","outputs":[{"name":"label","datatype":"INT64","shape":[1],"parameters":{"binary_data_size":8}}]}"#;
+    let tail = [1, 2, 3, 4, 5, 6, 7, 8];
+    let answer = Plan::ok([json.as_bytes(), &tail].concat())
+        .header("inference-header-content-length", &json.len().to_string());
+    let cloud = upstreams::planned(answer).await?;
+    let (_site, device) = scenes::device_under(&Policy::named("near").cloud(&cloud.url())).await?;
+    let pixels: Vec<u8> = image().iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
+    let head = r#"{"parameters":{"complexity":0.9,"binary_data_output":true},"inputs":[{"name":"image","datatype":"FP32","shape":[1,64],"parameters":{"binary_data_size":256}}]}"#;
+    let body = [head.as_bytes(), &pixels].concat();
+    let request = terrace_e2e::http::Request::post("/v2/models/digits/infer", body.clone())
+        .header("inference-header-content-length", &head.len().to_string());
+    let reply = device.send(&request).await?;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let length: usize = reply.header("inference-header-content-length").parse()?;
+    assert_eq!(reply.header("content-type"), "application/octet-stream");
+    assert_eq!(reply.body[length..], tail);
+    let told: Value = serde_json::from_slice(&reply.body[..length])?;
+    assert_eq!(told["parameters"]["tier"], "cloud");
+
+    let [seen] = <[_; 1]>::try_from(cloud.requests()).map_err(|_| anyhow::anyhow!("one request"))?;
+    assert_eq!(seen.body, body);
+    assert_eq!(seen.header("inference-header-content-length"), Some(&*head.len().to_string()));
+
+    // And by the device itself.
+    let private = request.header("terrace-privacy-required", "true");
+    let reply = device.send(&private).await?;
+    let length: usize = reply.header("inference-header-content-length").parse()?;
+    let told: Value = serde_json::from_slice(&reply.body[..length])?;
+    let sizes: Vec<_> = told["outputs"]
+        .as_array()
+        .context("no outputs")?
+        .iter()
+        .map(|output| &output["parameters"]["binary_data_size"])
+        .collect();
+    assert_eq!(sizes, [&json!(40), &json!(8)]);
+    assert_eq!(reply.body.len(), length + 48);
     Ok(())
 }
 

@@ -19,6 +19,7 @@ def main(address: str, digits: pathlib.Path) -> None:
         server_is_alive_and_ready,
         metadata_tells_the_contract,
         every_image_is_answered,
+        binary_and_json_give_the_same_bits,
         outputs_and_id_are_those_asked_for,
         parameters_and_headers_are_understood,
         timeout_is_a_deadline,
@@ -30,14 +31,14 @@ def main(address: str, digits: pathlib.Path) -> None:
             print("ok", check.__name__)
 
 
-def image_input(images: np.ndarray, name: str = "image") -> triton.InferInput:
+def image_input(images: np.ndarray, name: str = "image", binary: bool = False) -> triton.InferInput:
     tensor = triton.InferInput(name, list(images.shape), "FP32")
-    tensor.set_data_from_numpy(images, binary_data=False)
+    tensor.set_data_from_numpy(images, binary_data=binary)
     return tensor
 
 
-def requested(*names: str) -> list[triton.InferRequestedOutput]:
-    return [triton.InferRequestedOutput(name, binary_data=False) for name in names]
+def requested(*names: str, binary: bool = False) -> list[triton.InferRequestedOutput]:
+    return [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
 
 
 def infer(client, images, **more) -> triton.InferResult:
@@ -73,6 +74,19 @@ def every_image_is_answered(client, images, labels) -> None:
     assert (found == labels).mean() > 0.85
 
 
+def binary_and_json_give_the_same_bits(client, images, labels) -> None:
+    answers = []
+    for inputs_binary in (False, True):
+        tensors = [image_input(images[:3], binary=inputs_binary)]
+        some = [*requested("probabilities", binary=True), *requested("label")]
+        for outputs in (requested("probabilities", "label"), requested("probabilities", "label", binary=True), some, None):
+            result = client.infer(MODEL, tensors, outputs=outputs)
+            answers.append((result.as_numpy("probabilities"), result.as_numpy("label")))
+    for probabilities, found in answers:
+        assert probabilities.tobytes() == answers[0][0].tobytes()
+        assert found.tobytes() == answers[0][1].tobytes()
+
+
 def outputs_and_id_are_those_asked_for(client, images, labels) -> None:
     response = infer(client, images[:2], request_id="request-7").get_response()
     assert response["id"] == "request-7", response
@@ -99,13 +113,9 @@ def errors_are_the_clients_exceptions(client, images, labels) -> None:
     expect_error("nobody", lambda: client.infer("nobody", [image_input(images[:1])], outputs=requested("label")))
     expect_error("image", lambda: client.infer(MODEL, [image_input(images[:1, :63])], outputs=requested("label")))
     expect_error("picture", lambda: client.infer(MODEL, [image_input(images[:1], "picture")], outputs=requested("label")))
-    expect_error("binary", lambda: client.infer(MODEL, [binary(images[:1])], outputs=requested("label")))
-
-
-def binary(images: np.ndarray) -> triton.InferInput:
-    tensor = triton.InferInput("image", list(images.shape), "FP32")
-    tensor.set_data_from_numpy(images, binary_data=True)
-    return tensor
+    short = image_input(images[:1], binary=True)
+    short.set_shape([2, 64])
+    expect_error("256 bytes are not a FP32 tensor of shape [2, 64]", lambda: client.infer(MODEL, [short]))
 
 
 def expect_error(named: str, request) -> None:

@@ -3,11 +3,14 @@
 //! They run on the process's rustls provider and trust the system's certificates: those of the files or folders that
 //! `SSL_CERT_FILE` and `SSL_CERT_DIR` name, or else the distribution's. No proxy, no cookies, no referrer.
 
+use std::net::ToSocketAddrs as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
+use tokio::sync::Semaphore;
 use tracing::warn;
 use url::Url;
 
@@ -23,6 +26,14 @@ const SOURCE_CONNECT: Duration = Duration::from_secs(10);
 const SOURCE_IDLE: Duration = Duration::from_secs(30);
 /// How long a tier may take until it is connected to; the request's deadline may be nearer.
 const UPSTREAM_CONNECT: Duration = Duration::from_secs(1);
+
+/// How long an idle connection to a tier is kept: less than servers keep theirs (an agent 15 s), so that no request is
+/// sent into one that is being closed.
+const POOLED: Duration = Duration::from_secs(10);
+/// How many are kept for each tier.
+const MAX_POOLED: usize = 64;
+/// Names that are resolved at once. A resolver that does not answer holds a thread for each until it gives up.
+const LOOKUPS: usize = 16;
 
 /// Why a redirect is not followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +78,14 @@ impl Egress {
     /// A client for other tiers: keeps connections, follows no redirect. Ask [`Egress::check_url`] before every use;
     /// set a time-out for each request.
     pub fn upstream_client(&self) -> Result<Client, reqwest::Error> {
-        build(|| self.builder().connect_timeout(UPSTREAM_CONNECT).tcp_nodelay(true).redirect(Policy::none()))
+        build(|| {
+            self.builder()
+                .connect_timeout(UPSTREAM_CONNECT)
+                .pool_idle_timeout(POOLED)
+                .pool_max_idle_per_host(MAX_POOLED)
+                .tcp_nodelay(true)
+                .redirect(Policy::none())
+        })
     }
 
     fn builder(&self) -> ClientBuilder {
@@ -75,7 +93,7 @@ impl Egress {
             .user_agent(USER_AGENT)
             .no_proxy()
             .referer(false)
-            .dns_resolver(Resolver(self.clone()))
+            .dns_resolver(Resolver::new(self.clone()))
     }
 
     /// Whether the `count`th redirect is followed.
@@ -118,13 +136,35 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Resolves as the system does, and gives only addresses that the rules permit.
 #[derive(Debug)]
-struct Resolver(Egress);
+struct Resolver {
+    egress: Egress,
+    lookups: Arc<Semaphore>,
+}
+
+/// More names wait for the system's resolver than it is asked for at once.
+#[derive(Debug, thiserror::Error)]
+#[error("the resolver is busy with {LOOKUPS} names that it does not answer for")]
+struct ResolverBusy;
+
+impl Resolver {
+    fn new(egress: Egress) -> Self {
+        Self { egress, lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+    }
+}
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let egress = self.0.clone();
+        let egress = self.egress.clone();
+        let lookups = Arc::clone(&self.lookups);
         Box::pin(async move {
-            let resolved = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let permit = lookups.try_acquire_owned().map_err(|_| ResolverBusy)?;
+            let host = name.as_str().to_owned();
+            let resolved = tokio::task::spawn_blocking(move || {
+                // Held until the system answers, also where nobody waits for it any more.
+                let _permit = permit;
+                (host.as_str(), 0).to_socket_addrs()
+            })
+            .await??;
             let permitted: Addrs = Box::new(egress.permitted(name.as_str(), resolved)?.into_iter());
             Ok(permitted)
         })
@@ -190,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_resolves_to_loopback_is_not_connected_to() {
         let resolve =
-            |allowances: &[&str]| Resolver(egress(allowances)).resolve("localhost".parse().unwrap());
+            |allowances: &[&str]| Resolver::new(egress(allowances)).resolve("localhost".parse().unwrap());
         assert!(resolve(&[]).await.err().unwrap().is::<Denied>());
         assert!(resolve(&["localhost"]).await.unwrap().all(|address| address.ip().is_loopback()));
     }

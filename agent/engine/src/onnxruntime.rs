@@ -1,5 +1,6 @@
 //! ONNX Runtime, loaded from a shared library at run time, on its CPU execution provider.
 
+use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +32,7 @@ static OPENED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
 pub struct OnnxRuntime {
     environment: Environment,
     info: RuntimeInfo,
+    library: PathBuf,
 }
 
 /// Why ONNX Runtime cannot be used.
@@ -84,7 +86,7 @@ impl OnnxRuntime {
             if !is_same_file(known, path) {
                 return Err(OpenError::Another { path: known.clone() });
             }
-            return Ok(Self { environment: environment.clone(), info: info(path) });
+            return Ok(Self::new(environment.clone(), path));
         }
         let builder = ort::init_from(path)
             .map_err(|error| OpenError::Library { path: path.to_owned(), message: cause(&error, path) })?;
@@ -95,7 +97,18 @@ impl OnnxRuntime {
         // For a logger that is not its own, it prepares every word down to the verbose ones, unless it is told not to.
         environment.set_log_level(level);
         *opened = Some((path.to_owned(), environment.clone()));
-        Ok(Self { environment, info: info(path) })
+        Ok(Self::new(environment, path))
+    }
+
+    fn new(environment: Environment, path: &Path) -> Self {
+        let library = loaded_from(path);
+        Self { environment, info: info(&library), library }
+    }
+
+    /// The file that was loaded. A bare name was looked up by the dynamic linker, as the environment of this process
+    /// says; another process might find another one, or none.
+    pub fn library(&self) -> &Path {
+        &self.library
     }
 
     fn builder(&self, options: SessionOptions) -> ort::Result<SessionBuilder> {
@@ -170,11 +183,24 @@ impl Session for OrtSession {
     }
 }
 
+/// Where a library that is loaded as `path` lies, if that can be told.
+fn loaded_from(path: &Path) -> PathBuf {
+    if let Ok(file) = path.canonicalize() {
+        return file;
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mut files = maps.lines().filter_map(|line| line.find('/').map(|start| Path::new(&line[start..])));
+    let is_it = |file: &&Path| {
+        file.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&name)) && !name.is_empty()
+    };
+    files.find(is_it).map_or_else(|| path.to_owned(), Path::to_owned)
+}
+
 /// What is known of a library: the version in its file's name (`libonnxruntime.so.1.32.0`), where it has one, and the
 /// build that it says it is.
 fn info(path: &Path) -> RuntimeInfo {
-    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
     let version = name.split_once(".so.").map_or("", |(_, version)| version);
     let build = ort::info().split([' ', ',']).find_map(|word| word.strip_prefix("git-commit-id="));
     let version = format!("{version} build {}", build.unwrap_or("unknown"));

@@ -46,7 +46,11 @@ impl Encoded {
                 let json = response.to_json_but(is_binary).map_err(|error| unwritable(&error))?;
                 let binary: Vec<Tensor> =
                     tensors.into_iter().filter(|tensor| is_binary(tensor.name())).collect();
-                Ok(Self { json, is_binary: !binary.is_empty(), tail: binary.into_iter().filter_map(raw).collect() })
+                Ok(Self {
+                    json,
+                    is_binary: !binary.is_empty(),
+                    tail: binary.into_iter().filter_map(raw).collect(),
+                })
             }
             Output::Relayed(relayed) => {
                 let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;

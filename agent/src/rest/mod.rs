@@ -1,18 +1,18 @@
 //! The Open Inference Protocol over HTTP: routes to calls, answers to responses. No decision and no engine here.
 
+pub mod body;
 mod encode;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use terrace_crds::Tier;
 use terrace_oip::metadata::{
@@ -24,11 +24,10 @@ use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey};
-use crate::serve::{self, Call};
+use crate::room::Taken;
+use crate::serve::{self, Call, Exchange, Reply};
 use encode::Encoded;
 
-/// The longest that a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// What this server calls itself.
 const SERVER_NAME: &str = "terrace";
 
@@ -58,6 +57,17 @@ struct Target {
     version: Option<String>,
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let path = Path::<Self>::from_request_parts(parts, state).await;
+        path.map(|Path(target)| target).map_err(|_| {
+            Refusal::Invalid("the names of model and version in the path are not UTF-8 text".to_owned())
+        })
+    }
+}
+
 async fn method_not_allowed() -> Response {
     let error = "this path does not take that method; infer takes POST, everything else GET".to_owned();
     (StatusCode::METHOD_NOT_ALLOWED, Json(ErrorBody { error })).into_response()
@@ -77,21 +87,27 @@ async fn server_ready(State(node): State<Arc<Node>>) -> Response {
     (status, Json(Ready { ready })).into_response()
 }
 
-async fn model_ready(State(node): State<Arc<Node>>, Path(target): Path<Target>) -> Result<Response, Refusal> {
+async fn model_ready(State(node): State<Arc<Node>>, target: Target) -> Result<Response, Refusal> {
     let entry = find(&node, &target)?;
     let ready = match &entry.local {
         Local::Serving(_) => true,
         Local::Absent => false,
         // Its callers are forwarded, and there is nothing here that could be unready.
-        Local::NotPlaced => Tier::ALL.into_iter().any(|tier| entry.policy.remote(tier).is_some()),
+        Local::NotPlaced => forwards(&entry, node.tier()),
     };
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, Json(ModelReady { name: target.model, ready })).into_response())
 }
 
+/// Whether a node of the tier `here` sends callers of a model anywhere.
+fn forwards(entry: &Entry, here: Tier) -> bool {
+    let mut others = Tier::ALL.into_iter().filter(|tier| *tier != here);
+    !entry.policy.privacy_required() && others.any(|tier| entry.policy.remote(tier).is_some())
+}
+
 async fn model_metadata(
     State(node): State<Arc<Node>>,
-    Path(target): Path<Target>,
+    target: Target,
 ) -> Result<Json<ModelMetadata>, Refusal> {
     let entry = find(&node, &target)?;
     let Some(served) = entry.served() else {
@@ -121,21 +137,38 @@ async fn model_metadata(
     }))
 }
 
-async fn infer(
-    State(node): State<Arc<Node>>,
-    Path(target): Path<Target>,
-    request: Request,
-) -> Result<Response, Refusal> {
+async fn infer(State(node): State<Arc<Node>>, target: Target, request: Request) -> Result<Response, Refusal> {
     let started = request.extensions().get::<Started>().map_or_else(Instant::now, |started| started.0);
     let (parts, body) = request.into_parts();
-    refuse_unread_encodings(&parts.headers)?;
-    let body = read(body, &parts.headers, node.max_body_bytes).await?;
     let model = ModelKey::from_url(&target.model, &node.default_namespace);
-    let json_length =
-        Message::json_length(&parts.headers).map_err(|error| Refusal::Invalid(error.to_string()))?;
-    let message = Message { bytes: body, json_length };
-    let call = Call { model, version: target.version, headers: parts.headers, message, started };
-    serve::infer(&node, call, Encoded::new).await.map(Encoded::into_response)
+    let mut exchange = Http { body: Some(body), headers: parts.headers.clone(), limits: node.body_limits() };
+    let call = Call { model, version: target.version, headers: parts.headers, started };
+    let answered = serve::infer(&node, call, &mut exchange).await;
+    if let Some(unread) = exchange.body {
+        body::pass_over(unread).await;
+    }
+    answered.map(Encoded::into_response)
+}
+
+/// One request over HTTP.
+struct Http {
+    /// Until it is read.
+    body: Option<Body>,
+    headers: HeaderMap,
+    limits: body::Limits,
+}
+
+impl Exchange for Http {
+    type Encoded = Encoded;
+
+    async fn read(&mut self, deadline: Option<Instant>) -> Result<(Message, Taken), Refusal> {
+        let body = self.body.take().unwrap_or_default();
+        body::read(body, &self.headers, &self.limits, deadline).await
+    }
+
+    fn encode(&self, reply: Reply<'_>) -> Result<Encoded, Refusal> {
+        Encoded::new(reply)
+    }
 }
 
 /// The entry that a path names.
@@ -144,31 +177,4 @@ fn find(node: &Node, target: &Target) -> Result<Arc<Entry>, Refusal> {
     let entry = node.registry.get(&key).ok_or_else(|| serve::unknown_model(&key))?;
     serve::check_version(&entry, target.version.as_deref())?;
     Ok(entry)
-}
-
-fn refuse_unread_encodings(headers: &HeaderMap) -> Result<(), Refusal> {
-    match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Ok(()),
-        Some(_) => Err(Refusal::Unsupported(
-            "compressed bodies are not read by this agent yet; send the body without content-encoding"
-                .to_owned(),
-        )),
-    }
-}
-
-/// The whole body, within the limits of size and time.
-async fn read(body: Body, headers: &HeaderMap, limit: usize) -> Result<Bytes, Refusal> {
-    let claimed =
-        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if claimed.is_some_and(|length| length > limit as u64) {
-        return Err(Refusal::TooLarge { limit });
-    }
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect())
-        .await
-        .map_err(|_| Refusal::SlowBody { seconds: BODY_TIMEOUT.as_secs() })?;
-    match collected {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge { limit }),
-        Err(_) => Err(Refusal::Invalid("the body ended before it was whole".to_owned())),
-    }
 }

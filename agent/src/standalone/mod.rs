@@ -9,6 +9,7 @@ mod checksums;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,9 +90,9 @@ impl Standalone {
     pub async fn run(mut self, instructions: Instructions) {
         loop {
             tokio::select! {
-                reading = self.follower.next() => self.read(reading),
-                reading = self.checksums.next() => self.resolve(reading),
-                () = tokio::time::sleep(CATCH_UP), if self.behind => self.write(),
+                reading = self.follower.next() => self.read(reading).await,
+                reading = self.checksums.next() => self.resolve(reading).await,
+                () = tokio::time::sleep(CATCH_UP), if self.behind => self.write().await,
             }
             if self.was_read {
                 self.plan(&instructions);
@@ -100,7 +101,7 @@ impl Standalone {
     }
 
     /// Takes from the folder what is right in it.
-    fn read(&mut self, reading: Result<Reading, FolderError>) {
+    async fn read(&mut self, reading: Result<Reading, FolderError>) {
         let verdict = match reading {
             Ok(reading) => {
                 let (accepted, faults) = manifests::accept(&self.state.accepted, &reading);
@@ -108,7 +109,7 @@ impl Standalone {
                     warn!(%fault, "manifest refused; what it said before still holds");
                 }
                 self.was_read = true;
-                self.remember(|state| state.accept(accepted));
+                self.remember(|state| state.accept(accepted)).await;
                 self.watch_checksums();
                 accepted_verdict(&faults, self.state.accepted.files.len())
             }
@@ -126,7 +127,7 @@ impl Standalone {
     }
 
     /// Takes what a checksum file says now.
-    fn resolve(&mut self, reading: checksums::Reading) {
+    async fn resolve(&mut self, reading: checksums::Reading) {
         let name = reading.model.to_string();
         let sha256 = match reading.digest {
             Ok(sha256) => sha256.to_string(),
@@ -155,7 +156,8 @@ impl Standalone {
             info!(model = name, sha256, "the checksum file names a new digest");
             self.remember(|state| {
                 state.resolved.insert(name, Resolved { source, sha256 });
-            });
+            })
+            .await;
         }
     }
 
@@ -245,16 +247,20 @@ impl Standalone {
 
     /// Changes what is known, and the journal after it. What cannot be written holds all the same: the folder that
     /// says it is there to be read again.
-    fn remember(&mut self, edit: impl FnOnce(&mut State)) {
+    async fn remember(&mut self, edit: impl FnOnce(&mut State)) {
         let before = self.state.clone();
         edit(&mut self.state);
         if self.state != before || self.behind {
-            self.write();
+            self.write().await;
         }
     }
 
-    fn write(&mut self) {
-        let written = write_json(&self.journal, &self.state);
+    /// Off the threads that answer requests: a slow disk must not slow them.
+    async fn write(&mut self) {
+        let (journal, state) = (self.journal.clone(), self.state.clone());
+        let written =
+            tokio::task::spawn_blocking(move || write_json(&journal, &state).map_err(io::Error::from));
+        let written = written.await.unwrap_or_else(|error| Err(error.into()));
         self.behind = written.is_err();
         if let Err(error) = written {
             error!(journal = %self.journal.display(), %error, retry_in = ?CATCH_UP, "the journal of accepted manifests cannot be written");

@@ -309,15 +309,47 @@ impl Shared {
             let entry = self.node.registry.get(&key);
             let serving = entry.as_ref().and_then(|entry| entry.served());
             let serving = serving.map_or("none", |served| served.revision());
-            if !error.retry {
+            let wait = backoff::wait(failures, self.seed.hash_one((&key, failures)));
+            if error.retry {
+                warn!(model = %key, revision = revision.model.revision, reason = %error.reason, %error, serving, retry_in = ?wait,
+                    "revision not ready; what serves goes on");
+            } else {
                 error!(model = %key, revision = revision.model.revision, reason = %error.reason, %error, serving,
-                    "revision refused; what served goes on");
+                    "revision refused; what serves goes on");
+            }
+            let is_done = self.fetch_again(revision).await;
+            if !error.retry && is_done {
                 return;
             }
-            let wait = backoff::wait(failures, self.seed.hash_one((&key, failures)));
-            warn!(model = %key, revision = revision.model.revision, reason = %error.reason, %error, serving, retry_in = ?wait,
-                "revision not ready; what served goes on");
             tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Where nothing serves, what served last and could not be loaded from disk is fetched anew. Whether nothing is left
+    /// to be done: something serves, or there is no way to.
+    async fn fetch_again(&self, wanted: &Revision) -> bool {
+        let key = wanted.key();
+        if self.node.registry.get(&key).is_some_and(|entry| entry.served().is_some()) {
+            return true;
+        }
+        let last = self.journal.state().serving.remove(&key.to_string());
+        let Some(last) = last.filter(|last| last != wanted) else { return true };
+        match self.activator.activate(&last, &|_| ()).await {
+            Ok(served) => {
+                let error = self.node.board.error(&key);
+                self.swap(&last, policy(&last).tightened_by(&policy(wanted)), served);
+                // It serves, and is not what is wanted.
+                self.node.board.model(&key, |model| {
+                    model.phase = ModelPhase::Failed;
+                    model.error = error;
+                });
+                info!(model = %key, revision = last.model.revision, "serving again, fetched anew");
+                true
+            }
+            Err(error) => {
+                warn!(model = %key, revision = last.model.revision, %error, "what served last cannot be fetched anew");
+                !error.retry
+            }
         }
     }
 

@@ -80,6 +80,7 @@ fn read(artifact: &Artifact) -> Result<Vec<u8>, Finding> {
 fn not_loaded(error: &LoadError) -> Finding {
     match error {
         LoadError::Refused(words) if is_out_of_memory(words) => Finding::OutOfMemory { words: words.clone() },
+        LoadError::Refused(words) if is_out_of_threads(words) => Finding::Unable { message: words.clone() },
         error => refused("LoadFailed", error.to_string()),
     }
 }
@@ -113,6 +114,11 @@ fn run_once(session: &mut dyn Session, most: u64) -> Result<(), Finding> {
 
 fn refused(reason: &str, message: String) -> Finding {
     Finding::Verdict(Verdict::Refused { reason: reason.to_owned(), message })
+}
+
+/// Whether the system gave no thread: that says nothing of the model.
+fn is_out_of_threads(words: &str) -> bool {
+    ["pthread_create", "Resource temporarily unavailable"].iter().any(|sign| words.contains(sign))
 }
 
 /// Whether the runtime was refused memory: it has no code for that.

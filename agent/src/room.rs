@@ -1,0 +1,88 @@
+//! How many bytes of requests this node holds at once: each takes room before it is read, and gives it back with its
+//! answer.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What room is counted in: a semaphore counts to some half a billion on a small machine.
+const UNIT: usize = 1 << 10;
+
+/// The room of a node.
+#[derive(Clone, Debug)]
+pub struct Room {
+    free: Arc<Semaphore>,
+    bytes: usize,
+}
+
+/// Room that is taken. Dropped, it is free again.
+#[derive(Debug, Default)]
+pub struct Taken {
+    permit: Option<OwnedSemaphorePermit>,
+    bytes: usize,
+}
+
+/// There is not so much room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this agent holds as many bytes of requests as it may, {bytes} (--max-held-bytes); try again in a moment"
+)]
+pub struct Full {
+    bytes: usize,
+}
+
+impl Room {
+    /// Room for so many bytes.
+    pub fn new(bytes: usize) -> Self {
+        let units = bytes.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(units)), bytes }
+    }
+
+    /// Takes room until `taken` covers `bytes` in all.
+    pub fn cover(&self, taken: &mut Taken, bytes: usize) -> Result<(), Full> {
+        let units = bytes.div_ceil(UNIT).saturating_sub(taken.bytes.div_ceil(UNIT));
+        if units > 0 {
+            let full = Full { bytes: self.bytes };
+            let units = u32::try_from(units).map_err(|_| full)?;
+            let more = Arc::clone(&self.free).try_acquire_many_owned(units).map_err(|_| full)?;
+            match &mut taken.permit {
+                Some(permit) => permit.merge(more),
+                None => taken.permit = Some(more),
+            }
+            taken.bytes = bytes;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_taken_as_it_is_needed_and_given_back() {
+        let room = Room::new(10 * UNIT);
+        let (mut one, mut other) = (Taken::default(), Taken::default());
+        room.cover(&mut one, 1).unwrap();
+        room.cover(&mut one, UNIT).unwrap();
+        assert_eq!(room.free.available_permits(), 9);
+        room.cover(&mut one, 6 * UNIT).unwrap();
+        room.cover(&mut other, 4 * UNIT).unwrap();
+        let full = room.cover(&mut one, 7 * UNIT).unwrap_err();
+        assert!(full.to_string().contains("10240 (--max-held-bytes)"), "{full}");
+        room.cover(&mut one, 6 * UNIT).unwrap();
+        drop(other);
+        room.cover(&mut one, 10 * UNIT).unwrap();
+        drop(one);
+        assert_eq!(room.free.available_permits(), 10);
+    }
+
+    #[test]
+    fn nothing_takes_no_room() {
+        let room = Room::new(0);
+        let mut taken = Taken::default();
+        room.cover(&mut taken, 0).unwrap();
+        room.cover(&mut taken, UNIT).unwrap();
+        assert_eq!(room.cover(&mut Taken::default(), 1), Err(Full { bytes: 0 }));
+    }
+}
