@@ -97,7 +97,9 @@ pub fn check_independence(
     let together = split(&together, &counts).ok_or(Alone::Fails)?;
     for (sample, beside) in [one, other].into_iter().zip(&together) {
         let alone = session.run(sample, None).map_err(|_| Alone::Fails)?;
-        if alone.len() != beside.len() || !alone.iter().zip(beside).all(|(alone, beside)| is_same(alone, beside)) {
+        if alone.len() != beside.len()
+            || !alone.iter().zip(beside).all(|(alone, beside)| is_same(alone, beside))
+        {
             return Err(Alone::RowsDepend);
         }
     }
@@ -116,7 +118,9 @@ fn fastest(session: &mut dyn Session, inputs: &[Tensor]) -> Result<Duration, Run
 
 fn is_same(one: &Tensor, other: &Tensor) -> bool {
     let close = |one: f64, other: f64| {
-        (one - other).abs() <= TOLERANCE * one.abs().max(1.0) || one == other || (one.is_nan() && other.is_nan())
+        (one - other).abs() <= TOLERANCE * one.abs().max(1.0)
+            || one == other
+            || (one.is_nan() && other.is_nan())
     };
     one.shape() == other.shape()
         && match (one.data(), other.data()) {

@@ -280,7 +280,9 @@ impl Worker {
 
     /// What is run together with `first`: what waits already, and what is likely to come in a moment.
     fn gather(&mut self, first: Job, company: Company) -> Vec<Job> {
-        let Some(mut rows) = rows_of(&first.inputs).filter(|_| self.most_rows > 1) else { return vec![first] };
+        let Some(mut rows) = rows_of(&first.inputs).filter(|_| self.most_rows > 1) else {
+            return vec![first];
+        };
         let until = Instant::now() + company.patience();
         let mut batch = vec![first];
         while rows < self.most_rows {
@@ -293,9 +295,8 @@ impl Worker {
                 Err(_) => break,
             };
             let Some(job) = awaited(job) else { continue };
-            let more = rows_of(&job.inputs).filter(|_| {
-                job.outputs == batch[0].outputs && are_alike(&batch[0].inputs, &job.inputs)
-            });
+            let more = rows_of(&job.inputs)
+                .filter(|_| job.outputs == batch[0].outputs && are_alike(&batch[0].inputs, &job.inputs));
             match more.filter(|more| rows + more <= self.most_rows) {
                 Some(more) => {
                     rows += more;
@@ -314,20 +315,23 @@ impl Worker {
         self.figures.running.fetch_add(batch.len(), Ordering::Relaxed);
         let begun = Instant::now();
         let together = if batch.len() > 1 { self.run_together(&batch) } else { None };
-        let count = batch.len();
         if let Some(outputs) = together {
             self.figures.ran(begun.elapsed());
             for (job, tensors) in batch.into_iter().zip(outputs) {
-                let _gone = job.reply.send(Ok(tensors));
+                self.answer(job, Ok(tensors));
             }
         } else {
             // What fails together may be one request's fault.
             for job in batch {
                 let answer = self.run_alone(&job);
-                let _gone = job.reply.send(answer);
+                self.answer(job, answer);
             }
         }
-        self.figures.running.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    fn answer(&self, job: Job, answer: Result<Vec<Tensor>, InferError>) {
+        self.figures.running.fetch_sub(1, Ordering::Relaxed);
+        let _gone = job.reply.send(answer);
     }
 
     fn run_together(&mut self, batch: &[Job]) -> Option<Vec<Vec<Tensor>>> {

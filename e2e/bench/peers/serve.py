@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import string
@@ -102,16 +101,21 @@ def triton(job: Job) -> Start:
     wheel = packages / "pytriton" / "tritonserver"
     folder = job.work / "models" / job.model.stem
     (folder / "1").mkdir(parents=True)
-    shutil.copy(HERE / "triton_model.py", folder / "1" / "model.py")
+    (folder / "1" / "model.py").symlink_to(HERE / "triton_model.py")
+    # The backend's process does not look where PYTHONPATH says.
+    (folder / "1" / "runtime.py").symlink_to(HERE / "runtime.py")
     template = string.Template((HERE / "triton.pbtxt").read_text())
     (folder / "config.pbtxt").write_text(template.substitute(workers=job.workers))
-    # The backend has one such process built for each version of Python, and takes the one beside the model.
-    process = "triton_python_backend_stub"
-    (folder / process).symlink_to(wheel / "python_backend_stubs" / "{}.{}".format(*sys.version_info) / process)
+    # The wheel has the backend's process built for each version of Python; the backend looks for one beside itself.
+    process = wheel / "python_backend_stubs" / "{}.{}".format(*sys.version_info) / "triton_python_backend_stub"
+    backend = job.work / "backends" / "python"
+    backend.mkdir(parents=True)
+    for file in (process, *(wheel / "backends" / "python").glob("*.*")):
+        (backend / file.name).symlink_to(file)
     command = [
         str(wheel / "bin" / "tritonserver"),
         f"--model-repository={folder.parent}",
-        f"--backend-directory={wheel / 'backends'}",
+        f"--backend-directory={backend.parent}",
         "--http-address=127.0.0.1",
         f"--http-port={job.port}",
         "--allow-grpc=false",
@@ -121,7 +125,6 @@ def triton(job: Job) -> Start:
     environment = {
         "PEER_MODEL": str(job.model),
         "PEER_MAX_BATCH": str(job.max_batch),
-        "PYTHONPATH": str(HERE),
         # Whence the backend's process finds this Python's shared library, and by `python3` this environment.
         "LD_LIBRARY_PATH": ":".join(libraries),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -160,7 +163,7 @@ def free_port() -> int:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Serves MODEL on 127.0.0.1:PORT by a peer, until standard input closes.")
+    parser = argparse.ArgumentParser(description="Serves a model on 127.0.0.1 by a peer until standard input closes.")
     parser.add_argument("name", choices=PEERS)
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
     parser.add_argument("port", type=int)

@@ -1,5 +1,7 @@
 //! A fake model answers each number with its successor. What it does on the way, each test says.
 
+mod batching;
+
 use std::pin::{Pin, pin};
 use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
@@ -7,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use terrace_oip::{Datatype, TensorData};
 
 use super::*;
+
 use crate::{RuntimeInfo, TensorSpec};
 
 /// How long something may take that takes no time.
@@ -299,7 +302,7 @@ async fn a_model_whose_threads_are_gone_says_so() {
     let (queue, jobs) = crossbeam_channel::bounded(1);
     drop(jobs);
     let signature = Signature { inputs: vec![], outputs: vec![], provider: String::new() };
-    let model = Model { queue, signature, figures: Arc::default() };
+    let model = Model { queue, signature, figures: Arc::default(), most_rows: 1 };
     assert_eq!(model.infer(vec![], None, None).await, Err(InferError::Stopped));
 }
 
@@ -361,7 +364,7 @@ fn every_instance_has_to_pass_and_none_is_left_where_one_does_not() {
     let engine = Fake { run: Arc::new(|_| Ok(())), ended, runtime };
     let checked = AtomicUsize::new(0);
     let failure = CaseFailure::Value { case: 0, output: "y".to_owned(), element: 0 };
-    let refused = Model::load(&engine, b"model", &options(3, 1), |session| {
+    let refused = Model::load(&engine, b"model", &options(3, 1), &[], |session| {
         assert_eq!(number_of(&session.run(&number("x", 1), None).unwrap()), 2);
         match checked.fetch_add(1, Ordering::Relaxed) {
             1 => Err(failure.clone()),
@@ -373,7 +376,7 @@ fn every_instance_has_to_pass_and_none_is_left_where_one_does_not() {
     assert_eq!((refused.reason(), refused.may_pass()), ("CasesFailed", false));
     assert_eq!((checked.into_inner(), ends.try_iter().count()), (2, 2));
 
-    let refused = Model::load(&engine, b"", &options(1, 1), |_| Ok(())).unwrap_err();
+    let refused = Model::load(&engine, b"", &options(1, 1), &[], |_| Ok(())).unwrap_err();
     assert_eq!((refused.reason(), refused.may_pass()), ("LoadFailed", false));
     assert_eq!(refused.to_string(), "the runtime refuses the model: there is nothing");
     let no_thread = StartError::Thread(std::io::Error::other("no threads left"));
