@@ -200,6 +200,7 @@ async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
         sync.boot().await;
         lock
     };
+    wired.journal.tidy()?;
     let (instructions, instructed) = watch::channel(None);
     let following = sync.run(instructed);
     if let Some(manifests) = &args.manifests {

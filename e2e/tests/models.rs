@@ -101,7 +101,7 @@ async fn a_bad_update_never_serves_and_the_old_revision_goes_on() -> Result<()> 
         let told = agent
             .log()
             .lines()
-            .filter(|line| line.contains(&error.reason) && line.contains("what served goes on"))
+            .filter(|line| line.contains(&error.reason) && line.contains("what serves goes on"))
             .count();
         assert!(told > 0, "{what}: no line about {} in\n{}", error.reason, agent.log());
         assert_eq!(agent.admin("/readyz").await?.status, 200, "{what}");

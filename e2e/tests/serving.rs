@@ -254,7 +254,24 @@ fn wrong_bodies() -> Vec<Wrong> {
             "",
         ),
         ("deep nesting of data", tensor("data", nested(5_000)), 400, "data"),
-        ("binary tensors", with("inference-header-content-length", "20"), 400, "binary"),
+        ("a header length within the JSON", with("inference-header-content-length", "20"), 400, "not JSON"),
+        (
+            "a header length beyond it",
+            with("inference-header-content-length", "999999"),
+            400,
+            "Inference-Header",
+        ),
+        ("no header length", with("inference-header-content-length", CANARY), 400, "Inference-Header"),
+        (
+            "the best classes",
+            text({
+                let mut body = Ask::image(image()).body();
+                body["outputs"] = json!([{"name": "label", "parameters": {"classification": 2}}]);
+                body.to_string()
+            }),
+            400,
+            "classification",
+        ),
         ("a compressed body", with("content-encoding", "gzip"), 415, "content-encoding"),
     ]
 }

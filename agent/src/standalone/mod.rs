@@ -27,7 +27,7 @@ use crate::manifests::{self, Fault, FolderError, Follower, Reading};
 use crate::node::Node;
 use crate::registry::ModelKey;
 use crate::status::{MANIFESTS_ACCEPTED, POLICIES_FOUND, Verdict};
-use crate::store::journal::{read_json, write_json};
+use crate::store::journal::{read_json, tidy, write_json};
 use crate::sync::{Instruction, Instructions};
 use admission::Flags;
 use checksums::Checksums;
@@ -69,6 +69,7 @@ impl Standalone {
         spec: Option<InferenceNodeSpec>,
     ) -> anyhow::Result<Self> {
         let journal = args.data_dir.join(JOURNAL);
+        tidy(&journal)?;
         let state = read_json(&journal)?.unwrap_or_default();
         let flags = Flags::new(args, Egress::new(args.allow_upstream.clone()));
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();

@@ -57,7 +57,14 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), StoreError
     temporary.put(path)
 }
 
-/// Removes what a killed writer of this file left behind.
+/// Removes what a killed writer of this file left behind. For who becomes its writer.
+pub fn tidy(path: &Path) -> Result<(), StoreError> {
+    match path.parent().filter(|folder| folder.exists()) {
+        Some(folder) => remove_left_behind(folder, path),
+        None => Ok(()),
+    }
+}
+
 fn remove_left_behind(folder: &Path, path: &Path) -> Result<(), StoreError> {
     let prefix = file_name(beside(path, OsStr::new("."), "."));
     for entry in fs::read_dir(folder).map_err(|cause| failed("list", folder, 0, cause))? {
@@ -102,6 +109,18 @@ mod tests {
             .collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_behind_is_removed_where_nothing_is_written_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.json");
+        tidy(&dir.path().join("nowhere/node.json")).unwrap();
+        for name in [".node.json.0123.tmp", ".other.json.0123.tmp"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        tidy(&path).unwrap();
+        assert_eq!(names(dir.path()), [".other.json.0123.tmp"]);
     }
 
     #[test]

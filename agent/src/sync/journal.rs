@@ -12,7 +12,7 @@ use terrace_fleet::Sha256;
 
 use super::revision::Revision;
 use crate::registry::Registry;
-use crate::store::journal::{read_json, write_json};
+use crate::store::journal::{read_json, tidy, write_json};
 
 /// The journal's file, and what stands in it.
 #[derive(Debug)]
@@ -69,6 +69,11 @@ impl NodeJournal {
     pub fn reread(&self) -> io::Result<()> {
         *self.lock() = read_json(&self.path)?.unwrap_or_default();
         Ok(())
+    }
+
+    /// Removes what a killed process left beside the file. For who holds the data directory's lock.
+    pub fn tidy(&self) -> io::Result<()> {
+        tidy(&self.path).map_err(io::Error::from)
     }
 
     /// What stands in it.
