@@ -7,11 +7,13 @@ pub mod cases;
 mod learn;
 pub mod onnxruntime;
 pub mod probe;
+mod statistics;
 mod validate;
 mod worker;
 
 use terrace_oip::{Datatype, Tensor};
 
+pub use statistics::{Runs, Statistics};
 pub use validate::InvalidInput;
 pub use worker::{Batching, InferError, LoadFigures, Model, ModelOptions, StartError};
 

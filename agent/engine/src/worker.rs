@@ -14,6 +14,7 @@ use tracing::{Span, error, info};
 use crate::batch::{are_alike, join, rows as rows_of, split, takes_rows};
 use crate::cases::CaseFailure;
 use crate::learn::{self, Alone, check_independence};
+use crate::statistics::{Counter, Run, Statistics};
 use crate::validate::{InvalidInput, check_inputs, check_outputs};
 use crate::{Engine, LoadError, RunError, Session, SessionOptions, Signature};
 
@@ -116,6 +117,7 @@ pub struct LoadFigures {
 struct Figures {
     running: AtomicUsize,
     longest_run_nanos: AtomicU64,
+    done: Counter,
 }
 
 /// One request on its way to a session.
@@ -123,6 +125,7 @@ struct Job {
     inputs: Vec<Tensor>,
     outputs: Option<Vec<String>>,
     deadline: Option<Instant>,
+    queued: Instant,
     span: Span,
     reply: oneshot::Sender<Result<Vec<Tensor>, InferError>>,
 }
@@ -177,6 +180,11 @@ impl Model {
         self.most_rows
     }
 
+    /// What it has done since it was loaded.
+    pub fn statistics(&self) -> Statistics {
+        self.figures.done.read()
+    }
+
     /// How busy it is.
     pub fn load_figures(&self) -> LoadFigures {
         let nanos = self.figures.longest_run_nanos.load(Ordering::Relaxed);
@@ -198,7 +206,7 @@ impl Model {
         check_inputs(&self.signature, &inputs)?;
         check_outputs(&self.signature, outputs.as_deref())?;
         let (reply, answer) = oneshot::channel();
-        let job = Job { inputs, outputs, deadline, span: Span::current(), reply };
+        let job = Job { inputs, outputs, deadline, queued: Instant::now(), span: Span::current(), reply };
         self.queue.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => InferError::QueueFull,
             TrySendError::Disconnected(_) => InferError::Stopped,
@@ -316,7 +324,7 @@ impl Worker {
         let begun = Instant::now();
         let together = if batch.len() > 1 { self.run_together(&batch) } else { None };
         if let Some(outputs) = together {
-            self.figures.ran(begun.elapsed());
+            self.figures.ran(&batch, begun, false);
             for (job, tensors) in batch.into_iter().zip(outputs) {
                 self.answer(job, Ok(tensors));
             }
@@ -349,7 +357,7 @@ impl Worker {
         let begun = Instant::now();
         let session = &mut self.session;
         let ran = catch_unwind(AssertUnwindSafe(|| session.run(&job.inputs, job.outputs.as_deref())));
-        self.figures.ran(begun.elapsed());
+        self.figures.ran(std::slice::from_ref(job), begun, !matches!(ran, Ok(Ok(_))));
         match ran {
             Ok(Ok(tensors)) => Ok(tensors),
             Ok(Err(RunError::InvalidInput(error))) => Err(InferError::InvalidInput(error)),
@@ -397,8 +405,21 @@ fn thread_name(model: &str) -> String {
 }
 
 impl Figures {
+    /// Counts a run that answered `batch`, or failed.
+    fn ran(&self, batch: &[Job], begun: Instant, failed: bool) {
+        let took = begun.elapsed();
+        self.took(took);
+        self.done.ran(Run {
+            requests: batch.len() as u64,
+            failed,
+            rows: batch.iter().map(|job| rows_of(&job.inputs).unwrap_or(1)).sum(),
+            waited: batch.iter().map(|job| begun.saturating_duration_since(job.queued)).sum(),
+            took,
+        });
+    }
+
     /// The longest run of late: a longer one counts at once, shorter ones pull it down by a sixteenth each.
-    fn ran(&self, took: Duration) {
+    fn took(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
         let longest = |before: u64| if took >= before { took } else { before - (before - took) / 16 };
         // In one step: another instance's longer run must not be overwritten by what was read before it.

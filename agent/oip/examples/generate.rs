@@ -7,8 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tonic_prost_build::{Builder, FileDescriptorSet, configure};
 
+#[allow(dead_code)] // the test of what is committed calls what is below
 fn main() -> anyhow::Result<()> {
     let folder: PathBuf = std::env::args_os().nth(1).context("name the folder to write into")?.into();
+    into(&folder)
+}
+
+/// Writes both files into a folder.
+pub fn into(folder: &Path) -> anyhow::Result<()> {
     let proto = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
     let files = protox::compile(["inference.proto"], [&proto])?;
     let messages = configure().build_client(false).build_server(false).bytes(".");

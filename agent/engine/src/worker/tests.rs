@@ -346,14 +346,14 @@ fn the_longest_run_grows_at_once_and_is_forgotten_slowly() {
     let figures = Figures::default();
     let mut longest = Vec::new();
     for millis in [10, 160, 0, 0, 150, 1000] {
-        figures.ran(Duration::from_millis(millis));
+        figures.took(Duration::from_millis(millis));
         longest.push(Duration::from_nanos(figures.longest_run_nanos.load(Ordering::Relaxed)).as_micros());
     }
     assert_eq!(longest, [10_000, 160_000, 150_000, 140_625, 150_000, 1_000_000]);
-    (0..200).for_each(|_| figures.ran(Duration::from_millis(1)));
+    (0..200).for_each(|_| figures.took(Duration::from_millis(1)));
     let late = figures.longest_run_nanos.load(Ordering::Relaxed);
     assert!((1_000_000..1_100_000).contains(&late), "{late}");
-    figures.ran(Duration::MAX);
+    figures.took(Duration::MAX);
     assert_eq!(figures.longest_run_nanos.load(Ordering::Relaxed), u64::MAX);
 }
 

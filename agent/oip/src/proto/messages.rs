@@ -118,11 +118,16 @@ pub struct ModelInferRequest {
     #[prost(string, tag = "3")]
     pub id: ::prost::alloc::string::String,
     #[prost(map = "string, message", tag = "4")]
-    pub parameters: ::std::collections::HashMap<::prost::alloc::string::String, InferParameter>,
+    pub parameters: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        InferParameter,
+    >,
     #[prost(message, repeated, tag = "5")]
     pub inputs: ::prost::alloc::vec::Vec<model_infer_request::InferInputTensor>,
     #[prost(message, repeated, tag = "6")]
-    pub outputs: ::prost::alloc::vec::Vec<model_infer_request::InferRequestedOutputTensor>,
+    pub outputs: ::prost::alloc::vec::Vec<
+        model_infer_request::InferRequestedOutputTensor,
+    >,
     #[prost(bytes = "bytes", repeated, tag = "7")]
     pub raw_input_contents: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
@@ -137,7 +142,10 @@ pub mod model_infer_request {
         #[prost(int64, repeated, tag = "3")]
         pub shape: ::prost::alloc::vec::Vec<i64>,
         #[prost(map = "string, message", tag = "4")]
-        pub parameters: ::std::collections::HashMap<::prost::alloc::string::String, super::InferParameter>,
+        pub parameters: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            super::InferParameter,
+        >,
         #[prost(message, optional, tag = "5")]
         pub contents: ::core::option::Option<super::InferTensorContents>,
     }
@@ -146,7 +154,10 @@ pub mod model_infer_request {
         #[prost(string, tag = "1")]
         pub name: ::prost::alloc::string::String,
         #[prost(map = "string, message", tag = "2")]
-        pub parameters: ::std::collections::HashMap<::prost::alloc::string::String, super::InferParameter>,
+        pub parameters: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            super::InferParameter,
+        >,
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -158,7 +169,10 @@ pub struct ModelInferResponse {
     #[prost(string, tag = "3")]
     pub id: ::prost::alloc::string::String,
     #[prost(map = "string, message", tag = "4")]
-    pub parameters: ::std::collections::HashMap<::prost::alloc::string::String, InferParameter>,
+    pub parameters: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        InferParameter,
+    >,
     #[prost(message, repeated, tag = "5")]
     pub outputs: ::prost::alloc::vec::Vec<model_infer_response::InferOutputTensor>,
     #[prost(bytes = "bytes", repeated, tag = "6")]
@@ -175,7 +189,10 @@ pub mod model_infer_response {
         #[prost(int64, repeated, tag = "3")]
         pub shape: ::prost::alloc::vec::Vec<i64>,
         #[prost(map = "string, message", tag = "4")]
-        pub parameters: ::std::collections::HashMap<::prost::alloc::string::String, super::InferParameter>,
+        pub parameters: ::std::collections::HashMap<
+            ::prost::alloc::string::String,
+            super::InferParameter,
+        >,
         #[prost(message, optional, tag = "5")]
         pub contents: ::core::option::Option<super::InferTensorContents>,
     }
