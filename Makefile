@@ -35,9 +35,15 @@ lint: ## Format, clippy, dependency rules
 
 drift: ## Check that generated files are what their sources say
 	$(CARGO) test --locked -q -p terrace-crds --test definitions committed_definitions
+	$(CARGO) test --locked -q -p terrace-oip --test generated
 
 crds: ## Generate crds/*.yaml from the types
 	$(CARGO) run --locked -q -p terrace-crds --example generate crds
+
+proto: ## Generate the types of agent/oip/proto/inference.proto
+	$(CARGO) run --locked -q -p terrace-oip --example generate target
+	cp target/messages.rs agent/oip/src/proto/messages.rs
+	cp target/service.rs agent/src/grpc/service.rs
 
 digits: ## Train the digits models again, with their cases and test sets
 	tools/venv train
@@ -58,4 +64,4 @@ help: ## Show this
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: quickstart setup test lint drift crds digits bench bench-fleet help
+.PHONY: quickstart setup test lint drift crds proto digits bench bench-fleet help

@@ -46,7 +46,10 @@ async fn status(State(admin): State<Admin>) -> Response {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
-    (kind, admin.node.metrics.text()).into_response()
+    let entries: Vec<_> =
+        admin.node.registry.keys().iter().filter_map(|key| admin.node.registry.get(key)).collect();
+    let serving = entries.iter().filter_map(|entry| Some((&entry.key, &**entry.served()?)));
+    (kind, admin.node.metrics.text(serving)).into_response()
 }
 
 async fn log(State(admin): State<Admin>, filter: String) -> Response {

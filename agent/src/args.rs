@@ -34,6 +34,10 @@ pub struct Args {
     #[arg(long, env = "TERRACE_LISTEN_HTTP", value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     pub listen_http: SocketAddr,
 
+    /// Address of the Open Inference Protocol over gRPC.
+    #[arg(long, env = "TERRACE_LISTEN_GRPC", value_name = "ADDRESS", default_value = "127.0.0.1:8001")]
+    pub listen_grpc: SocketAddr,
+
     /// Address of health, status and metrics.
     #[arg(long, env = "TERRACE_LISTEN_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:8002")]
     pub listen_admin: SocketAddr,

@@ -33,8 +33,8 @@ pub struct Job<'a> {
     pub inputs: Vec<Tensor>,
     /// The outputs that the request names, if it does.
     pub outputs: Option<Vec<String>>,
-    /// The request, as it came; only forwarded.
-    pub message: Message,
+    /// The request, as it is forwarded; there where another tier may answer.
+    pub message: Option<Message>,
     /// When the answer is due, if ever.
     pub deadline: Option<Instant>,
 }
@@ -178,12 +178,16 @@ async fn forward(
     remote: &RemoteTier,
     limit: Option<Duration>,
 ) -> Result<Output, Failure> {
+    let Some(message) = job.message.clone() else {
+        let refusal = Refusal::NoTier(format!("{tier}: the request may not leave this node"));
+        return Err(Failure { outcome: "NotForwarded", refusal, last: false });
+    };
     let model = job.entry.name_on(tier, &job.node.default_namespace);
     let forward = Forward {
         from: job.tier,
         url: &remote.url,
         model: &model,
-        message: job.message.clone(),
+        message,
         timeout: limit.unwrap_or(remote.timeout),
         deadline: job.deadline,
     };

@@ -3,8 +3,10 @@
 mod admin;
 mod args;
 mod cluster;
+mod describe;
 mod executor;
 mod fetch;
+mod grpc;
 mod heavy;
 mod listen;
 mod manifests;
@@ -57,7 +59,7 @@ use crate::upstream::Upstream;
 use terrace_egress::Egress;
 
 /// Ports that are drained at the end.
-const PORTS: usize = 2;
+const PORTS: usize = 3;
 /// Threads that speak to clients and tiers; models run on threads of their own.
 const IO_THREADS: usize = 2;
 
@@ -104,10 +106,11 @@ fn raise_file_limit() {
 
 async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<()> {
     let data_port = listen::bind(args.listen_http, "--listen-http").await?;
+    let grpc_port = listen::bind(args.listen_grpc, "--listen-grpc").await?;
     let admin_port = listen::bind(args.listen_admin, "--listen-admin").await?;
     let parts = wire(&args)?;
     info!(
-        tier = %args.tier, http = %data_port.local_addr()?, admin = %admin_port.local_addr()?,
+        tier = %args.tier, http = %data_port.local_addr()?, grpc = %grpc_port.local_addr()?, admin = %admin_port.local_addr()?,
         data_dir = %args.data_dir.display(), runtime = parts.runtime, "agent starting"
     );
 
@@ -116,6 +119,8 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
     let mut tasks = JoinSet::new();
     let router = rest::router(Arc::clone(&parts.node));
     tasks.spawn(named("the data port", listen::serve(data_port, router, limits, ending.clone())));
+    let router = grpc::router(Arc::clone(&parts.node));
+    tasks.spawn(named("the gRPC port", listen::serve(grpc_port, router, limits, ending.clone())));
     let router = admin::router(Admin { node: Arc::clone(&parts.node), log });
     tasks.spawn(named("the admin port", listen::serve(admin_port, router, limits, ending)));
     let node = Arc::clone(&parts.node);

@@ -71,6 +71,23 @@ impl Refusal {
     }
 }
 
+impl From<Refusal> for tonic::Status {
+    fn from(refusal: Refusal) -> Self {
+        let code = match &refusal {
+            Refusal::Invalid(_) => tonic::Code::InvalidArgument,
+            Refusal::NotFound(_) => tonic::Code::NotFound,
+            Refusal::TooLarge { .. } | Refusal::TooLargeThere { .. } | Refusal::Busy(_) => {
+                tonic::Code::ResourceExhausted
+            }
+            Refusal::Unsupported(_) => tonic::Code::Unimplemented,
+            Refusal::Failed(_) => tonic::Code::Internal,
+            Refusal::NoTier(_) => tonic::Code::Unavailable,
+            Refusal::SlowBody { .. } | Refusal::Deadline(_) => tonic::Code::DeadlineExceeded,
+        };
+        Self::new(code, refusal.to_string())
+    }
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = self.status();

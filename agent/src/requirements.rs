@@ -1,5 +1,7 @@
 //! What a request says of itself, from its protocol's words to `tiering`'s.
 
+use std::time::Duration;
+
 use half::slice::HalfFloatSliceExt as _;
 use http::HeaderMap;
 use terrace_oip::{Parameter, Parameters, Tensor, TensorData};
@@ -13,6 +15,32 @@ pub fn from_parameters(parameters: &Parameters) -> Result<Stated, RequirementErr
 /// What its headers state.
 pub fn from_headers(headers: &HeaderMap) -> Result<Stated, RequirementError> {
     Stated::from_headers(headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
+}
+
+/// What gRPC's own header for a deadline states.
+pub fn from_grpc_timeout(headers: &HeaderMap) -> Result<Stated, RequirementError> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(Stated::default()) };
+    let timeout = value.to_str().ok().and_then(grpc_timeout);
+    let timeout = timeout.ok_or(RequirementError::Header {
+        name: "grpc-timeout",
+        expected: "up to eight digits and one of the units H, M, S, m, u, n",
+    })?;
+    Ok(Stated { max_latency_ms: Some(timeout.as_secs_f64() * 1e3), ..Stated::default() })
+}
+
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let is_number = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let count: u64 = digits.parse().ok().filter(|_| is_number)?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
 }
 
 /// How hard its inputs look.
@@ -46,5 +74,33 @@ fn elements(data: &TensorData) -> Elements<'_> {
         TensorData::Fp32(values) => Elements::F32(values),
         TensorData::Fp64(values) => Elements::F64(values),
         TensorData::Bytes(values) => Elements::Bytes(values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_timeout_is_a_number_and_a_unit() {
+        for (text, expected) in [
+            ("1S", Some(Duration::from_secs(1))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("7u", Some(Duration::from_micros(7))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("0S", Some(Duration::ZERO)),
+            ("", None),
+            ("S", None),
+            ("1", None),
+            ("123456789S", None),
+            ("+1S", None),
+            ("1s", None),
+            ("1 S", None),
+            ("1\u{e9}", None),
+        ] {
+            assert_eq!(grpc_timeout(text), expected, "{text:?}");
+        }
     }
 }

@@ -5,9 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
 use terrace_oip::{InferRequest, Parameters};
-use terrace_tiering::{self as tiering, Decision, LocalModel, Requirements, Stated};
+use terrace_tiering::{self as tiering, Decision, LocalModel, RequirementError, Requirements, Stated};
 use tracing::debug;
 
 use crate::executor::{self, Answer, Attempt, Job, Output};
@@ -27,8 +26,8 @@ pub struct Call {
     pub model: ModelKey,
     /// The version that it asks for, if it names one.
     pub version: Option<String>,
-    /// Its headers; those named `terrace-*` state requirements.
-    pub headers: HeaderMap,
+    /// What its headers state, or what is wrong with them.
+    pub stated: Result<Stated, RequirementError>,
     /// When its headers had been read: its clock starts here.
     pub started: Instant,
 }
@@ -46,16 +45,19 @@ pub struct Reply<'a> {
     pub output: Output,
 }
 
-/// How a front end gets a request's body, and what becomes of the answer.
+/// How a front end gets a request, and what becomes of the answer.
 pub trait Exchange: Send {
     /// The answer, encoded.
     type Encoded;
 
-    /// Reads the body; by the deadline, if there is one. What it holds back is held until the answer is encoded.
+    /// Reads the request; by the deadline, if there is one. The room that it takes is held until the answer is encoded.
     fn read(
         &mut self,
         deadline: Option<Instant>,
-    ) -> impl Future<Output = Result<(Message, Taken), Refusal>> + Send;
+    ) -> impl Future<Output = Result<(InferRequest, Taken), Refusal>> + Send;
+
+    /// The request as other tiers are asked.
+    fn message(&self, request: &InferRequest) -> Result<Message, Refusal>;
 
     /// Encodes the answer.
     fn encode(&self, reply: Reply<'_>) -> Result<Self::Encoded, Refusal>;
@@ -84,17 +86,14 @@ async fn answer<E: Exchange>(
     check_version(entry, call.version.as_deref())?;
     // Asked once: a node that becomes another tier meanwhile decides this request as what it was.
     let tier = node.tier();
-    let mut headers = requirements::from_headers(&call.headers).map_err(invalid)?;
+    let mut headers = call.stated.map_err(invalid)?;
     if call.version.is_some() {
         // It is a version of this node's; elsewhere another one would answer.
         headers = headers.and(Stated { tier: Some(tier), ..Stated::default() }).map_err(invalid)?;
     }
     let due = |limit: Option<Duration>| limit.and_then(|limit| call.started.checked_add(limit));
     let known = Requirements::tighten(&entry.policy, tier, Stated::default(), headers).map_err(invalid)?;
-    let (message, _room) = exchange.read(due(known.max_latency())).await?;
-    let Message { bytes, json_length } = &message;
-    let decode = || InferRequest::from_http(bytes, *json_length);
-    let mut request = heavy(message.json().len(), decode).map_err(invalid)?;
+    let (mut request, _room) = exchange.read(due(known.max_latency())).await?;
     refuse_classification(&request)?;
     let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
@@ -103,6 +102,8 @@ async fn answer<E: Exchange>(
     let inputs = request.inputs.iter().map(|input| &input.tensor);
     let decision = tiering::decide(&entry.policy, &requirements, here, || requirements::complexity(inputs));
 
+    let may_leave = decision.candidates.iter().any(|candidate| candidate.tier != tier);
+    let message = if may_leave { Some(exchange.message(&request)?) } else { None };
     let job = Job {
         node,
         tier,

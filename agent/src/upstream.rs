@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use terrace_crds::Tier;
-use terrace_oip::RelayedResponse;
+use terrace_oip::{DecodedResponse, RelayedResponse};
 use url::Url;
 
 use crate::message::{JSON_LENGTH, Message};
@@ -62,6 +62,11 @@ impl Relayed {
     /// The response, its tensors untouched.
     pub fn response(&self) -> Result<RelayedResponse<'_>, terrace_oip::DecodeError> {
         RelayedResponse::from_json(self.0.json())
+    }
+
+    /// The response with its tensors.
+    pub fn decode(&self) -> Result<DecodedResponse, terrace_oip::DecodeError> {
+        DecodedResponse::from_http(&self.0.bytes, self.0.json_length)
     }
 
     /// The binary tensors behind it.

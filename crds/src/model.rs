@@ -136,12 +136,27 @@ pub struct Runtime {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 64), extend("format" = "int32"))]
     pub instances: Option<u16>,
+    /// How requests that wait are run together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batching: Option<Batching>,
+}
+
+/// How requests that wait are run together, where the first axis of everything that the model takes and gives is free and
+/// its rows do not depend on each other.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Batching {
+    /// The most rows that run at once; 1 runs each request alone. Default: as many as a node finds worth it when it loads
+    /// the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024), extend("format" = "int32"))]
+    pub max_size: Option<u16>,
 }
 
 impl Runtime {
     /// Whether everything is at its default.
     pub const fn is_empty(&self) -> bool {
-        self.threads.is_none() && self.instances.is_none()
+        self.threads.is_none() && self.instances.is_none() && self.batching.is_none()
     }
 }
 

@@ -122,6 +122,7 @@ class Site:
             "--file-root": str(DIGITS),
             "--allow-upstream": "127.0.0.0/8",
             "--listen-http": f"{HOST}:{port}",
+            "--listen-grpc": f"{HOST}:0",
             "--listen-admin": f"{HOST}:{admin}",
         }
         command = [str(self.binary), *(word for flag in arguments.items() for word in flag)]

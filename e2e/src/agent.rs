@@ -38,6 +38,8 @@ pub struct Agent {
     log: PathBuf,
     /// The data port.
     pub http: SocketAddr,
+    /// The gRPC port.
+    pub grpc: SocketAddr,
     /// The admin port.
     pub admin: SocketAddr,
 }
@@ -63,6 +65,7 @@ impl Launch {
             .set("--manifests", site.manifests().folder())
             .set("--data-dir", site.data_dir())
             .set("--listen-http", "127.0.0.1:0")
+            .set("--listen-grpc", "127.0.0.1:0")
             .set("--listen-admin", "127.0.0.1:0")
             .set("--drain-timeout", "10s")
             .add("--file-root", site.files())
@@ -130,7 +133,7 @@ impl Launch {
             }
         });
         match bound.await? {
-            Ok((http, admin)) => (agent.http, agent.admin) = (http, admin),
+            Ok([http, grpc, admin]) => (agent.http, agent.grpc, agent.admin) = (http, grpc, admin),
             Err(status) => bail!("the agent ended with {status} while it started; the log:\n{}", agent.log()),
         }
         Ok(agent)
@@ -170,7 +173,13 @@ impl Launch {
             let text = self.flags.get(flag).and_then(|address| address.to_str());
             text.and_then(|text| text.parse().ok()).context("no address")
         };
-        Ok(Agent { child, log, http: address("--listen-http")?, admin: address("--listen-admin")? })
+        Ok(Agent {
+            child,
+            log,
+            http: address("--listen-http")?,
+            grpc: address("--listen-grpc")?,
+            admin: address("--listen-admin")?,
+        })
     }
 }
 
@@ -335,10 +344,10 @@ fn read(log: &Path) -> String {
 }
 
 /// The ports in the line `agent starting tier=device http=127.0.0.1:1 admin=127.0.0.1:2 …`.
-fn bound_addresses(log: &str) -> Option<(SocketAddr, SocketAddr)> {
+fn bound_addresses(log: &str) -> Option<[SocketAddr; 3]> {
     let line = log.lines().find(|line| line.contains("agent starting") && line.contains(" runtime="))?;
     let address = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name)?.parse().ok());
-    Some((address("http=")?, address("admin=")?))
+    Some([address("http=")?, address("grpc=")?, address("admin=")?])
 }
 
 /// The agent's executable, unless `TERRACE_AGENT_BIN` names another.

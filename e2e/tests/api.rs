@@ -119,6 +119,12 @@ fn models() -> Vec<Row> {
         ("threads", model(json!({"runtime": {"threads": 256, "instances": 64}})), ""),
         ("no thread", model(json!({"runtime": {"threads": 0}})), "spec.runtime.threads"),
         ("257 threads", model(json!({"runtime": {"threads": 257}})), "spec.runtime.threads"),
+        ("batching", model(json!({"runtime": {"batching": {"maxSize": 1024}}})), ""),
+        (
+            "no batch",
+            model(json!({"runtime": {"batching": {"maxSize": 0}}})),
+            "spec.runtime.batching.maxSize",
+        ),
         ("65 instances", model(json!({"runtime": {"instances": 65}})), "spec.runtime.instances"),
         ("cases", model(json!({"verification": {"cases": cases, "maxLatency": "5ms"}})), ""),
         (

@@ -1,23 +1,40 @@
-//! Triton's own client, from PyPI, speaks to the agent.
+//! Triton's own clients, from PyPI, speak to the agent.
 
 use std::process::Stdio;
 
 use anyhow::{Result, ensure};
-use terrace_e2e::{checkout, digits, scenes};
+use terrace_e2e::agent::Agent;
+use terrace_e2e::digits::{self, Artifact};
+use terrace_e2e::manifests::Model;
+use terrace_e2e::site::Site;
+use terrace_e2e::{checkout, scenes};
+
+/// Runs a suite of checks, each of which prints a line.
+async fn passes(agent: &Agent, suite: &str, arguments: &[String]) -> Result<()> {
+    let python = checkout().join(".tools/venv/test/bin/python");
+    ensure!(python.exists(), "there is no {}: run `make test`, which makes it", python.display());
+    let mut command = std::process::Command::new(python);
+    command.arg(checkout().join("e2e/tests").join(suite)).args(arguments).stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}\nthe agent's log:\n{}", agent.log());
+    Ok(())
+}
 
 #[tokio::test]
 async fn tritons_python_client_works() -> Result<()> {
     let (_site, agent) = scenes::device().await?;
-    let python = checkout().join(".tools/venv/test/bin/python");
-    ensure!(python.exists(), "there is no {}: run `make test`, which makes it", python.display());
-    let mut suite = std::process::Command::new(python);
-    suite
-        .arg(checkout().join("e2e/tests/tritonclient_suite.py"))
-        .arg(agent.http.to_string())
-        .arg(digits::folder())
-        .stdin(Stdio::null());
-    let output = tokio::task::spawn_blocking(move || suite.output()).await??;
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}\n{err}\nthe agent's log:\n{}", agent.log());
-    Ok(())
+    let arguments = [agent.http.to_string(), digits::folder().display().to_string()];
+    passes(&agent, "tritonclient_suite.py", &arguments).await
+}
+
+#[tokio::test]
+async fn every_datatype_goes_through_tritons_clients_bit_for_bit() -> Result<()> {
+    let site = Site::new()?;
+    let model = std::fs::read(checkout().join("e2e/models/datatypes.onnx"))?;
+    site.offer("datatypes.onnx", &model)?;
+    let file = Artifact { uri: "file:///datatypes.onnx".to_owned(), sha256: digits::sha256(&model) };
+    site.manifests().model(&Model::of("datatypes", &file))?;
+    let agent = site.agent().ready().await?;
+    passes(&agent, "tritonclient_datatypes.py", &[agent.http.to_string(), agent.grpc.to_string()]).await
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use terrace_crds::InferenceModel;
 use terrace_crds::model::{
-    CasesSource, ModelSource, Placement, PolicyReference, Runtime, Upstream, Upstreams, Verification,
+    Batching, CasesSource, ModelSource, Placement, PolicyReference, Runtime, Upstream, Upstreams,
+    Verification,
 };
 use terrace_tiering::Fault;
 
@@ -20,6 +21,8 @@ const MIN_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const DEFAULT_TOLERANCE: f64 = 1e-4;
 const MAX_THREADS: u16 = 256;
 const MAX_INSTANCES: u16 = 64;
+/// The most rows that may run at once, as in the CRD's schema.
+const MAX_BATCH: u16 = 1024;
 const MAX_LABEL_CHARS: usize = 63;
 const MAX_UPSTREAM_NAME_CHARS: usize = 253;
 const MAX_SELECTOR_LABELS: usize = 32;
@@ -183,7 +186,15 @@ impl Checks {
         Runtime {
             threads: Some(self.count("spec.runtime.threads", runtime.threads, MAX_THREADS)),
             instances: Some(self.count("spec.runtime.instances", runtime.instances, MAX_INSTANCES)),
+            batching: runtime.batching.as_ref().and_then(|batching| self.batching(batching)),
         }
+    }
+
+    /// None where nothing is asked for: then each node finds out.
+    fn batching(&mut self, batching: &Batching) -> Option<Batching> {
+        let most = batching.max_size?;
+        let most = self.count("spec.runtime.batching.maxSize", Some(most), MAX_BATCH);
+        Some(Batching { max_size: Some(most) })
     }
 
     fn count(&mut self, field: &str, count: Option<u16>, most: u16) -> u16 {

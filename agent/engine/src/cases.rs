@@ -107,6 +107,11 @@ impl Cases {
         let means_something = !cases.is_empty() && cases.iter().all(|case| !case.outputs.is_empty());
         if means_something { Ok(Self(cases)) } else { Err(CasesError::Empty) }
     }
+
+    /// The inputs of each case.
+    pub fn inputs(&self) -> Vec<&[Tensor]> {
+        self.0.iter().map(|case| &*case.inputs).collect()
+    }
 }
 
 /// Runs a model on its cases: once to warm up, then each once with the clock running.

@@ -2,16 +2,20 @@
 //!
 //! Called by the agent. Knows tensors and files of bytes; must not import an HTTP server, a client or Kubernetes.
 
+mod batch;
 pub mod cases;
+mod learn;
 pub mod onnxruntime;
 pub mod probe;
+mod statistics;
 mod validate;
 mod worker;
 
 use terrace_oip::{Datatype, Tensor};
 
+pub use statistics::{Runs, Statistics};
 pub use validate::InvalidInput;
-pub use worker::{InferError, LoadFigures, Model, ModelOptions, StartError};
+pub use worker::{Batching, InferError, LoadFigures, Model, ModelOptions, StartError};
 
 /// Something that loads models.
 pub trait Engine: Send + Sync + std::fmt::Debug {

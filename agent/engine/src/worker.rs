@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use terrace_oip::Tensor;
 use tokio::sync::oneshot;
-use tracing::{Span, error};
+use tracing::{Span, error, info};
 
+use crate::batch::{are_alike, join, rows as rows_of, split, takes_rows};
 use crate::cases::CaseFailure;
+use crate::learn::{self, Alone, check_independence};
+use crate::statistics::{Counter, Run, Statistics};
 use crate::validate::{InvalidInput, check_inputs, check_outputs};
 use crate::{Engine, LoadError, RunError, Session, SessionOptions, Signature};
 
@@ -26,6 +29,17 @@ pub struct ModelOptions {
     pub instances: usize,
     /// Requests that may wait.
     pub queue: usize,
+    /// How many rows run at once.
+    pub batching: Batching,
+}
+
+/// How many rows of requests that wait run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batching {
+    /// As many as were found to be worth it when the model was loaded.
+    Learned,
+    /// So many at most; 1 runs each request alone.
+    AtMost(usize),
 }
 
 /// Why a model cannot be started.
@@ -84,6 +98,8 @@ pub struct Model {
     queue: Sender<Job>,
     signature: Signature,
     figures: Arc<Figures>,
+    /// The most rows that run at once.
+    most_rows: usize,
 }
 
 /// How busy a model is, and how long it takes.
@@ -101,6 +117,7 @@ pub struct LoadFigures {
 struct Figures {
     running: AtomicUsize,
     longest_run_nanos: AtomicU64,
+    done: Counter,
 }
 
 /// One request on its way to a session.
@@ -108,16 +125,19 @@ struct Job {
     inputs: Vec<Tensor>,
     outputs: Option<Vec<String>>,
     deadline: Option<Instant>,
+    queued: Instant,
     span: Span,
     reply: oneshot::Sender<Result<Vec<Tensor>, InferError>>,
 }
 
 impl Model {
-    /// Loads a model and starts its threads. Each session must pass `check` before anything is started.
+    /// Loads a model and starts its threads. Each session must pass `check` before anything is started. `samples` are
+    /// requests that it can answer.
     pub fn load(
         engine: &dyn Engine,
         bytes: &[u8],
         options: &ModelOptions,
+        samples: &[&[Tensor]],
         check: impl Fn(&mut dyn Session) -> Result<(), CaseFailure>,
     ) -> Result<Self, StartError> {
         let mut sessions = Vec::with_capacity(options.instances);
@@ -126,10 +146,15 @@ impl Model {
             check(&mut *session)?;
             sessions.push(session);
         }
-        Self::start(sessions, options)
+        let most_rows = sessions.first_mut().map_or(1, |session| most_rows(&mut **session, options, samples));
+        Self::start(sessions, options, most_rows)
     }
 
-    fn start(sessions: Vec<Box<dyn Session>>, options: &ModelOptions) -> Result<Self, StartError> {
+    fn start(
+        sessions: Vec<Box<dyn Session>>,
+        options: &ModelOptions,
+        most_rows: usize,
+    ) -> Result<Self, StartError> {
         let signature = sessions
             .first()
             .map(|session| session.signature().clone())
@@ -140,14 +165,24 @@ impl Model {
             let (jobs, figures) = (jobs.clone(), Arc::clone(&figures));
             thread::Builder::new()
                 .name(thread_name(&options.name))
-                .spawn(move || work(session, &jobs, &figures))?;
+                .spawn(move || Worker { session, jobs, figures, most_rows, held: None }.work())?;
         }
-        Ok(Self { queue, signature, figures })
+        Ok(Self { queue, signature, figures, most_rows })
     }
 
     /// What it takes and gives.
     pub const fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// The most rows that run at once; 1 where each request runs alone.
+    pub const fn most_rows(&self) -> usize {
+        self.most_rows
+    }
+
+    /// What it has done since it was loaded.
+    pub fn statistics(&self) -> Statistics {
+        self.figures.done.read()
     }
 
     /// How busy it is.
@@ -171,7 +206,7 @@ impl Model {
         check_inputs(&self.signature, &inputs)?;
         check_outputs(&self.signature, outputs.as_deref())?;
         let (reply, answer) = oneshot::channel();
-        let job = Job { inputs, outputs, deadline, span: Span::current(), reply };
+        let job = Job { inputs, outputs, deadline, queued: Instant::now(), span: Span::current(), reply };
         self.queue.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => InferError::QueueFull,
             TrySendError::Disconnected(_) => InferError::Stopped,
@@ -186,23 +221,144 @@ impl Model {
     }
 }
 
-/// One session's thread: until the queue is closed and empty.
-fn work(mut session: Box<dyn Session>, jobs: &Receiver<Job>, figures: &Figures) {
-    for job in jobs {
-        if job.reply.is_closed() {
-            continue;
+/// How many rows run at once, by what is asked for and what the model can do.
+fn most_rows(session: &mut dyn Session, options: &ModelOptions, samples: &[&[Tensor]]) -> usize {
+    let found = match options.batching {
+        Batching::AtMost(0 | 1) => return 1,
+        Batching::AtMost(most) => {
+            let one = samples.first().copied();
+            let can = one.ok_or(Alone::NoSample).and_then(|one| {
+                if takes_rows(session.signature()) {
+                    check_independence(session, one, samples)
+                } else {
+                    Err(Alone::FixedAxis)
+                }
+            });
+            can.map(|()| most)
         }
-        if job.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            let _gone = job.reply.send(Err(InferError::DeadlineExceeded));
-            continue;
+        Batching::Learned => learn::most_rows(session, samples),
+    };
+    match found {
+        Ok(most) => {
+            info!(model = options.name, most_rows = most, "requests that wait are run together");
+            most
         }
-        let _entered = job.span.enter();
-        figures.running.fetch_add(1, Ordering::Relaxed);
+        Err(alone) => {
+            info!(model = options.name, why = alone.why(), "requests are run one at a time");
+            1
+        }
+    }
+}
+
+/// One session's thread.
+struct Worker {
+    session: Box<dyn Session>,
+    jobs: Receiver<Job>,
+    figures: Arc<Figures>,
+    most_rows: usize,
+    /// Taken from the queue, and not fit to run with those before it.
+    held: Option<Job>,
+}
+
+impl Worker {
+    /// Until the queue is closed and empty.
+    fn work(mut self) {
+        let mut company = Company::default();
+        while let Some(first) = self.next() {
+            let batch = self.gather(first, company);
+            let count = batch.len();
+            let begun = Instant::now();
+            self.run(batch);
+            company = Company { requests: count + self.jobs.len(), run: begun.elapsed() };
+        }
+    }
+
+    /// The next request that somebody still waits for.
+    fn next(&mut self) -> Option<Job> {
+        loop {
+            let job = match self.held.take() {
+                Some(job) => job,
+                None => self.jobs.recv().ok()?,
+            };
+            if let Some(job) = awaited(job) {
+                return Some(job);
+            }
+        }
+    }
+
+    /// What is run together with `first`: what waits already, and what is likely to come in a moment.
+    fn gather(&mut self, first: Job, company: Company) -> Vec<Job> {
+        let Some(mut rows) = rows_of(&first.inputs).filter(|_| self.most_rows > 1) else {
+            return vec![first];
+        };
+        let until = Instant::now() + company.patience();
+        let mut batch = vec![first];
+        while rows < self.most_rows {
+            let job = match self.jobs.try_recv() {
+                Ok(job) => job,
+                Err(_) if batch.len() < company.requests => match self.jobs.recv_deadline(until) {
+                    Ok(job) => job,
+                    Err(_) => break,
+                },
+                Err(_) => break,
+            };
+            let Some(job) = awaited(job) else { continue };
+            let more = rows_of(&job.inputs)
+                .filter(|_| job.outputs == batch[0].outputs && are_alike(&batch[0].inputs, &job.inputs));
+            match more.filter(|more| rows + more <= self.most_rows) {
+                Some(more) => {
+                    rows += more;
+                    batch.push(job);
+                }
+                None => {
+                    self.held = Some(job);
+                    break;
+                }
+            }
+        }
+        batch
+    }
+
+    fn run(&mut self, batch: Vec<Job>) {
+        self.figures.running.fetch_add(batch.len(), Ordering::Relaxed);
         let begun = Instant::now();
+        let together = if batch.len() > 1 { self.run_together(&batch) } else { None };
+        if let Some(outputs) = together {
+            self.figures.ran(&batch, begun, false);
+            for (job, tensors) in batch.into_iter().zip(outputs) {
+                self.answer(job, Ok(tensors));
+            }
+        } else {
+            // What fails together may be one request's fault.
+            for job in batch {
+                let answer = self.run_alone(&job);
+                self.answer(job, answer);
+            }
+        }
+    }
+
+    fn answer(&self, job: Job, answer: Result<Vec<Tensor>, InferError>) {
+        self.figures.running.fetch_sub(1, Ordering::Relaxed);
+        let _gone = job.reply.send(answer);
+    }
+
+    fn run_together(&mut self, batch: &[Job]) -> Option<Vec<Vec<Tensor>>> {
+        let _entered = batch.first()?.span.enter();
+        let requests: Vec<&[Tensor]> = batch.iter().map(|job| &*job.inputs).collect();
+        let rows: Option<Vec<usize>> = requests.iter().map(|request| rows_of(request)).collect();
+        let (rows, joined) = (rows?, join(&requests)?);
+        let session = &mut self.session;
+        let ran = catch_unwind(AssertUnwindSafe(|| session.run(&joined, batch[0].outputs.as_deref())));
+        split(&ran.ok()?.ok()?, &rows)
+    }
+
+    fn run_alone(&mut self, job: &Job) -> Result<Vec<Tensor>, InferError> {
+        let _entered = job.span.enter();
+        let begun = Instant::now();
+        let session = &mut self.session;
         let ran = catch_unwind(AssertUnwindSafe(|| session.run(&job.inputs, job.outputs.as_deref())));
-        figures.ran(begun.elapsed());
-        figures.running.fetch_sub(1, Ordering::Relaxed);
-        let answer = match ran {
+        self.figures.ran(std::slice::from_ref(job), begun, !matches!(ran, Ok(Ok(_))));
+        match ran {
             Ok(Ok(tensors)) => Ok(tensors),
             Ok(Err(RunError::InvalidInput(error))) => Err(InferError::InvalidInput(error)),
             // The runtime's words may repeat what was in the request, so nobody is told.
@@ -211,8 +367,35 @@ fn work(mut session: Box<dyn Session>, jobs: &Receiver<Job>, figures: &Figures) 
                 error!("a model's session panicked on a request; it goes on with the next");
                 Err(InferError::Failed)
             }
-        };
-        let _gone = job.reply.send(answer);
+        }
+    }
+}
+
+/// The request, if its caller is still there and in time.
+fn awaited(job: Job) -> Option<Job> {
+    if job.reply.is_closed() {
+        return None;
+    }
+    if job.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        let _gone = job.reply.send(Err(InferError::DeadlineExceeded));
+        return None;
+    }
+    Some(job)
+}
+
+/// How many were in flight when the last run ended, and how long it took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Company {
+    requests: usize,
+    run: Duration,
+}
+
+impl Company {
+    /// How long to wait for those who were there a moment ago and are likely to ask again: no longer than a share of
+    /// what a run of their own would cost everybody. Nobody waits for company who had none.
+    fn patience(self) -> Duration {
+        const SHARE: u32 = 8;
+        if self.requests > 1 { self.run / SHARE } else { Duration::ZERO }
     }
 }
 
@@ -222,8 +405,21 @@ fn thread_name(model: &str) -> String {
 }
 
 impl Figures {
+    /// Counts a run that answered `batch`, or failed.
+    fn ran(&self, batch: &[Job], begun: Instant, failed: bool) {
+        let took = begun.elapsed();
+        self.took(took);
+        self.done.ran(Run {
+            requests: batch.len() as u64,
+            failed,
+            rows: batch.iter().map(|job| rows_of(&job.inputs).unwrap_or(1)).sum(),
+            waited: batch.iter().map(|job| begun.saturating_duration_since(job.queued)).sum(),
+            took,
+        });
+    }
+
     /// The longest run of late: a longer one counts at once, shorter ones pull it down by a sixteenth each.
-    fn ran(&self, took: Duration) {
+    fn took(&self, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX).max(1);
         let longest = |before: u64| if took >= before { took } else { before - (before - took) / 16 };
         // In one step: another instance's longer run must not be overwritten by what was read before it.

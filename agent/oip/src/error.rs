@@ -142,9 +142,20 @@ pub enum Fault {
     /// The length before an element of `BYTES`.
     #[error("its four-byte length runs past the end of the tensor")]
     LengthTooLarge,
-    /// Elements both in JSON and binary.
-    #[error("has both data and binary_data_size; send one of them")]
+    /// Elements both typed and raw.
+    #[error("has its elements twice, typed and raw; send one of them")]
     DataTwice,
+    /// Raw contents for some inputs only.
+    #[error("{raw} raw contents for {inputs} inputs; send raw contents for all or none")]
+    RawCount {
+        /// How many inputs.
+        inputs: usize,
+        /// How many raw contents.
+        raw: usize,
+    },
+    /// A datatype that has no typed contents.
+    #[error("FP16 and BF16 have no typed contents; send raw_input_contents")]
+    OnlyRaw,
 }
 
 /// The kinds of JSON values.
@@ -230,7 +241,9 @@ impl DecodeError {
             | Fault::BinarySize { .. }
             | Fault::NotABoolean
             | Fault::LengthTooLarge
-            | Fault::DataTwice => "binary",
+            | Fault::DataTwice
+            | Fault::RawCount { .. }
+            | Fault::OnlyRaw => "binary",
         }
     }
 

@@ -1,11 +1,11 @@
 //! The wire types of the Open Inference Protocol v2, as the servers
-//! and clients of `KServe` and Triton speak it, in JSON and with the binary tensor extension.
+//! and clients of `KServe` and Triton speak it: JSON, the binary tensor extension, protobuf.
 //!
 //! The agent calls it for every request and response, the engine for its verification cases and for the tensor
 //! that it computes on. It must not import a runtime, an HTTP or gRPC server, ort, or another crate of Terrace:
 //! bytes in, checked types out, and back.
 //!
-//! * Requests: [`InferRequest::from_http`].
+//! * Requests: [`InferRequest::from_http`], [`InferRequest::from_grpc`]; [`InferRequest::to_http`] to pass one on.
 //! * Responses: [`InferResponse::to_json_but`]; [`RelayedResponse`] passes an upstream's answer on without decoding
 //!   its tensors, [`DecodedResponse`] decodes them.
 //! * Tensors elsewhere in JSON: [`WireTensor`].
@@ -34,11 +34,14 @@
 
 mod elements;
 mod error;
+mod forward;
+pub mod grpc;
 mod half_text;
 mod json;
 pub mod limits;
 pub mod metadata;
 mod parameters;
+pub mod proto;
 mod raw;
 mod relay;
 mod request;

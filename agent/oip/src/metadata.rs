@@ -42,6 +42,113 @@ pub struct TensorMetadata {
     pub shape: Vec<i64>,
 }
 
+/// `GET /v2/models/{model}/config`: Triton's description of a model, as far as its clients read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelConfig {
+    /// The model's name.
+    pub name: String,
+    /// Framework and format.
+    pub platform: String,
+    /// What runs it.
+    pub backend: String,
+    /// The most rows that run at once; then the dimensions below are those of one row. 0 where each request runs alone,
+    /// with all its dimensions below.
+    pub max_batch_size: usize,
+    /// What it takes.
+    pub input: Vec<ConfigTensor>,
+    /// What it gives.
+    pub output: Vec<ConfigTensor>,
+}
+
+/// An input or output in a [`ModelConfig`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConfigTensor {
+    /// Its name.
+    pub name: String,
+    /// `TYPE_FP32` …
+    pub data_type: String,
+    /// Its dimensions, −1 for one of any size.
+    pub dims: Vec<i64>,
+}
+
+/// `GET /v2/models/stats`, `GET /v2/models/{model}/stats`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Statistics {
+    /// One a model that serves.
+    pub model_stats: Vec<ModelStatistics>,
+}
+
+/// What a model has done since it was loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ModelStatistics {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// When it was asked last, in milliseconds since 1970; 0 for never.
+    pub last_inference: u64,
+    /// Rows.
+    pub inference_count: u64,
+    /// Runs.
+    pub execution_count: u64,
+    /// Requests.
+    pub inference_stats: InferenceStatistics,
+    /// Runs by their rows.
+    pub batch_stats: Vec<BatchStatistics>,
+}
+
+/// What became of requests, and how long they took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InferenceStatistics {
+    /// Those that were answered: waiting and running.
+    pub success: Spent,
+    /// Those that failed.
+    pub fail: Spent,
+    /// Waiting.
+    pub queue: Spent,
+    /// Making inputs ready; part of running here.
+    pub compute_input: Spent,
+    /// Running.
+    pub compute_infer: Spent,
+    /// Making outputs ready; part of running here.
+    pub compute_output: Spent,
+}
+
+/// Runs of so many rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BatchStatistics {
+    /// Rows.
+    pub batch_size: u64,
+    /// Part of running here.
+    pub compute_input: Spent,
+    /// Running.
+    pub compute_infer: Spent,
+    /// Part of running here.
+    pub compute_output: Spent,
+}
+
+/// How often, and how long in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Spent {
+    /// How often.
+    pub count: u64,
+    /// How long, in nanoseconds.
+    pub ns: u64,
+}
+
+/// An entry of `POST /v2/repository/index`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Indexed {
+    /// The model's name.
+    pub name: String,
+    /// The version that serves; empty where none does.
+    pub version: String,
+    /// `READY` or `UNAVAILABLE`.
+    pub state: String,
+    /// Why not.
+    pub reason: String,
+}
+
 /// `GET /v2/health/live`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Live {

@@ -70,36 +70,52 @@ impl TensorData {
 
     /// The elements as bytes.
     pub fn into_raw(self) -> Raw {
-        let Self::Bytes(texts) = &self else { return Raw(self) };
-        let mut raw = Vec::with_capacity(self.raw_size());
-        for text in texts {
-            // No body comes near 4 GiB.
-            raw.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
-            raw.extend_from_slice(text);
+        if let Self::Bytes(_) = self {
+            let mut raw = Vec::with_capacity(self.raw_size());
+            self.append_raw(&mut raw);
+            return Raw(Self::Uint8(raw));
         }
-        Raw(Self::Uint8(raw))
+        Raw(self)
+    }
+
+    /// Writes the elements behind what is there.
+    pub(crate) fn append_raw(&self, raw: &mut Vec<u8>) {
+        match self {
+            Self::Bytes(texts) => {
+                for text in texts {
+                    // No body comes near 4 GiB.
+                    raw.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes());
+                    raw.extend_from_slice(text);
+                }
+            }
+            numbers => raw.extend_from_slice(bytes_of(numbers)),
+        }
     }
 }
 
 impl AsRef<[u8]> for Raw {
     fn as_ref(&self) -> &[u8] {
-        match &self.0 {
-            TensorData::Bool(values) => values.as_bytes(),
-            TensorData::Uint8(values) => values,
-            TensorData::Uint16(values) => values.as_bytes(),
-            TensorData::Uint32(values) => values.as_bytes(),
-            TensorData::Uint64(values) => values.as_bytes(),
-            TensorData::Int8(values) => values.as_bytes(),
-            TensorData::Int16(values) => values.as_bytes(),
-            TensorData::Int32(values) => values.as_bytes(),
-            TensorData::Int64(values) => values.as_bytes(),
-            TensorData::Fp16(values) => values.as_bytes(),
-            TensorData::Bf16(values) => values.as_bytes(),
-            TensorData::Fp32(values) => values.as_bytes(),
-            TensorData::Fp64(values) => values.as_bytes(),
-            // Turned into the bytes above.
-            TensorData::Bytes(_) => &[],
-        }
+        bytes_of(&self.0)
+    }
+}
+
+/// The memory of elements that are as large as each other; texts lie apart.
+fn bytes_of(data: &TensorData) -> &[u8] {
+    match data {
+        TensorData::Bool(values) => values.as_bytes(),
+        TensorData::Uint8(values) => values,
+        TensorData::Uint16(values) => values.as_bytes(),
+        TensorData::Uint32(values) => values.as_bytes(),
+        TensorData::Uint64(values) => values.as_bytes(),
+        TensorData::Int8(values) => values.as_bytes(),
+        TensorData::Int16(values) => values.as_bytes(),
+        TensorData::Int32(values) => values.as_bytes(),
+        TensorData::Int64(values) => values.as_bytes(),
+        TensorData::Fp16(values) => values.as_bytes(),
+        TensorData::Bf16(values) => values.as_bytes(),
+        TensorData::Fp32(values) => values.as_bytes(),
+        TensorData::Fp64(values) => values.as_bytes(),
+        TensorData::Bytes(_) => &[],
     }
 }
 

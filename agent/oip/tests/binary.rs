@@ -96,7 +96,7 @@ fn what_is_wrong_is_said_with_its_tensor() {
         (
             vec![r#"{"name":"x","datatype":"UINT8","shape":[1],"data":[1],"parameters":{"binary_data_size":1}}"#.to_owned()],
             vec![1],
-            r#"inputs[0] ("x"): has both data and binary_data_size; send one of them"#,
+            r#"inputs[0] ("x"): has its elements twice, typed and raw; send one of them"#,
         ),
         (
             vec![r#"{"name":"x","datatype":"UINT8","shape":[1],"parameters":{"binary_data_size":-1}}"#.to_owned()],

@@ -14,22 +14,23 @@ use axum::{Json, Router};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
-use terrace_crds::Tier;
+use terrace_engine::TensorSpec;
+use terrace_oip::InferRequest;
 use terrace_oip::metadata::{
     ErrorBody, Live, ModelMetadata, ModelReady, Ready, ServerMetadata, TensorMetadata,
 };
 
+use crate::describe;
+use crate::heavy::heavy;
 use crate::listen::Started;
 use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::Refusal;
-use crate::registry::{Entry, Local, ModelKey};
+use crate::registry::{Entry, ModelKey};
+use crate::requirements;
 use crate::room::Taken;
 use crate::serve::{self, Call, Exchange, Reply};
 use encode::Encoded;
-
-/// What this server calls itself.
-const SERVER_NAME: &str = "terrace";
 
 /// The data port.
 pub fn router(node: Arc<Node>) -> Router {
@@ -37,7 +38,13 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v2", get(server_metadata))
         .route("/v2/health/live", get(|| async { Json(Live { live: true }) }))
         .route("/v2/health/ready", get(server_ready))
+        .route("/v2/models/stats", get(all_stats))
+        .route("/v2/repository/index", post(index).get(index))
         .route("/v2/models/{model}", get(model_metadata))
+        .route("/v2/models/{model}/config", get(model_config))
+        .route("/v2/models/{model}/stats", get(model_stats))
+        .route("/v2/models/{model}/versions/{version}/config", get(model_config))
+        .route("/v2/models/{model}/versions/{version}/stats", get(model_stats))
         .route("/v2/models/{model}/ready", get(model_ready))
         .route("/v2/models/{model}/infer", post(infer))
         .route("/v2/models/{model}/versions/{version}", get(model_metadata))
@@ -69,40 +76,32 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 }
 
 async fn method_not_allowed() -> Response {
-    let error = "this path does not take that method; infer takes POST, everything else GET".to_owned();
+    let error =
+        "this path does not take that method; infer and repository/index take POST, everything else GET"
+            .to_owned();
     (StatusCode::METHOD_NOT_ALLOWED, Json(ErrorBody { error })).into_response()
 }
 
 async fn server_metadata() -> impl IntoResponse {
     Json(ServerMetadata {
-        name: SERVER_NAME.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        extensions: vec!["binary_tensor_data".to_owned()],
+        name: describe::SERVER_NAME.to_owned(),
+        version: describe::SERVER_VERSION.to_owned(),
+        extensions: describe::EXTENSIONS.map(str::to_owned).to_vec(),
     })
 }
 
 async fn server_ready(State(node): State<Arc<Node>>) -> Response {
     let ready = node.unready().is_none();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { ready })).into_response()
+    (ready_status(ready), Json(Ready { ready })).into_response()
 }
 
 async fn model_ready(State(node): State<Arc<Node>>, target: Target) -> Result<Response, Refusal> {
-    let entry = find(&node, &target)?;
-    let ready = match &entry.local {
-        Local::Serving(_) => true,
-        Local::Absent => false,
-        // Its callers are forwarded, and there is nothing here that could be unready.
-        Local::NotPlaced => forwards(&entry, node.tier()),
-    };
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Ok((status, Json(ModelReady { name: target.model, ready })).into_response())
+    let ready = describe::is_ready(&node, &*find(&node, &target)?);
+    Ok((ready_status(ready), Json(ModelReady { name: target.model, ready })).into_response())
 }
 
-/// Whether a node of the tier `here` sends callers of a model anywhere.
-fn forwards(entry: &Entry, here: Tier) -> bool {
-    let mut others = Tier::ALL.into_iter().filter(|tier| *tier != here);
-    !entry.policy.privacy_required() && others.any(|tier| entry.policy.remote(tier).is_some())
+const fn ready_status(ready: bool) -> StatusCode {
+    if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 async fn model_metadata(
@@ -110,39 +109,59 @@ async fn model_metadata(
     target: Target,
 ) -> Result<Json<ModelMetadata>, Refusal> {
     let entry = find(&node, &target)?;
-    let Some(served) = entry.served() else {
-        return Err(match entry.local {
-            Local::NotPlaced => Refusal::NotFound(format!(
-                "model {:?} is not placed on this node, which only forwards to it; ask the tier that serves it",
-                target.model
-            )),
-            _ => Refusal::NoTier(format!("model {:?} is not loaded on this node yet", target.model)),
-        });
-    };
-    let signature = served.model.signature();
-    let tensors = |specs: &[terrace_engine::TensorSpec]| {
-        let tensor = |spec: &terrace_engine::TensorSpec| TensorMetadata {
+    let served = describe::served(&entry, &target.model)?;
+    let tensors = |specs: &[TensorSpec]| {
+        let tensor = |spec: &TensorSpec| TensorMetadata {
             name: spec.name.clone(),
             datatype: spec.datatype.to_string(),
             shape: spec.shape.clone(),
         };
         specs.iter().map(tensor).collect()
     };
+    let signature = served.model.signature();
     Ok(Json(ModelMetadata {
         inputs: tensors(&signature.inputs),
         outputs: tensors(&signature.outputs),
         name: target.model,
         versions: vec![served.revision().to_owned()],
-        platform: "onnxruntime_onnx".to_owned(),
+        platform: describe::PLATFORM.to_owned(),
     }))
+}
+
+async fn model_config(
+    State(node): State<Arc<Node>>,
+    target: Target,
+) -> Result<Json<terrace_oip::metadata::ModelConfig>, Refusal> {
+    let entry = find(&node, &target)?;
+    Ok(Json(describe::config(&target.model, describe::served(&entry, &target.model)?)))
+}
+
+async fn model_stats(
+    State(node): State<Arc<Node>>,
+    target: Target,
+) -> Result<Json<terrace_oip::metadata::Statistics>, Refusal> {
+    let entry = find(&node, &target)?;
+    let served = describe::served(&entry, &target.model)?;
+    let model_stats = vec![describe::statistics(&target.model, served)];
+    Ok(Json(terrace_oip::metadata::Statistics { model_stats }))
+}
+
+async fn all_stats(State(node): State<Arc<Node>>) -> Json<terrace_oip::metadata::Statistics> {
+    Json(terrace_oip::metadata::Statistics { model_stats: describe::all_statistics(&node) })
+}
+
+async fn index(State(node): State<Arc<Node>>) -> Json<Vec<terrace_oip::metadata::Indexed>> {
+    Json(describe::index(&node))
 }
 
 async fn infer(State(node): State<Arc<Node>>, target: Target, request: Request) -> Result<Response, Refusal> {
     let started = request.extensions().get::<Started>().map_or_else(Instant::now, |started| started.0);
     let (parts, body) = request.into_parts();
     let model = ModelKey::from_url(&target.model, &node.default_namespace);
-    let mut exchange = Http { body: Some(body), headers: parts.headers.clone(), limits: node.body_limits() };
-    let call = Call { model, version: target.version, headers: parts.headers, started };
+    let stated = requirements::from_headers(&parts.headers);
+    let call = Call { model, version: target.version, stated, started };
+    let mut exchange =
+        Http { body: Some(body), headers: parts.headers, limits: node.body_limits(), message: None };
     let answered = serve::infer(&node, call, &mut exchange).await;
     if let Some(unread) = exchange.body {
         body::pass_over(unread).await;
@@ -156,14 +175,25 @@ struct Http {
     body: Option<Body>,
     headers: HeaderMap,
     limits: body::Limits,
+    /// Once it is read.
+    message: Option<Message>,
 }
 
 impl Exchange for Http {
     type Encoded = Encoded;
 
-    async fn read(&mut self, deadline: Option<Instant>) -> Result<(Message, Taken), Refusal> {
+    async fn read(&mut self, deadline: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
         let body = self.body.take().unwrap_or_default();
-        body::read(body, &self.headers, &self.limits, deadline).await
+        let (message, room) = body::read(body, &self.headers, &self.limits, deadline).await?;
+        let decode = || InferRequest::from_http(&message.bytes, message.json_length);
+        let request =
+            heavy(message.json().len(), decode).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        self.message = Some(message);
+        Ok((request, room))
+    }
+
+    fn message(&self, _: &InferRequest) -> Result<Message, Refusal> {
+        self.message.clone().ok_or_else(|| Refusal::Failed("the request was not read".to_owned()))
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<Encoded, Refusal> {
@@ -173,8 +203,5 @@ impl Exchange for Http {
 
 /// The entry that a path names.
 fn find(node: &Node, target: &Target) -> Result<Arc<Entry>, Refusal> {
-    let key = ModelKey::from_url(&target.model, &node.default_namespace);
-    let entry = node.registry.get(&key).ok_or_else(|| serve::unknown_model(&key))?;
-    serve::check_version(&entry, target.version.as_deref())?;
-    Ok(entry)
+    describe::find(node, &target.model, target.version.as_deref())
 }

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use terrace_crds::model::{CasesSource, Verification};
+use terrace_crds::model::{CasesSource, Runtime, Verification};
 use terrace_crds::node::ModelPhase;
 use terrace_engine::cases::{self, Acceptance, Cases};
 use terrace_engine::probe::{Artifact, ProbeRequest, Prober, Verdict};
-use terrace_engine::{Engine, Model, ModelOptions};
+use terrace_engine::{Batching, Engine, Model, ModelOptions};
 use terrace_fleet::{Sha256, SourceUri};
 use tokio::sync::Semaphore;
 
@@ -100,6 +100,7 @@ impl Activator {
             threads: revision.model.runtime.threads.map_or(1, usize::from),
             instances: revision.model.runtime.instances.map_or(1, usize::from),
             queue: self.queue,
+            batching: batching(&revision.model.runtime),
             name: revision.model.name.clone(),
         };
         let one_at_a_time = Arc::clone(&self.loading)
@@ -165,7 +166,8 @@ fn load_verified(engine: &dyn Engine, store: &Store, loading: &Loading) -> Resul
         .map(|bytes| Cases::parse(&bytes))
         .transpose()
         .map_err(|error| ActivateError::last("CasesUnreadable", &error))?;
-    Model::load(engine, &bytes, &loading.options, |session| {
+    let samples = cases.as_ref().map(Cases::inputs).unwrap_or_default();
+    Model::load(engine, &bytes, &loading.options, &samples, |session| {
         cases.as_ref().map_or(Ok(()), |cases| cases::verify(session, cases, &loading.acceptance))
     })
     .map_err(|error| ActivateError {
@@ -185,6 +187,11 @@ fn artifact(revision: &Revision) -> Result<&terrace_crds::model::ResolvedSource,
 
 fn cases_of(revision: &Revision) -> Option<&CasesSource> {
     revision.model.verification.as_ref()?.cases.as_ref()
+}
+
+fn batching(runtime: &Runtime) -> Batching {
+    let most = runtime.batching.as_ref().and_then(|batching| batching.max_size);
+    most.map_or(Batching::Learned, |most| Batching::AtMost(usize::from(most)))
 }
 
 fn acceptance(verification: Option<&Verification>) -> Acceptance {

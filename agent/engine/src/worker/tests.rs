@@ -1,5 +1,7 @@
 //! A fake model answers each number with its successor. What it does on the way, each test says.
 
+mod batching;
+
 use std::pin::{Pin, pin};
 use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
@@ -7,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use terrace_oip::{Datatype, TensorData};
 
 use super::*;
+
 use crate::{RuntimeInfo, TensorSpec};
 
 /// How long something may take that takes no time.
@@ -81,7 +84,7 @@ fn number_of(tensors: &[Tensor]) -> i64 {
 }
 
 fn options(instances: usize, queue: usize) -> ModelOptions {
-    ModelOptions { name: "counter".to_owned(), threads: 1, instances, queue }
+    ModelOptions { name: "counter".to_owned(), threads: 1, instances, queue, batching: Batching::Learned }
 }
 
 /// A model, and what tells that a session of it is gone.
@@ -93,7 +96,7 @@ fn model(
     let (ended, ends) = mpsc::channel();
     let runtime = RuntimeInfo { name: "fake", version: "1".to_owned() };
     let engine = Fake { run: Arc::new(run), ended, runtime };
-    (Model::load(&engine, b"model", &options(instances, queue), |_| Ok(())).unwrap(), ends)
+    (Model::load(&engine, b"model", &options(instances, queue), &[], |_| Ok(())).unwrap(), ends)
 }
 
 /// A model whose runs tell that they began, and go on when they are let.
@@ -299,7 +302,7 @@ async fn a_model_whose_threads_are_gone_says_so() {
     let (queue, jobs) = crossbeam_channel::bounded(1);
     drop(jobs);
     let signature = Signature { inputs: vec![], outputs: vec![], provider: String::new() };
-    let model = Model { queue, signature, figures: Arc::default() };
+    let model = Model { queue, signature, figures: Arc::default(), most_rows: 1 };
     assert_eq!(model.infer(vec![], None, None).await, Err(InferError::Stopped));
 }
 
@@ -343,14 +346,14 @@ fn the_longest_run_grows_at_once_and_is_forgotten_slowly() {
     let figures = Figures::default();
     let mut longest = Vec::new();
     for millis in [10, 160, 0, 0, 150, 1000] {
-        figures.ran(Duration::from_millis(millis));
+        figures.took(Duration::from_millis(millis));
         longest.push(Duration::from_nanos(figures.longest_run_nanos.load(Ordering::Relaxed)).as_micros());
     }
     assert_eq!(longest, [10_000, 160_000, 150_000, 140_625, 150_000, 1_000_000]);
-    (0..200).for_each(|_| figures.ran(Duration::from_millis(1)));
+    (0..200).for_each(|_| figures.took(Duration::from_millis(1)));
     let late = figures.longest_run_nanos.load(Ordering::Relaxed);
     assert!((1_000_000..1_100_000).contains(&late), "{late}");
-    figures.ran(Duration::MAX);
+    figures.took(Duration::MAX);
     assert_eq!(figures.longest_run_nanos.load(Ordering::Relaxed), u64::MAX);
 }
 
@@ -361,7 +364,7 @@ fn every_instance_has_to_pass_and_none_is_left_where_one_does_not() {
     let engine = Fake { run: Arc::new(|_| Ok(())), ended, runtime };
     let checked = AtomicUsize::new(0);
     let failure = CaseFailure::Value { case: 0, output: "y".to_owned(), element: 0 };
-    let refused = Model::load(&engine, b"model", &options(3, 1), |session| {
+    let refused = Model::load(&engine, b"model", &options(3, 1), &[], |session| {
         assert_eq!(number_of(&session.run(&number("x", 1), None).unwrap()), 2);
         match checked.fetch_add(1, Ordering::Relaxed) {
             1 => Err(failure.clone()),
@@ -373,7 +376,7 @@ fn every_instance_has_to_pass_and_none_is_left_where_one_does_not() {
     assert_eq!((refused.reason(), refused.may_pass()), ("CasesFailed", false));
     assert_eq!((checked.into_inner(), ends.try_iter().count()), (2, 2));
 
-    let refused = Model::load(&engine, b"", &options(1, 1), |_| Ok(())).unwrap_err();
+    let refused = Model::load(&engine, b"", &options(1, 1), &[], |_| Ok(())).unwrap_err();
     assert_eq!((refused.reason(), refused.may_pass()), ("LoadFailed", false));
     assert_eq!(refused.to_string(), "the runtime refuses the model: there is nothing");
     let no_thread = StartError::Thread(std::io::Error::other("no threads left"));

@@ -1,0 +1,195 @@
+//! The gRPC binding: its messages to checked types, and answers to messages.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use crate::error::{DecodeError, Fault};
+use crate::limits::{MAX_PARAMETERS, MAX_RANK, MAX_TENSORS};
+use crate::parameters::{Parameter, Parameters};
+use crate::proto::infer_parameter::ParameterChoice;
+use crate::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use crate::proto::model_infer_response::InferOutputTensor;
+use crate::proto::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
+use crate::request::{InferRequest, InputTensor, RequestedOutput};
+use crate::tensor::{Datatype, Tensor, TensorData};
+
+impl InferRequest {
+    /// Takes a message apart. Its model and version are for whoever routes it.
+    pub fn from_grpc(message: ModelInferRequest) -> Result<Self, DecodeError> {
+        let ModelInferRequest { id, parameters, inputs, outputs, raw_input_contents: raw, .. } = message;
+        if !raw.is_empty() && raw.len() != inputs.len() {
+            let fault = Fault::RawCount { inputs: inputs.len(), raw: raw.len() };
+            return Err(DecodeError::new(fault).in_field("raw_input_contents"));
+        }
+        Ok(Self {
+            id: Some(id).filter(|id| !id.is_empty()),
+            parameters: read_parameters(parameters).map_err(|error| error.in_field("parameters"))?,
+            inputs: read_inputs(inputs, &raw).map_err(|error| error.in_field("inputs"))?,
+            outputs: read_requested(outputs).map_err(|error| error.in_field("outputs"))?,
+        })
+    }
+}
+
+fn read_inputs(inputs: Vec<InferInputTensor>, raw: &[Bytes]) -> Result<Vec<InputTensor>, DecodeError> {
+    if inputs.len() > MAX_TENSORS {
+        return Err(Fault::TooMany { what: "tensors", limit: MAX_TENSORS }.into());
+    }
+    let mut read: Vec<InputTensor> = Vec::with_capacity(inputs.len());
+    for (index, input) in inputs.into_iter().enumerate() {
+        let name = input.name.clone();
+        let locate = |error: DecodeError| error.in_named(&name).in_item(index);
+        if let Some(first) = read.iter().position(|known| known.tensor.name() == name) {
+            return Err(locate(DecodeError::new(Fault::DuplicateName { first }).in_field("name")));
+        }
+        read.push(read_input(input, raw.get(index)).map_err(locate)?);
+    }
+    Ok(read)
+}
+
+fn read_input(input: InferInputTensor, raw: Option<&Bytes>) -> Result<InputTensor, DecodeError> {
+    let datatype = Datatype::parse(&input.datatype)
+        .ok_or_else(|| DecodeError::new(Fault::UnknownDatatype).in_field("datatype"))?;
+    let shape = read_shape(&input.shape).map_err(|fault| DecodeError::new(fault).in_field("shape"))?;
+    let contents = input.contents.filter(|contents| *contents != InferTensorContents::default());
+    let data = match (raw, contents) {
+        (Some(_), Some(_)) => return Err(Fault::DataTwice.into()),
+        (Some(raw), None) => TensorData::from_raw(datatype, &shape, raw)?,
+        (None, contents) => {
+            typed(datatype, contents.unwrap_or_default()).map_err(|error| error.in_field("contents"))?
+        }
+    };
+    let parameters = read_parameters(input.parameters).map_err(|error| error.in_field("parameters"))?;
+    Ok(InputTensor { tensor: Tensor::new(input.name, shape, data).map_err(Fault::from)?, parameters })
+}
+
+fn read_shape(shape: &[i64]) -> Result<Vec<usize>, Fault> {
+    if shape.len() > MAX_RANK {
+        return Err(Fault::TooMany { what: "dimensions", limit: MAX_RANK });
+    }
+    shape.iter().map(|size| usize::try_from(*size).map_err(|_| Fault::NotADimension)).collect()
+}
+
+/// Elements in the field of their type.
+fn typed(datatype: Datatype, contents: InferTensorContents) -> Result<TensorData, DecodeError> {
+    Ok(match datatype {
+        Datatype::Bool => TensorData::Bool(contents.bool_contents),
+        Datatype::Uint8 => TensorData::Uint8(narrow(datatype, contents.uint_contents)?),
+        Datatype::Uint16 => TensorData::Uint16(narrow(datatype, contents.uint_contents)?),
+        Datatype::Uint32 => TensorData::Uint32(contents.uint_contents),
+        Datatype::Uint64 => TensorData::Uint64(contents.uint64_contents),
+        Datatype::Int8 => TensorData::Int8(narrow(datatype, contents.int_contents)?),
+        Datatype::Int16 => TensorData::Int16(narrow(datatype, contents.int_contents)?),
+        Datatype::Int32 => TensorData::Int32(contents.int_contents),
+        Datatype::Int64 => TensorData::Int64(contents.int64_contents),
+        Datatype::Fp16 | Datatype::Bf16 => return Err(Fault::OnlyRaw.into()),
+        Datatype::Fp32 => TensorData::Fp32(contents.fp32_contents),
+        Datatype::Fp64 => TensorData::Fp64(contents.fp64_contents),
+        Datatype::Bytes => {
+            TensorData::Bytes(contents.bytes_contents.iter().map(|text| text.to_vec()).collect())
+        }
+    })
+}
+
+/// Small integers, which travel in larger ones.
+fn narrow<T, U: TryFrom<T>>(datatype: Datatype, values: Vec<T>) -> Result<Vec<U>, DecodeError> {
+    let out_of_range = || Fault::OutOfRange { datatype: datatype.as_str() };
+    values
+        .into_iter()
+        .enumerate()
+        .map(|(index, value)| {
+            U::try_from(value).map_err(|_| DecodeError::new(out_of_range()).in_element(index))
+        })
+        .collect()
+}
+
+fn read_requested(
+    outputs: Vec<InferRequestedOutputTensor>,
+) -> Result<Option<Vec<RequestedOutput>>, DecodeError> {
+    if outputs.len() > MAX_TENSORS {
+        return Err(Fault::TooMany { what: "outputs", limit: MAX_TENSORS }.into());
+    }
+    let mut read: Vec<RequestedOutput> = Vec::with_capacity(outputs.len());
+    for (index, output) in outputs.into_iter().enumerate() {
+        let locate = |error: DecodeError| error.in_named(&output.name).in_item(index);
+        if let Some(first) = read.iter().position(|known| known.name == output.name) {
+            return Err(locate(DecodeError::new(Fault::DuplicateName { first }).in_field("name")));
+        }
+        let parameters = read_parameters(output.parameters)
+            .map_err(|error| error.in_field("parameters").in_named(&output.name).in_item(index))?;
+        read.push(RequestedOutput { name: output.name, parameters });
+    }
+    Ok(Some(read).filter(|read| !read.is_empty()))
+}
+
+/// By name, since a map has no order.
+fn read_parameters(parameters: HashMap<String, InferParameter>) -> Result<Parameters, DecodeError> {
+    if parameters.len() > MAX_PARAMETERS {
+        return Err(Fault::TooMany { what: "parameters", limit: MAX_PARAMETERS }.into());
+    }
+    let mut sorted: Vec<(String, InferParameter)> = parameters.into_iter().collect();
+    sorted.sort_by(|(one, _), (other, _)| one.cmp(other));
+    sorted
+        .into_iter()
+        .map(|(name, value)| {
+            let value = read_parameter(value).map_err(|fault| DecodeError::new(fault).in_field(&name))?;
+            Ok((name, value))
+        })
+        .collect()
+}
+
+fn read_parameter(parameter: InferParameter) -> Result<Parameter, Fault> {
+    match parameter.parameter_choice.ok_or(Fault::Missing)? {
+        ParameterChoice::BoolParam(value) => Ok(Parameter::Bool(value)),
+        ParameterChoice::Int64Param(value) => Ok(Parameter::Int(value)),
+        ParameterChoice::StringParam(value) => Ok(Parameter::String(value)),
+        ParameterChoice::DoubleParam(value) if value.is_finite() => Ok(Parameter::Double(value)),
+        ParameterChoice::DoubleParam(_) => Err(Fault::OutOfRange { datatype: "a number parameter (double)" }),
+        ParameterChoice::Uint64Param(value) => i64::try_from(value)
+            .map(Parameter::Int)
+            .map_err(|_| Fault::OutOfRange { datatype: "an integer parameter (int64)" }),
+    }
+}
+
+fn write_parameter(parameter: &Parameter) -> InferParameter {
+    let choice = match parameter {
+        Parameter::Bool(value) => ParameterChoice::BoolParam(*value),
+        Parameter::Int(value) => ParameterChoice::Int64Param(*value),
+        Parameter::Double(value) => ParameterChoice::DoubleParam(*value),
+        Parameter::String(value) => ParameterChoice::StringParam(value.clone()),
+    };
+    InferParameter { parameter_choice: Some(choice) }
+}
+
+/// An answer, its elements raw and not copied.
+pub fn response(
+    model_name: String,
+    model_version: String,
+    id: Option<String>,
+    parameters: &Parameters,
+    outputs: Vec<Tensor>,
+) -> ModelInferResponse {
+    let mut message = ModelInferResponse {
+        model_name,
+        model_version,
+        id: id.unwrap_or_default(),
+        parameters: parameters
+            .iter()
+            .map(|(name, value)| (name.to_owned(), write_parameter(value)))
+            .collect(),
+        outputs: Vec::with_capacity(outputs.len()),
+        raw_output_contents: Vec::with_capacity(outputs.len()),
+    };
+    for output in outputs {
+        let (name, shape, data) = output.into_parts();
+        message.outputs.push(InferOutputTensor {
+            name,
+            datatype: data.datatype().as_str().to_owned(),
+            // No machine has a dimension that does not fit.
+            shape: shape.into_iter().map(|size| i64::try_from(size).unwrap_or(i64::MAX)).collect(),
+            ..InferOutputTensor::default()
+        });
+        message.raw_output_contents.push(Bytes::from_owner(data.into_raw()));
+    }
+    message
+}

@@ -1,0 +1,248 @@
+//! The gRPC binding: every datatype both ways, and every way to get it wrong.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use terrace_oip::proto::infer_parameter::ParameterChoice;
+use terrace_oip::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use terrace_oip::proto::{InferParameter, InferTensorContents, ModelInferRequest};
+use terrace_oip::{Datatype, InferRequest, Parameter, Parameters, Tensor, TensorData, grpc};
+
+fn input(name: &str, datatype: Datatype, shape: &[i64], contents: InferTensorContents) -> InferInputTensor {
+    InferInputTensor {
+        name: name.to_owned(),
+        datatype: datatype.to_string(),
+        shape: shape.to_vec(),
+        parameters: HashMap::new(),
+        contents: Some(contents),
+    }
+}
+
+fn of(inputs: Vec<InferInputTensor>, raw: Vec<Vec<u8>>) -> ModelInferRequest {
+    let raw_input_contents = raw.into_iter().map(Bytes::from).collect();
+    ModelInferRequest { inputs, raw_input_contents, ..ModelInferRequest::default() }
+}
+
+fn refusal(message: ModelInferRequest) -> String {
+    InferRequest::from_grpc(message).expect_err("accepted").to_string()
+}
+
+fn none() -> InferTensorContents {
+    InferTensorContents::default()
+}
+
+#[test]
+fn typed_contents_of_every_datatype_are_read() {
+    let c = none;
+    for (datatype, contents, data) in [
+        (
+            Datatype::Bool,
+            InferTensorContents { bool_contents: vec![true, false], ..c() },
+            TensorData::Bool(vec![true, false]),
+        ),
+        (
+            Datatype::Int8,
+            InferTensorContents { int_contents: vec![-128, 127], ..c() },
+            TensorData::Int8(vec![-128, 127]),
+        ),
+        (
+            Datatype::Int16,
+            InferTensorContents { int_contents: vec![-1, 1], ..c() },
+            TensorData::Int16(vec![-1, 1]),
+        ),
+        (
+            Datatype::Int32,
+            InferTensorContents { int_contents: vec![i32::MIN, 1], ..c() },
+            TensorData::Int32(vec![i32::MIN, 1]),
+        ),
+        (
+            Datatype::Int64,
+            InferTensorContents { int64_contents: vec![i64::MIN, 1], ..c() },
+            TensorData::Int64(vec![i64::MIN, 1]),
+        ),
+        (
+            Datatype::Uint8,
+            InferTensorContents { uint_contents: vec![0, 255], ..c() },
+            TensorData::Uint8(vec![0, 255]),
+        ),
+        (
+            Datatype::Uint16,
+            InferTensorContents { uint_contents: vec![0, 65535], ..c() },
+            TensorData::Uint16(vec![0, 65535]),
+        ),
+        (
+            Datatype::Uint32,
+            InferTensorContents { uint_contents: vec![0, u32::MAX], ..c() },
+            TensorData::Uint32(vec![0, u32::MAX]),
+        ),
+        (
+            Datatype::Uint64,
+            InferTensorContents { uint64_contents: vec![0, u64::MAX], ..c() },
+            TensorData::Uint64(vec![0, u64::MAX]),
+        ),
+        (
+            Datatype::Fp32,
+            InferTensorContents { fp32_contents: vec![0.5, f32::INFINITY], ..c() },
+            TensorData::Fp32(vec![0.5, f32::INFINITY]),
+        ),
+        (
+            Datatype::Fp64,
+            InferTensorContents { fp64_contents: vec![0.5, -1.0], ..c() },
+            TensorData::Fp64(vec![0.5, -1.0]),
+        ),
+        (
+            Datatype::Bytes,
+            InferTensorContents { bytes_contents: vec![Bytes::from_static(b"\xff\0"), Bytes::new()], ..c() },
+            TensorData::Bytes(vec![b"\xff\0".to_vec(), vec![]]),
+        ),
+    ] {
+        let request =
+            InferRequest::from_grpc(of(vec![input("x", datatype, &[2, 1], contents)], vec![])).unwrap();
+        assert_eq!(request.inputs[0].tensor, Tensor::new("x", vec![2, 1], data.clone()).unwrap());
+        // The same raw, and back.
+        let raw = data.clone().into_raw().as_ref().to_vec();
+        let again =
+            InferRequest::from_grpc(of(vec![input("x", datatype, &[2, 1], none())], vec![raw.clone()]))
+                .unwrap();
+        assert_eq!(again.inputs, request.inputs, "{datatype}");
+        let output = vec![again.inputs[0].tensor.clone()];
+        let message = grpc::response("m".to_owned(), "1".to_owned(), None, &Parameters::new(), output);
+        assert_eq!(
+            (&*message.outputs[0].datatype, &*message.outputs[0].shape),
+            (datatype.as_str(), &[2, 1][..])
+        );
+        assert_eq!(message.raw_output_contents, [raw], "{datatype}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_field() {
+    let x = |datatype, shape: &[i64], contents| input("x", datatype, shape, contents);
+    let floats = |count| InferTensorContents { fp32_contents: vec![0.0; count], ..none() };
+    let strange = InferInputTensor { datatype: "FLOAT".to_owned(), ..x(Datatype::Fp32, &[1], floats(1)) };
+    for (message, said) in [
+        (of(vec![strange], vec![]), r#"inputs[0] ("x").datatype: unknown datatype"#),
+        (
+            of(vec![x(Datatype::Fp32, &[-1], floats(1))], vec![]),
+            r#"inputs[0] ("x").shape: expected a whole number"#,
+        ),
+        (
+            of(vec![x(Datatype::Fp32, &[1; 33], floats(1))], vec![]),
+            r#"inputs[0] ("x").shape: more than 32 dimensions"#,
+        ),
+        (
+            of(vec![x(Datatype::Fp32, &[2], floats(1))], vec![]),
+            r#"inputs[0] ("x"): shape [2] asks for 2 elements, the data has 1"#,
+        ),
+        (
+            of(vec![x(Datatype::Fp64, &[1], floats(1))], vec![]),
+            r#"inputs[0] ("x"): shape [1] asks for 1 elements, the data has 0"#,
+        ),
+        (
+            of(vec![x(Datatype::Fp16, &[1], floats(1))], vec![]),
+            r#"inputs[0] ("x").contents: FP16 and BF16 have no typed contents"#,
+        ),
+        (
+            of(
+                vec![x(Datatype::Int8, &[2], InferTensorContents { int_contents: vec![1, 128], ..none() })],
+                vec![],
+            ),
+            r#"inputs[0] ("x").contents: element 1: out of range for INT8"#,
+        ),
+        (
+            of(vec![x(Datatype::Fp32, &[1], floats(1))], vec![vec![0; 4]]),
+            r#"inputs[0] ("x"): has its elements twice"#,
+        ),
+        (
+            of(vec![x(Datatype::Fp32, &[1], none())], vec![vec![0; 3]]),
+            r#"inputs[0] ("x"): 3 bytes are not a FP32 tensor"#,
+        ),
+        (
+            of(vec![x(Datatype::Fp32, &[1], none())], vec![vec![0; 4]; 2]),
+            "raw_input_contents: 2 raw contents for 1 inputs",
+        ),
+        (
+            of(vec![x(Datatype::Fp32, &[1], floats(1)); 2], vec![]),
+            r#"inputs[1] ("x").name: the same name as that of number 0"#,
+        ),
+        (
+            ModelInferRequest {
+                outputs: vec![
+                    InferRequestedOutputTensor { name: "y".to_owned(), parameters: HashMap::new() };
+                    2
+                ],
+                ..ModelInferRequest::default()
+            },
+            r#"outputs[1] ("y").name: the same name"#,
+        ),
+    ] {
+        let refused = refusal(message);
+        assert!(refused.starts_with(said), "{refused}, not {said}");
+    }
+}
+
+#[test]
+fn parameters_go_both_ways() {
+    let parameter = |choice| InferParameter { parameter_choice: Some(choice) };
+    let message = ModelInferRequest {
+        id: "7".to_owned(),
+        parameters: HashMap::from([
+            ("b".to_owned(), parameter(ParameterChoice::BoolParam(true))),
+            ("i".to_owned(), parameter(ParameterChoice::Int64Param(-1))),
+            ("s".to_owned(), parameter(ParameterChoice::StringParam("text".to_owned()))),
+            ("d".to_owned(), parameter(ParameterChoice::DoubleParam(0.5))),
+            ("u".to_owned(), parameter(ParameterChoice::Uint64Param(7))),
+        ]),
+        ..ModelInferRequest::default()
+    };
+    let request = InferRequest::from_grpc(message).unwrap();
+    assert_eq!(request.id.as_deref(), Some("7"));
+    let names: Vec<&str> = request.parameters.iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["b", "d", "i", "s", "u"]);
+    assert_eq!(request.parameters.get("u"), Some(&Parameter::Int(7)));
+    let told = grpc::response(String::new(), String::new(), None, &request.parameters, vec![]);
+    assert_eq!(told.parameters["d"].parameter_choice, Some(ParameterChoice::DoubleParam(0.5)));
+
+    for (choice, said) in [
+        (None, "parameters.p: missing"),
+        (Some(ParameterChoice::DoubleParam(f64::NAN)), "parameters.p: out of range"),
+        (Some(ParameterChoice::Uint64Param(u64::MAX)), "parameters.p: out of range"),
+    ] {
+        let parameters = HashMap::from([("p".to_owned(), InferParameter { parameter_choice: choice })]);
+        let refused = refusal(ModelInferRequest { parameters, ..ModelInferRequest::default() });
+        assert!(refused.starts_with(said), "{refused}");
+    }
+}
+
+#[test]
+fn a_request_is_passed_on_over_http_as_it_is() {
+    let message = ModelInferRequest {
+        id: "7".to_owned(),
+        inputs: vec![
+            input(
+                "x",
+                Datatype::Fp32,
+                &[2],
+                InferTensorContents { fp32_contents: vec![0.5, f32::NAN], ..none() },
+            ),
+            input(
+                "t",
+                Datatype::Bytes,
+                &[1],
+                InferTensorContents { bytes_contents: vec![Bytes::from_static(b"\xff")], ..none() },
+            ),
+        ],
+        outputs: vec![InferRequestedOutputTensor { name: "y".to_owned(), parameters: HashMap::new() }],
+        ..ModelInferRequest::default()
+    };
+    let request = InferRequest::from_grpc(message).unwrap();
+    let (body, json_length) = request.to_http().unwrap();
+    let read = InferRequest::from_http(&body, Some(json_length)).unwrap();
+    assert_eq!((read.id, read.outputs.clone()), (request.id, request.outputs));
+    assert!(read.inputs[1] == request.inputs[1]);
+    let (_, _, data) = read.inputs[0].tensor.clone().into_parts();
+    assert_eq!(data.into_raw().as_ref()[..4], 0.5_f32.to_le_bytes());
+    assert_eq!(read.parameters.get("binary_data_output"), Some(&Parameter::Bool(true)));
+}

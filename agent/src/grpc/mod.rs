@@ -1,0 +1,266 @@
+//! The Open Inference Protocol over gRPC: messages to calls, answers to messages. No decision and no engine here.
+
+mod held;
+#[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)] // generated
+#[rustfmt::skip]
+mod service;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use bytes::Bytes;
+use terrace_engine::TensorSpec;
+use terrace_oip::metadata::{ConfigTensor, ModelStatistics, Spent};
+use terrace_oip::proto::{self, model_metadata_response::TensorMetadata};
+use terrace_oip::{InferRequest, Parameters, grpc};
+use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use self::held::Held;
+use self::service::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
+use crate::describe;
+use crate::executor::Output;
+use crate::listen::Started;
+use crate::message::Message;
+use crate::node::Node;
+use crate::refusal::Refusal;
+use crate::registry::ModelKey;
+use crate::requirements;
+use crate::room::Taken;
+use crate::serve::{self, Call, Exchange, Reply};
+
+/// The gRPC port.
+pub fn router(node: Arc<Node>) -> Router {
+    let limits = node.body_limits();
+    let service = GrpcInferenceServiceServer::new(Inference { node })
+        .max_decoding_message_size(limits.bytes)
+        .max_encoding_message_size(usize::MAX)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Deflate);
+    Routes::new(service).prepare().into_axum_router().layer(from_fn_with_state(limits.room, held::hold))
+}
+
+/// The service.
+struct Inference {
+    node: Arc<Node>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Inference {
+    async fn server_live(&self, _: Request<proto::ServerLiveRequest>) -> Answer<proto::ServerLiveResponse> {
+        Ok(Response::new(proto::ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(
+        &self,
+        _: Request<proto::ServerReadyRequest>,
+    ) -> Answer<proto::ServerReadyResponse> {
+        Ok(Response::new(proto::ServerReadyResponse { ready: self.node.unready().is_none() }))
+    }
+
+    async fn model_ready(
+        &self,
+        request: Request<proto::ModelReadyRequest>,
+    ) -> Answer<proto::ModelReadyResponse> {
+        let proto::ModelReadyRequest { name, version } = request.into_inner();
+        let entry = describe::find(&self.node, &name, stated(&version))?;
+        Ok(Response::new(proto::ModelReadyResponse { ready: describe::is_ready(&self.node, &entry) }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<proto::ServerMetadataRequest>,
+    ) -> Answer<proto::ServerMetadataResponse> {
+        Ok(Response::new(proto::ServerMetadataResponse {
+            name: describe::SERVER_NAME.to_owned(),
+            version: describe::SERVER_VERSION.to_owned(),
+            extensions: describe::EXTENSIONS.map(str::to_owned).to_vec(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<proto::ModelMetadataRequest>,
+    ) -> Answer<proto::ModelMetadataResponse> {
+        let proto::ModelMetadataRequest { name, version } = request.into_inner();
+        let entry = describe::find(&self.node, &name, stated(&version))?;
+        let served = describe::served(&entry, &name)?;
+        let tensors = |specs: &[TensorSpec]| {
+            let tensor = |spec: &TensorSpec| TensorMetadata {
+                name: spec.name.clone(),
+                datatype: spec.datatype.to_string(),
+                shape: spec.shape.clone(),
+            };
+            specs.iter().map(tensor).collect()
+        };
+        let signature = served.model.signature();
+        Ok(Response::new(proto::ModelMetadataResponse {
+            inputs: tensors(&signature.inputs),
+            outputs: tensors(&signature.outputs),
+            versions: vec![served.revision().to_owned()],
+            platform: describe::PLATFORM.to_owned(),
+            name,
+        }))
+    }
+
+    async fn model_infer(
+        &self,
+        request: Request<proto::ModelInferRequest>,
+    ) -> Answer<proto::ModelInferResponse> {
+        let (metadata, extensions, message) = request.into_parts();
+        let started = extensions.get::<Started>().map_or_else(Instant::now, |started| started.0);
+        let headers = metadata.into_headers();
+        let stated_by_caller = requirements::from_headers(&headers)
+            .and_then(|stated| stated.and(requirements::from_grpc_timeout(&headers)?));
+        let call = Call {
+            model: ModelKey::from_url(&message.model_name, &self.node.default_namespace),
+            version: stated(&message.model_version).map(str::to_owned),
+            stated: stated_by_caller,
+            started,
+        };
+        let held = extensions.get::<Held>().map(Held::take).unwrap_or_default();
+        let mut exchange = Grpc { message: Some(message), held: Some(held) };
+        Ok(Response::new(serve::infer(&self.node, call, &mut exchange).await?))
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<proto::ModelConfigRequest>,
+    ) -> Answer<proto::ModelConfigResponse> {
+        let proto::ModelConfigRequest { name, version } = request.into_inner();
+        let entry = describe::find(&self.node, &name, stated(&version))?;
+        let config = describe::config(&name, describe::served(&entry, &name)?);
+        let data_type = |tensor: &ConfigTensor| {
+            proto::DataType::from_str_name(&tensor.data_type).unwrap_or(proto::DataType::TypeInvalid).into()
+        };
+        let input = |tensor: ConfigTensor| proto::ModelInput {
+            data_type: data_type(&tensor),
+            name: tensor.name,
+            dims: tensor.dims,
+        };
+        let output = |tensor: ConfigTensor| proto::ModelOutput {
+            data_type: data_type(&tensor),
+            name: tensor.name,
+            dims: tensor.dims,
+        };
+        let config = proto::ModelConfig {
+            name: config.name,
+            platform: config.platform,
+            backend: config.backend,
+            max_batch_size: i32::try_from(config.max_batch_size).unwrap_or(i32::MAX),
+            input: config.input.into_iter().map(input).collect(),
+            output: config.output.into_iter().map(output).collect(),
+        };
+        Ok(Response::new(proto::ModelConfigResponse { config: Some(config) }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<proto::ModelStatisticsRequest>,
+    ) -> Answer<proto::ModelStatisticsResponse> {
+        let proto::ModelStatisticsRequest { name, version } = request.into_inner();
+        let told = if name.is_empty() {
+            describe::all_statistics(&self.node)
+        } else {
+            let entry = describe::find(&self.node, &name, stated(&version))?;
+            vec![describe::statistics(&name, describe::served(&entry, &name)?)]
+        };
+        let model_stats = told.into_iter().map(statistics).collect();
+        Ok(Response::new(proto::ModelStatisticsResponse { model_stats }))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<proto::RepositoryIndexRequest>,
+    ) -> Answer<proto::RepositoryIndexResponse> {
+        let only_ready = request.into_inner().ready;
+        let models = describe::index(&self.node)
+            .into_iter()
+            .filter(|model| !only_ready || model.state == "READY")
+            .map(|model| proto::repository_index_response::ModelIndex {
+                name: model.name,
+                version: model.version,
+                state: model.state,
+                reason: model.reason,
+            });
+        Ok(Response::new(proto::RepositoryIndexResponse { models: models.collect() }))
+    }
+}
+
+/// One request over gRPC.
+struct Grpc {
+    /// Until it is read.
+    message: Option<proto::ModelInferRequest>,
+    held: Option<Taken>,
+}
+
+impl Exchange for Grpc {
+    type Encoded = proto::ModelInferResponse;
+
+    async fn read(&mut self, _: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
+        let message = self.message.take().unwrap_or_default();
+        let request =
+            InferRequest::from_grpc(message).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        Ok((request, self.held.take().unwrap_or_default()))
+    }
+
+    fn message(&self, request: &InferRequest) -> Result<Message, Refusal> {
+        let (body, json_length) = request.to_http().map_err(|error| Refusal::Failed(error.to_string()))?;
+        Ok(Message { bytes: Bytes::from(body), json_length: Some(json_length) })
+    }
+
+    fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
+        let (version, parameters, outputs) = match reply.output {
+            Output::Local { revision, tensors } => (revision, reply.parameters, tensors),
+            Output::Relayed(relayed) => {
+                let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
+                let mut parameters: Parameters = told.parameters;
+                parameters.remove("complexity");
+                parameters.extend(reply.parameters);
+                (told.model_version.unwrap_or_default(), parameters, told.outputs)
+            }
+        };
+        let id = reply.request.id.clone();
+        Ok(grpc::response(reply.model_name, version, id, &parameters, outputs))
+    }
+}
+
+/// What protobuf cannot leave out.
+fn stated(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn statistics(told: ModelStatistics) -> proto::ModelStatistics {
+    let spent = |spent: Spent| Some(proto::StatisticDuration { count: spent.count, ns: spent.ns });
+    let of_requests = told.inference_stats;
+    proto::ModelStatistics {
+        name: told.name,
+        version: told.version,
+        last_inference: told.last_inference,
+        inference_count: told.inference_count,
+        execution_count: told.execution_count,
+        inference_stats: Some(proto::InferStatistics {
+            success: spent(of_requests.success),
+            fail: spent(of_requests.fail),
+            queue: spent(of_requests.queue),
+            compute_input: spent(of_requests.compute_input),
+            compute_infer: spent(of_requests.compute_infer),
+            compute_output: spent(of_requests.compute_output),
+        }),
+        batch_stats: told
+            .batch_stats
+            .into_iter()
+            .map(|runs| proto::InferBatchStatistics {
+                batch_size: runs.batch_size,
+                compute_input: spent(runs.compute_input),
+                compute_infer: spent(runs.compute_infer),
+                compute_output: spent(runs.compute_output),
+            })
+            .collect(),
+    }
+}
