@@ -41,7 +41,7 @@ crds: ## Generate crds/*.yaml from the types
 	$(CARGO) run --locked -q -p terrace-crds --example generate crds
 
 proto: ## Generate the types of agent/oip/proto/inference.proto
-	$(CARGO) run --locked -q -p terrace-oip --example generate target
+	$(CARGO) run --locked -q -p terrace-oip --example proto target
 	cp target/messages.rs agent/oip/src/proto/messages.rs
 	cp target/service.rs agent/src/grpc/service.rs
 

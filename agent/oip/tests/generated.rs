@@ -5,13 +5,13 @@
 use std::fs;
 use std::path::Path;
 
-#[path = "../examples/generate.rs"]
-mod generate;
+#[path = "../examples/proto.rs"]
+mod proto;
 
 #[test]
 fn the_committed_code_is_that_of_the_protocol() {
     let folder = tempfile::tempdir().unwrap();
-    generate::into(folder.path()).unwrap();
+    proto::into(folder.path()).unwrap();
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (name, committed) in
         [("messages.rs", "src/proto/messages.rs"), ("service.rs", "../src/grpc/service.rs")]

@@ -146,7 +146,14 @@ fn queue(
     deadline: Option<Instant>,
 ) -> oneshot::Receiver<Result<Vec<Tensor>, InferError>> {
     let (reply, answer) = oneshot::channel();
-    let job = Job { inputs: number("x", x), outputs: None, deadline, span: Span::none(), reply };
+    let job = Job {
+        inputs: number("x", x),
+        outputs: None,
+        deadline,
+        queued: Instant::now(),
+        span: Span::none(),
+        reply,
+    };
     model.queue.try_send(job).unwrap_or_else(|_| panic!("the queue is full"));
     answer
 }
