@@ -6,6 +6,7 @@ The model `datatypes` gives back what it takes. Values are compared bit for bit.
 import itertools
 import sys
 
+import ml_dtypes
 import numpy as np
 import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
@@ -25,7 +26,7 @@ VALUES = {
     **{f"UINT{bits}": np.array(extremes(f"uint{bits}"), dtype=f"uint{bits}").reshape(2, 2) for bits in (8, 16, 32, 64)},
     **{f"INT{bits}": np.array(extremes(f"int{bits}"), dtype=f"int{bits}").reshape(2, 2) for bits in (8, 16, 32, 64)},
     "FP16": np.array([[0.1, -65504], [6e-8, 0]], dtype=np.float16),
-    "BF16": np.array([[1.5, -2.0], [0.0, 1e30]], dtype=np.float32),
+    "BF16": np.array([[0.1, -3.38e38], [1e-40, 0]], dtype=ml_dtypes.bfloat16),
     "FP32": np.array([[0.1, -3.4028235e38], [1e-45, 0]], dtype=np.float32),
     "FP64": np.array([[0.1, -1.7976931348623157e308], [5e-324, 0]], dtype=np.float64),
     "BYTES": np.array([["a", ""], ["ä€😀", "\n\""]], dtype=np.object_),
@@ -34,11 +35,12 @@ VALUES = {
 STRANGE = {
     **VALUES,
     "FP16": np.array([[np.nan, np.inf], [-np.inf, -0.0]], dtype=np.float16),
+    "BF16": np.array([[np.nan, np.inf], [-np.inf, -0.0]], dtype=ml_dtypes.bfloat16),
     "FP32": np.array([[np.nan, np.inf], [-np.inf, -0.0]], dtype=np.float32),
     "FP64": np.array([[np.nan, np.inf], [-np.inf, -0.0]], dtype=np.float64),
 }
-# Triton's client sends these in binary only.
-BINARY_ONLY = {"FP16", "BF16"}
+# Triton's client has no JSON for it.
+BINARY_ONLY = {"BF16"}
 
 
 def main(http: str, grpc: str) -> None:
@@ -69,13 +71,8 @@ def tensors(module, values: dict, **how) -> list:
     made = []
     for name, array in values.items():
         tensor = module.InferInput(name, list(array.shape), name)
-        if name == "BF16" and how.get("binary_data") is False:
-            how_now = {"binary_data": True}
-        elif name in BINARY_ONLY and "binary_data" in how:
-            how_now = {"binary_data": True}
-        else:
-            how_now = how
-        tensor.set_data_from_numpy(array, **how_now)
+        binary = {"binary_data": True} if how and name in BINARY_ONLY else how
+        tensor.set_data_from_numpy(array, **binary)
         made.append(tensor)
     return made
 
@@ -87,17 +84,12 @@ def check(result, values: dict, names=None) -> None:
         if name == "BYTES":
             texts = [text if isinstance(text, str) else text.decode() for text in back.ravel().tolist()]
             assert texts == sent.ravel().tolist(), (name, back)
-        elif name == "BF16":
-            assert (back.astype(np.float32) == sent.astype(back.dtype).astype(np.float32)).all() or np.allclose(
-                back.astype(np.float32), sent, rtol=1e-2
-            ), (name, back)
         else:
             assert back.dtype == np.dtype(triton_to_np_dtype(name)), (name, back.dtype)
             assert back.tobytes() == sent.tobytes(), (name, sent, back)
 
 
 def over_http_gives_back(client, values: dict, inputs_binary: bool, outputs_binary: bool) -> None:
-    # as_numpy cannot read half floats from JSON.
     asked = [
         over_http.InferRequestedOutput(f"{name}_back", binary_data=outputs_binary or name in BINARY_ONLY)
         for name in values
@@ -147,7 +139,6 @@ def the_rest_over_grpc(client) -> None:
         ("INVALID_ARGUMENT", lambda: client.infer(MODEL, tensors(over_grpc, VALUES)[1:])),
         ("INVALID_ARGUMENT", lambda: client.infer(MODEL, tensors(over_grpc, VALUES), headers={"terrace-wibble": "1"})),
         ("DEADLINE_EXCEEDED", lambda: client.infer(MODEL, tensors(over_grpc, VALUES), timeout=1)),
-        ("DEADLINE_EXCEEDED", lambda: client.infer(MODEL, tensors(over_grpc, VALUES), client_timeout=1e-6)),
     ]:
         try:
             call()
