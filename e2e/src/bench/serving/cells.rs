@@ -1,6 +1,6 @@
 //! One model, one encoding, so many clients: the agent beside all that can be asked the same.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::Bench;
 use super::compare::{self, CPU, RATE, Series};
@@ -56,18 +56,20 @@ impl Cell {
         format!("{}, {}, {clients}{sessions}", self.model.name, self.encoding.name())
     }
 
-    async fn measure(&self, bench: &Bench) -> Result<Vec<Series>> {
-        let mut targets = self.targets(bench).await?;
+    /// All series, and why others are missing.
+    async fn measure(&self, bench: &Bench) -> Result<(Vec<Series>, Vec<String>)> {
+        let (mut targets, missing) = self.targets(bench).await?;
         let mut all: Vec<Series> = targets.iter().map(|(name, _)| Series::named(*name)).collect();
         let count = targets.len();
         for round in 0..bench.rounds {
             for place in 0..count {
                 // Each begins as often as any other.
                 let index = (round + place) % count;
-                all[index].rounds.push(self.one(&mut targets[index].1, bench).await?);
+                let (name, target) = &mut targets[index];
+                all[index].rounds.push(self.one(target, bench).await.with_context(|| name.to_owned())?);
             }
         }
-        Ok(all)
+        Ok((all, missing))
     }
 
     async fn one(&self, target: &mut Target, bench: &Bench) -> Result<Measured> {
@@ -77,15 +79,19 @@ impl Cell {
         }
     }
 
-    async fn targets(&self, bench: &Bench) -> Result<Vec<(&'static str, Target)>> {
+    async fn targets(&self, bench: &Bench) -> Result<(Vec<(&'static str, Target)>, Vec<String>)> {
         let question = Question::of(self.model, self.encoding, &bench.raw)?;
         let served = (self.model, self.sessions);
         let (terrace, length) = Server::terrace(&bench.models, served, &question).await?;
         let (again, _) = Server::terrace(&bench.models, served, &question).await?;
         let mut servers =
             vec![(TERRACE, terrace), (AGAIN, again), (FLOOR, Server::floor(length, &question)?)];
+        let mut missing = Vec::new();
         for name in bench.peers.that_know(self.encoding) {
-            servers.push((name, Server::peer(name, &bench.models, self.model, &question).await?));
+            match Server::peer(name, &bench.models, self.model, &question).await {
+                Ok(server) => servers.push((name, server)),
+                Err(error) => missing.push(format!("{name} is left out here: {error:#}.")),
+            }
         }
         let mut targets: Vec<(&'static str, Target)> =
             servers.into_iter().map(|(name, server)| (name, Target::Server(Box::new(server)))).collect();
@@ -93,7 +99,7 @@ impl Cell {
         if self.clients > usize::from(self.sessions) {
             targets.push((BATCH, Target::Bare { rows: self.clients / usize::from(self.sessions) }));
         }
-        Ok(targets)
+        Ok((targets, missing))
     }
 }
 
@@ -104,8 +110,11 @@ pub async fn measure(report: &mut Report, bench: &Bench) -> Result<()> {
     for cell in &CELLS {
         let title = cell.title();
         report.section(&title, &format!("A request is a row of {}.", cell.model.shape(1)));
-        let all = cell.measure(bench).await?;
+        let (all, missing) = cell.measure(bench).await.with_context(|| title.clone())?;
         compare::table(report, &all);
+        for reason in missing {
+            report.say(reason);
+        }
         for series in all.iter().skip(1) {
             if !names.contains(&series.name) {
                 names.push(series.name.clone());

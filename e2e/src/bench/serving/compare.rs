@@ -23,9 +23,9 @@ impl Series {
         Self { name: name.into(), rounds: Vec::new() }
     }
 
-    /// The middle of the rounds.
+    /// The middle of the rounds that have this figure.
     pub fn median(&self, of: Figure) -> f64 {
-        self.rounds.iter().map(of).collect::<Samples>().median()
+        self.rounds.iter().map(of).filter(|figure| figure.is_finite()).collect::<Samples>().median()
     }
 
     /// The middle as a cell of a table.
@@ -39,13 +39,18 @@ impl Series {
         let ratios: Samples = pairs.map(|(this, that)| of(this) / of(that)).collect();
         known(ratios.median(), |median| {
             let (least, most) = ratios.interval().unwrap_or((ratios.quantile(0.0), ratios.max()));
-            format!("{} [{}, {}]", figure(median), figure(least), figure(most))
+            format!("{} [{}, {}]", share(median), share(least), share(most))
         })
     }
 }
 
 fn known(value: f64, text: impl Fn(f64) -> String) -> String {
     if value.is_finite() { text(value) } else { "–".to_owned() }
+}
+
+/// A ratio, also where little is left of one.
+fn share(value: f64) -> String {
+    if value < 0.1 { format!("{value:.4}") } else { figure(value) }
 }
 
 /// The table of a comparison whose first series is the one that is compared with all others.

@@ -72,9 +72,12 @@ impl Load {
     }
 
     /// Ends it. Fails if any request did.
-    pub async fn stop(self) -> Result<Answers> {
+    pub async fn stop(mut self) -> Result<Answers> {
         self.stop.store(true, Ordering::Relaxed);
-        timeout(LIMIT, self.answers).await.context("no answer")?.context("the load's thread has ended")?
+        timeout(LIMIT, &mut self.answers)
+            .await
+            .context("no answer")?
+            .context("the load's thread has ended")?
     }
 
     fn start<F>(work: impl FnOnce(Arc<AtomicBool>) -> F + Send + 'static) -> Result<Self>
@@ -94,6 +97,12 @@ impl Load {
             let _ = tell.send(answers);
         })?;
         Ok(Self { stop, answers })
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

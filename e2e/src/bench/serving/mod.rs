@@ -82,7 +82,7 @@ fn method(report: &mut Report, bench: &Bench) {
     );
     if !bench.peers.left_out.is_empty() {
         report.say(format_args!(
-            "Left out, as they are not installed here (PEERS=1 installs them): {}.",
+            "Left out: {} (PEERS=1 installs and takes all).",
             bench.peers.left_out.join(", ")
         ));
     }
