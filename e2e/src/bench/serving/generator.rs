@@ -254,16 +254,28 @@ impl Connection {
     async fn exchange(&mut self, request: &[u8]) -> Result<()> {
         self.stream.write_all(request).await?;
         let mut held = 0;
-        let whole = loop {
+        let (begin, body) = loop {
             held += self.read(held, BUFFER).await?;
-            if let Some(whole) = whole_length(&self.buffer[..held])? {
-                break whole;
+            if let Some(head) = head(&self.buffer[..held])? {
+                break head;
             }
             ensure!(held < BUFFER, "the answer's head does not end");
         };
-        let mut left = whole.checked_sub(held).context("more than an answer")?;
-        while left > 0 {
-            left -= self.read(0, left.min(BUFFER)).await?;
+        match body {
+            Body::Length(length) => {
+                let mut left = (begin + length).checked_sub(held).context("more than an answer")?;
+                while left > 0 {
+                    left -= self.read(0, left.min(BUFFER)).await?;
+                }
+            }
+            Body::Chunked => {
+                let mut chunks = Chunks::default();
+                let mut ended = chunks.end_in(&self.buffer[begin..held])?;
+                while !ended {
+                    let read = self.read(0, BUFFER).await?;
+                    ended = chunks.end_in(&self.buffer[..read])?;
+                }
+            }
         }
         Ok(())
     }
@@ -275,22 +287,73 @@ impl Connection {
     }
 }
 
-/// How long head and body are together; none where the head is not whole yet.
-fn whole_length(bytes: &[u8]) -> Result<Option<usize>> {
+/// How a body's end is known.
+#[derive(Debug, PartialEq, Eq)]
+enum Body {
+    Length(usize),
+    Chunked,
+}
+
+/// Where the body begins and how it ends; none where the head is not whole yet.
+fn head(bytes: &[u8]) -> Result<Option<(usize, Body)>> {
     const END: &[u8] = b"\r\n\r\n";
-    const LENGTH: &[u8] = b"content-length:";
     let Some(end) = bytes.windows(END.len()).position(|window| window == END) else { return Ok(None) };
     let head = &bytes[..end];
     if !head.starts_with(b"HTTP/1.1 200") {
         bail!("no answer: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(500)]));
     }
-    let length = head.split(|byte| *byte == b'\n').find_map(|line| {
-        let (name, value) = line.split_at_checked(LENGTH.len())?;
-        name.eq_ignore_ascii_case(LENGTH).then_some(value)
-    });
-    let length =
-        length.and_then(|length| std::str::from_utf8(length.trim_ascii()).ok()?.parse::<usize>().ok());
-    Ok(Some(end + END.len() + length.context("an answer without content-length")?))
+    let body = match header(head, b"content-length:") {
+        Some(length) => Body::Length(std::str::from_utf8(length)?.parse()?),
+        None => {
+            let coding = header(head, b"transfer-encoding:");
+            ensure!(coding == Some(b"chunked"), "an answer without a length");
+            Body::Chunked
+        }
+    };
+    Ok(Some((end + END.len(), body)))
+}
+
+/// The value of the header whose name, with its colon, is this.
+fn header<'head>(head: &'head [u8], name: &[u8]) -> Option<&'head [u8]> {
+    head.split(|byte| *byte == b'\n').find_map(|line| {
+        let (start, value) = line.split_at_checked(name.len())?;
+        start.eq_ignore_ascii_case(name).then(|| value.trim_ascii())
+    })
+}
+
+/// Where a body in chunks is being read.
+#[derive(Debug, Default)]
+struct Chunks {
+    /// Of the size's line so far.
+    size: usize,
+    /// What is left of a chunk and the end of its line.
+    left: usize,
+    is_last: bool,
+}
+
+impl Chunks {
+    /// Whether the body ends with these bytes.
+    fn end_in(&mut self, mut bytes: &[u8]) -> Result<bool> {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.left > 0 {
+                let over = self.left.min(bytes.len());
+                self.left -= over;
+                bytes = &bytes[over..];
+                continue;
+            }
+            ensure!(!self.is_last, "more than an answer");
+            match first {
+                b'\r' => {}
+                b'\n' => (self.left, self.is_last, self.size) = (self.size + 2, self.size == 0, 0),
+                digit => {
+                    let digit = char::from(*digit).to_digit(16).context("a chunk without a size")?;
+                    self.size = self.size * 16 + digit as usize;
+                }
+            }
+            bytes = rest;
+        }
+        Ok(self.is_last && self.left == 0)
+    }
 }
 
 #[cfg(test)]
@@ -298,12 +361,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_tells_the_length_of_the_whole() {
+    fn a_head_tells_how_the_body_ends() {
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nserver: x\r\n\r\n{}";
-        assert_eq!(whole_length(answer).unwrap(), Some(answer.len()));
-        assert_eq!(whole_length(&answer[..20]).unwrap(), None);
-        assert!(whole_length(b"HTTP/1.1 429 Busy\r\ncontent-length: 0\r\n\r\n").is_err());
-        assert!(whole_length(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
+        assert_eq!(head(answer).unwrap(), Some((answer.len() - 2, Body::Length(2))));
+        assert_eq!(head(&answer[..20]).unwrap(), None);
+        let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        assert_eq!(head(chunked).unwrap(), Some((chunked.len(), Body::Chunked)));
+        assert!(head(b"HTTP/1.1 429 Busy\r\ncontent-length: 0\r\n\r\n").is_err());
+        assert!(head(b"HTTP/1.1 200 OK\r\nserver: x\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn chunks_end_with_the_empty_one_however_they_are_cut() {
+        let body = b"a\r\n0123456789\r\n1\r\n\n\r\n0\r\n\r\n";
+        for cut in 0..body.len() {
+            let mut chunks = Chunks::default();
+            assert!(!chunks.end_in(&body[..cut]).unwrap(), "{cut}");
+            assert!(chunks.end_in(&body[cut..]).unwrap(), "{cut}");
+        }
     }
 
     #[test]
