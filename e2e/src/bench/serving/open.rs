@@ -29,8 +29,9 @@ pub async fn measure(report: &mut Report, bench: &Bench) -> Result<()> {
     let (again, _) = Server::terrace(&bench.models, (&MLP, 1), &question).await?;
     let mut servers = vec![(TERRACE, terrace), (AGAIN, again), (FLOOR, Server::floor(length, &question)?)];
     for name in bench.peers.that_know(Encoding::Binary) {
-        if let Ok(server) = Server::peer(name, &bench.models, &MLP, &question).await {
-            servers.push((name, server));
+        match Server::peer(name, &bench.models, &MLP, &question).await {
+            Ok(server) => servers.push((name, server)),
+            Err(error) => report.say(format_args!("{name} is left out here: {error:#}.")),
         }
     }
 
