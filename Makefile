@@ -59,9 +59,13 @@ bench-fleet: setup ## Measure operator and agents against a real control plane; 
 	$(CARGO) build --release --locked -p terrace-agent -p terrace-operator
 	$(CARGO) run --release --locked -p terrace-e2e --bin bench-fleet -- $(RECORD)
 
+bench-serving: setup ## Measure throughput beside other servers; ROUNDS=, PEERS=1, RECORD=docs/bench-serving.md
+	$(CARGO) build --release --locked -p terrace-agent
+	$(CARGO) run --release --locked -p terrace-e2e --bin bench-serving -- $(RECORD)
+
 help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: quickstart setup test lint drift crds proto digits bench bench-fleet help
+.PHONY: quickstart setup test lint drift crds proto digits bench bench-fleet bench-serving help

@@ -180,7 +180,7 @@ async fn forward(
 ) -> Result<Output, Failure> {
     let Some(message) = job.message.clone() else {
         let refusal = Refusal::NoTier(format!("{tier}: the request may not leave this node"));
-        return Err(Failure { outcome: "NotForwarded", refusal, last: false });
+        return Err(Failure { outcome: "NotAllowed", refusal, last: false });
     };
     let model = job.entry.name_on(tier, &job.node.default_namespace);
     let forward = Forward {

@@ -19,6 +19,7 @@ pub struct Model {
     tier: &'static str,
     uri: String,
     digest: Digest,
+    instances: Option<u16>,
     cases: Option<Artifact>,
     policy: Option<String>,
     upstreams: Vec<(&'static str, String)>,
@@ -87,6 +88,7 @@ impl Model {
             tier: "Device",
             uri: file.uri.clone(),
             digest: Digest::Fixed(file.sha256.clone()),
+            instances: None,
             cases: None,
             policy: None,
             upstreams: Vec::new(),
@@ -125,6 +127,13 @@ impl Model {
     #[must_use]
     pub fn published(mut self, from: &str, interval: &str) -> Self {
         self.digest = Digest::Published { from: from.to_owned(), interval: interval.to_owned() };
+        self
+    }
+
+    /// With so many sessions side by side.
+    #[must_use]
+    pub const fn instances(mut self, instances: u16) -> Self {
+        self.instances = Some(instances);
         self
     }
 
@@ -176,6 +185,9 @@ impl Model {
             }
         };
         let _ = writeln!(text, "  placement: {{tier: {}}}", self.tier);
+        if let Some(instances) = self.instances {
+            let _ = writeln!(text, "  runtime: {{instances: {instances}}}");
+        }
         if let Some(Artifact { uri, sha256 }) = &self.cases {
             let _ = writeln!(text, "  verification:\n    cases: {{uri: {uri:?}, sha256: {sha256:?}}}");
         }

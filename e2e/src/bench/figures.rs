@@ -29,6 +29,21 @@ impl Samples {
         self.0.len()
     }
 
+    /// Between which two samples the middle of what they are drawn from lies, at 95 % or more; none of too few.
+    pub fn interval(&self) -> Option<(f64, f64)> {
+        let count = self.0.len();
+        // The chance that so few of the samples lie below the middle: a coin thrown for each.
+        let (mut exactly, mut at_most) = (0.5_f64.powi(i32::try_from(count).ok()?), 0.0);
+        let mut outside = 0;
+        while at_most + exactly <= 0.025 {
+            at_most += exactly;
+            exactly *= (count - outside) as f64 / (outside + 1) as f64;
+            outside += 1;
+        }
+        let least = self.0.get(outside.checked_sub(1)?)?;
+        Some((*least, *self.0.get(count - outside)?))
+    }
+
     /// `p50 | p99 | max`, as cells of a table.
     pub fn cells(&self) -> Vec<String> {
         vec![figure(self.median()), figure(self.quantile(0.99)), figure(self.max())]
@@ -98,5 +113,12 @@ mod tests {
         let samples: Samples = (1..=100).rev().map(f64::from).collect();
         assert_eq!((samples.median(), samples.quantile(0.99), samples.max()), (51.0, 100.0, 100.0));
         assert!(Samples::from_iter([]).median().is_nan());
+    }
+
+    #[test]
+    fn the_interval_of_the_middle_follows_from_the_binomial() {
+        let of = |count: u32| (1..=count).map(f64::from).collect::<Samples>().interval();
+        assert_eq!([of(0), of(5), of(6), of(8)], [None, None, Some((1.0, 6.0)), Some((1.0, 8.0))]);
+        assert_eq!([of(11), of(20)], [Some((2.0, 10.0)), Some((6.0, 15.0))]);
     }
 }

@@ -7,6 +7,7 @@ pub mod fleet;
 mod holder;
 mod machine;
 mod memory;
+pub mod serving;
 mod stalls;
 mod start;
 mod swaps;

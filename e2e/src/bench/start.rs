@@ -74,6 +74,6 @@ async fn first_answer(address: SocketAddr, request: &Request, begun: Instant) ->
 }
 
 /// An address that nobody listens at.
-fn free_address() -> Result<SocketAddr> {
+pub fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
 }
