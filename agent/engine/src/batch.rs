@@ -102,33 +102,38 @@ fn part(data: &TensorData, range: std::ops::Range<usize>) -> Option<TensorData> 
 fn concat(parts: &[&TensorData]) -> Option<TensorData> {
     let (first, more) = parts.split_first()?;
     let room = parts.iter().map(|part| part.len()).sum::<usize>();
-    /// The elements of a part, which is of the same datatype as the first.
-    trait Elements: Sized {
-        fn of(data: &TensorData) -> Option<&[Self]>;
-    }
-    macro_rules! elements {
-        ($($variant:ident $type:ty),*) => {$(
-            impl Elements for $type {
-                fn of(data: &TensorData) -> Option<&[Self]> {
-                    if let TensorData::$variant(values) = data { Some(values) } else { None }
-                }
-            }
-        )*};
-    }
-    elements!(
-        Bool bool, Uint8 u8, Uint16 u16, Uint32 u32, Uint64 u64, Int8 i8, Int16 i16, Int32 i32, Int64 i64,
-        Fp16 half::f16, Bf16 half::bf16, Fp32 f32, Fp64 f64, Bytes Vec<u8>
-    );
-    fn all<T: Elements + Clone>(first: &[T], more: &[&TensorData], room: usize) -> Option<Vec<T>> {
-        let mut all = Vec::with_capacity(room);
-        all.extend_from_slice(first);
-        for part in more {
-            all.extend_from_slice(T::of(part)?);
-        }
-        Some(all)
-    }
-    Some(for_each_datatype!(first, values => all(values, more, room)?))
+    Some(for_each_datatype!(first, values => behind(values, more, room)?))
 }
+
+/// The elements of a part, and those of more parts behind them.
+fn behind<T: Elements + Clone>(first: &[T], more: &[&TensorData], room: usize) -> Option<Vec<T>> {
+    let mut all = Vec::with_capacity(room);
+    all.extend_from_slice(first);
+    for part in more {
+        all.extend_from_slice(T::of(part)?);
+    }
+    Some(all)
+}
+
+/// The elements of a tensor, if they are of this type.
+trait Elements: Sized {
+    fn of(data: &TensorData) -> Option<&[Self]>;
+}
+
+macro_rules! elements {
+    ($($variant:ident $type:ty),*) => {$(
+        impl Elements for $type {
+            fn of(data: &TensorData) -> Option<&[Self]> {
+                if let TensorData::$variant(values) = data { Some(values) } else { None }
+            }
+        }
+    )*};
+}
+
+elements!(
+    Bool bool, Uint8 u8, Uint16 u16, Uint32 u32, Uint64 u64, Int8 i8, Int16 i16, Int32 i32, Int64 i64,
+    Fp16 half::f16, Bf16 half::bf16, Fp32 f32, Fp64 f64, Bytes Vec<u8>
+);
 
 #[cfg(test)]
 mod tests {

@@ -305,16 +305,12 @@ impl Worker {
             let Some(job) = awaited(job) else { continue };
             let more = rows_of(&job.inputs)
                 .filter(|_| job.outputs == batch[0].outputs && are_alike(&batch[0].inputs, &job.inputs));
-            match more.filter(|more| rows + more <= self.most_rows) {
-                Some(more) => {
-                    rows += more;
-                    batch.push(job);
-                }
-                None => {
-                    self.held = Some(job);
-                    break;
-                }
-            }
+            let Some(more) = more.filter(|more| rows + more <= self.most_rows) else {
+                self.held = Some(job);
+                break;
+            };
+            rows += more;
+            batch.push(job);
         }
         batch
     }
