@@ -5,7 +5,9 @@ The model `datatypes` gives back what it takes. Values are compared bit for bit.
 
 import itertools
 import sys
+import threading
 
+import grpc
 import ml_dtypes
 import numpy as np
 import tritonclient.grpc as over_grpc
@@ -43,8 +45,8 @@ STRANGE = {
 BINARY_ONLY = {"BF16"}
 
 
-def main(http: str, grpc: str) -> None:
-    with over_http.InferenceServerClient(http) as client:
+def main(http_address: str, grpc_address: str) -> None:
+    with over_http.InferenceServerClient(http_address) as client:
         for inputs_binary, outputs_binary in itertools.product((False, True), repeat=2):
             over_http_gives_back(client, VALUES, inputs_binary, outputs_binary)
             print("ok over http, inputs binary", inputs_binary, "outputs binary", outputs_binary)
@@ -56,7 +58,7 @@ def main(http: str, grpc: str) -> None:
         repository = client.get_model_repository_index()
         assert [model["name"] for model in repository] == [MODEL] and repository[0]["state"] == "READY", repository
         print("ok over http, config, statistics and index")
-    with over_grpc.InferenceServerClient(grpc) as client:
+    with over_grpc.InferenceServerClient(grpc_address) as client:
         over_grpc_gives_back(client, VALUES)
         over_grpc_gives_back(client, STRANGE)
         over_grpc_gives_back(client, {name: values[:0] for name, values in VALUES.items()})
@@ -65,6 +67,8 @@ def main(http: str, grpc: str) -> None:
         print("ok over grpc, also what only bytes carry, nothing at all, and compressed")
         the_rest_over_grpc(client)
         print("ok over grpc, health, metadata, config, statistics, index, errors, deadline")
+    what_never_arrives_is_told_so(grpc_address)
+    print("ok over grpc, a request that never arrives ends at its deadline")
 
 
 def tensors(module, values: dict, **how) -> list:
@@ -117,6 +121,22 @@ def triton_extras(client, of_config, of_stats) -> None:
     assert int(before["inference_stats"]["success"]["count"]) > 0, before
     everything = of_stats(client.get_inference_statistics())["model_stats"]
     assert [model["name"] for model in everything] == [MODEL], everything
+
+
+def silent(ended: threading.Event):
+    """Requests that do not come before the end, nor then."""
+    ended.wait()
+    yield from ()
+
+
+def what_never_arrives_is_told_so(address: str) -> None:
+    never = threading.Event()
+    with grpc.insecure_channel(address) as channel:
+        infer = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        call = infer.future(silent(never), metadata=[("terrace-max-latency-ms", "200")])
+        error = call.exception(timeout=20)
+        never.set()
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED and "arrive" in error.details(), error
 
 
 def the_rest_over_grpc(client) -> None:

@@ -14,9 +14,13 @@ use tracing::{Span, error, info};
 use crate::batch::{are_alike, join, rows as rows_of, split, takes_rows};
 use crate::cases::CaseFailure;
 use crate::learn::{self, Alone, check_independence};
+use crate::probe::zeros;
 use crate::statistics::{Counter, Run, Statistics};
 use crate::validate::{InvalidInput, check_inputs, check_outputs};
 use crate::{Engine, LoadError, RunError, Session, SessionOptions, Signature};
+
+/// The largest inputs of zeros that are made to try a model with that nobody gave any, in bytes.
+const MOST_ZEROS: u64 = 16 << 20;
 
 /// How a model is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +150,13 @@ impl Model {
             check(&mut *session)?;
             sessions.push(session);
         }
-        let most_rows = sessions.first_mut().map_or(1, |session| most_rows(&mut **session, options, samples));
+        let most_rows = sessions.first_mut().map_or(1, |session| {
+            // Who gave no inputs still wants to know; the probe has tried the same.
+            let zeros = zeros(&session.signature().inputs, MOST_ZEROS).unwrap_or_default();
+            let spare = [&*zeros];
+            let is_spare_needed = samples.is_empty() && !zeros.is_empty();
+            most_rows(&mut **session, options, if is_spare_needed { &spare } else { samples })
+        });
         Self::start(sessions, options, most_rows)
     }
 

@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 use crate::room::{Room, Taken};
 
 /// The longest that a body may take to arrive, where its request has no nearer deadline.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How much is read.
 #[derive(Clone, Debug)]

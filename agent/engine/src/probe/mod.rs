@@ -11,6 +11,7 @@ mod child;
 mod limits;
 mod verdict;
 mod zeros;
+pub(crate) use zeros::zeros;
 
 use std::io;
 use std::path::{Path, PathBuf};
