@@ -59,7 +59,7 @@ bench-fleet: setup ## Measure operator and agents against a real control plane; 
 	$(CARGO) build --release --locked -p terrace-agent -p terrace-operator
 	$(CARGO) run --release --locked -p terrace-e2e --bin bench-fleet -- $(RECORD)
 
-bench-serving: setup ## Measure throughput beside other servers; ROUNDS=, PEERS=1, RECORD=docs/bench-serving.md
+bench-serving: setup ## Measure throughput beside other servers; ROUNDS=, ONLY=mlp, PEERS=1, RECORD=docs/bench-serving.md
 	$(CARGO) build --release --locked -p terrace-agent
 	$(CARGO) run --release --locked -p terrace-e2e --bin bench-serving -- $(RECORD)
 

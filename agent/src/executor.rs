@@ -1,5 +1,6 @@
 //! Walks the candidates of a decision until one answers, inside the time that is left. Never adds one.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -61,7 +62,7 @@ pub enum Output {
     /// Of the model on this node.
     Local {
         /// The revision that answered.
-        revision: String,
+        served: Arc<Served>,
         /// Its outputs.
         tensors: Vec<Tensor>,
     },
@@ -151,12 +152,12 @@ async fn attempt(job: &mut Job<'_>, candidate: &Candidate, reserve: Duration) ->
 }
 
 /// On this node's own model.
-async fn run_here(job: &mut Job<'_>, served: &Served) -> Result<Output, Failure> {
+async fn run_here(job: &mut Job<'_>, served: &Arc<Served>) -> Result<Output, Failure> {
     // A tier is a candidate once, so nobody asks for them again.
     let (inputs, outputs) = (std::mem::take(&mut job.inputs), job.outputs.take());
     let ran = served.model.infer(inputs, outputs, job.deadline).await;
     match ran {
-        Ok(tensors) => Ok(Output::Local { revision: served.revision().to_owned(), tensors }),
+        Ok(tensors) => Ok(Output::Local { served: Arc::clone(served), tensors }),
         Err(error) => {
             let text = error.to_string();
             let (outcome, refusal, last) = match error {

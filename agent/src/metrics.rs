@@ -1,6 +1,7 @@
 //! What this agent counts, in Prometheus' text format. Labels are bounded: models come from the spec alone, all
 //! else from enumerations.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub struct Metrics {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
-    model: String,
+    model: Arc<str>,
     tier: &'static str,
     source: &'static str,
     code: u16,
@@ -34,7 +35,7 @@ struct RequestLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ModelLabels {
-    model: String,
+    model: Arc<str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -59,7 +60,7 @@ struct RunnerLabels {
 #[derive(Clone, Copy, Debug)]
 pub struct Finished<'a> {
     /// The model that it asked for.
-    pub model: &'a ModelKey,
+    pub model: &'a Arc<str>,
     /// Who answered, and as what; none where nobody did.
     pub answer: Option<(Tier, &'static str)>,
     /// The status that the client saw.
@@ -90,11 +91,11 @@ impl Metrics {
 
     /// Counts a request for a model that exists.
     pub fn request(&self, finished: Finished<'_>) {
-        let model = finished.model.to_string();
+        let model = Arc::clone(finished.model);
         let (tier, source) =
             finished.answer.map_or(("none", "none"), |(tier, source)| (tier.as_str(), source));
         self.durations
-            .get_or_create(&ModelLabels { model: model.clone() })
+            .get_or_create(&ModelLabels { model: Arc::clone(&model) })
             .observe(finished.took.as_secs_f64());
         self.requests.get_or_create(&RequestLabels { model, tier, source, code: finished.code }).inc();
     }
@@ -130,6 +131,12 @@ fn of_models<'a>(serving: impl Iterator<Item = (&'a ModelKey, &'a Served)>) -> R
     registry.register("rows", "Rows that ran", rows.clone());
     let failures = Family::<RunnerLabels, Counter>::default();
     registry.register("failures", "Requests whose run failed", failures.clone());
+    let stopped = Family::<RunnerLabels, Counter>::default();
+    registry.register(
+        "stopped",
+        "Requests whose run was stopped, because nobody waited for it any more",
+        stopped.clone(),
+    );
     let ran = Family::<RunnerLabels, Counter<f64, AtomicU64>>::default();
     registry.register_with_unit("run", "Time spent running", Unit::Seconds, ran.clone());
     let waited = Family::<RunnerLabels, Counter<f64, AtomicU64>>::default();
@@ -141,6 +148,7 @@ fn of_models<'a>(serving: impl Iterator<Item = (&'a ModelKey, &'a Served)>) -> R
         runs.get_or_create(&labels).inc_by(done.runs.values().map(|runs| runs.count).sum());
         rows.get_or_create(&labels).inc_by(done.rows);
         failures.get_or_create(&labels).inc_by(done.failed);
+        stopped.get_or_create(&labels).inc_by(done.stopped);
         ran.get_or_create(&labels).inc_by(done.runs.values().map(|runs| runs.time.as_secs_f64()).sum());
         waited.get_or_create(&labels).inc_by(done.waited.as_secs_f64());
     }

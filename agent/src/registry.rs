@@ -3,6 +3,7 @@
 //! A request takes its entry once and keeps it to the end, so an answer comes from exactly one revision whatever
 //! is swapped meanwhile. Written by `sync` alone, read by `serve` and `rest`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -32,8 +33,12 @@ impl ModelKey {
     }
 
     /// The name that a URL carries for it.
-    pub fn to_url(&self, default_namespace: &str) -> String {
-        if self.namespace == default_namespace { self.name.clone() } else { self.to_string() }
+    pub fn to_url(&self, default_namespace: &str) -> Cow<'_, str> {
+        if self.namespace == default_namespace {
+            Cow::Borrowed(&self.name)
+        } else {
+            Cow::Owned(self.to_string())
+        }
     }
 }
 
@@ -48,6 +53,8 @@ impl fmt::Display for ModelKey {
 pub struct Entry {
     /// Which model.
     pub key: ModelKey,
+    /// The same as metrics name it.
+    pub label: Arc<str>,
     /// Which tier answers.
     pub policy: Arc<Policy>,
     /// What the model is called on other tiers.
@@ -72,7 +79,10 @@ impl Entry {
             Tier::Edge => self.upstreams.edge.as_ref(),
             Tier::Cloud => self.upstreams.cloud.as_ref(),
         };
-        upstream.map_or_else(|| self.key.to_url(default_namespace), |upstream| upstream.model.clone())
+        upstream.map_or_else(
+            || self.key.to_url(default_namespace).into_owned(),
+            |upstream| upstream.model.clone(),
+        )
     }
 }
 

@@ -3,6 +3,7 @@
 //! Called by the protocol's front ends (`rest`). Decides nothing itself: what a request may do is `tiering`'s
 //! word, and the executor only walks the candidates that it named.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use terrace_oip::{InferRequest, Parameters};
@@ -38,7 +39,7 @@ pub struct Reply<'a> {
     /// The request, without its inputs.
     pub request: &'a InferRequest,
     /// The model, as this node names it.
-    pub model_name: String,
+    pub model_name: Cow<'a, str>,
     /// Who answered, and why.
     pub parameters: Parameters,
     /// The outputs.
@@ -71,7 +72,7 @@ pub async fn infer<E: Exchange>(node: &Node, call: Call, exchange: &mut E) -> Re
     let reply = answer(node, &entry, call, exchange, &mut by).await;
     let code = reply.as_ref().map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
     let took = started.elapsed();
-    node.metrics.request(Finished { model: &entry.key, answer: by, code, took });
+    node.metrics.request(Finished { model: &entry.label, answer: by, code, took });
     debug!(model = %entry.key, code, tier = by.map(|(tier, _)| tier.as_str()), ?took, "request over");
     reply
 }
@@ -146,7 +147,7 @@ fn refuse_classification(request: &InferRequest) -> Result<(), Refusal> {
 
 /// Who answered, and why.
 fn told(decision: &Decision, answer: &Answer, started: Instant) -> Parameters {
-    let mut parameters = Parameters::new();
+    let mut parameters = Parameters::with_capacity(6);
     parameters.insert("tier", answer.tier.as_str());
     parameters.insert("source", answer.source.as_str());
     parameters.insert("reason", decision.reason.as_str());

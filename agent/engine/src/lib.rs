@@ -8,12 +8,16 @@ mod learn;
 pub mod onnxruntime;
 pub mod probe;
 mod statistics;
+mod stop;
 mod validate;
 mod worker;
+
+use std::sync::Arc;
 
 use terrace_oip::{Datatype, Tensor};
 
 pub use statistics::{Runs, Statistics};
+pub use stop::Stop;
 pub use validate::InvalidInput;
 pub use worker::{Batching, InferError, LoadFigures, Model, ModelOptions, StartError};
 
@@ -31,8 +35,13 @@ pub trait Session: Send {
     /// What it takes and gives.
     fn signature(&self) -> &Signature;
 
-    /// Runs it on inputs that fit its signature.
+    /// Runs it on inputs that fit its signature. All outputs are computed; those that are named are copied.
     fn run(&mut self, inputs: &[Tensor], outputs: Option<&[String]>) -> Result<Vec<Tensor>, RunError>;
+
+    /// What stops its runs, where anything does.
+    fn stopper(&self) -> Arc<dyn Stop> {
+        Arc::new(stop::Unstoppable)
+    }
 }
 
 /// What runs models.

@@ -1,5 +1,6 @@
 //! ONNX Runtime, loaded from a shared library at run time, on its CPU execution provider.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,12 +12,13 @@ use ort::environment::Environment;
 use ort::ep::CPU;
 use ort::logging::{LogLevel, LoggerFunction};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{OutputSelector, RunOptions, SessionInputValue};
+use ort::session::{RunOptions, SessionInputValue, SessionInputs};
 use ort::value::{DynValue, Outlet, PrimitiveTensorElementType, TensorElementType, TensorRef, ValueType};
 use terrace_oip::{Datatype, Tensor, TensorData};
+use tracing::{error, warn};
 
 use crate::validate::{check_inputs, check_outputs};
-use crate::{Engine, LoadError, RunError, RuntimeInfo, Session, SessionOptions, Signature, TensorSpec};
+use crate::{Engine, LoadError, RunError, RuntimeInfo, Session, SessionOptions, Signature, Stop, TensorSpec};
 
 /// What runs a model here: the only provider that is registered, so nothing else can have taken a node of it.
 pub(crate) const PROVIDER: &str = "CPUExecutionProvider";
@@ -148,7 +150,8 @@ impl Engine for OnnxRuntime {
                 .collect::<Result<_, _>>()?,
             provider: PROVIDER.to_owned(),
         };
-        Ok(Box::new(OrtSession { session, signature }))
+        let options = Arc::new(RunOptions::new().map_err(refused)?);
+        Ok(Box::new(OrtSession { session, signature, options }))
     }
 }
 
@@ -156,6 +159,22 @@ impl Engine for OnnxRuntime {
 struct OrtSession {
     session: ort::session::Session,
     signature: Signature,
+    /// Of all its runs.
+    options: Arc<RunOptions>,
+}
+
+impl Stop for RunOptions {
+    fn stop(&self) {
+        if let Err(error) = self.terminate() {
+            warn!(%error, "a run cannot be stopped");
+        }
+    }
+
+    fn rearm(&self) {
+        if let Err(error) = self.unterminate() {
+            error!(%error, "a session stays stopped");
+        }
+    }
 }
 
 impl Session for OrtSession {
@@ -169,17 +188,20 @@ impl Session for OrtSession {
         let failed = |error: ort::Error| RunError::Failed(one_line(&error.to_string()));
         let values = inputs
             .iter()
-            .map(|tensor| Ok((tensor.name().to_owned(), input_value(tensor)?)))
-            .collect::<ort::Result<Vec<(String, SessionInputValue<'_>)>>>()
+            .map(|tensor| Ok((Cow::Borrowed(tensor.name()), input_value(tensor)?)))
+            .collect::<ort::Result<Vec<(Cow<'_, str>, SessionInputValue<'_>)>>>()
             .map_err(failed)?;
-        let wanted: Vec<String> = outputs.map_or_else(
-            || self.signature.outputs.iter().map(|output| output.name.clone()).collect(),
-            <[String]>::to_vec,
-        );
-        let selector = wanted.iter().fold(OutputSelector::no_default(), OutputSelector::with);
-        let options = RunOptions::new().map_err(failed)?.with_outputs(selector);
-        let ran = self.session.run_with_options(values, &options).map_err(failed)?;
-        wanted.iter().map(|name| output_tensor(name, ran.get(name))).collect()
+        let inputs = SessionInputs::<0>::ValueMap(values);
+        let ran = self.session.run_with_options(inputs, &self.options).map_err(failed)?;
+        let output = |name: &str| output_tensor(name, ran.get(name));
+        match outputs {
+            Some(wanted) => wanted.iter().map(|name| output(name)).collect(),
+            None => self.signature.outputs.iter().map(|spec| output(&spec.name)).collect(),
+        }
+    }
+
+    fn stopper(&self) -> Arc<dyn Stop> {
+        Arc::<RunOptions>::clone(&self.options)
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Statistics {
     pub answered: u64,
     /// Requests that failed.
     pub failed: u64,
+    /// Requests whose run was stopped: nobody waited for it any more.
+    pub stopped: u64,
     /// Rows that ran.
     pub rows: u64,
     /// How long requests waited, in all.
@@ -38,16 +40,27 @@ pub struct Runs {
 /// One run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// Requests that it answered, or failed.
+    /// Its requests.
     pub requests: u64,
-    /// Whether it failed.
-    pub failed: bool,
+    /// What became of them.
+    pub outcome: Outcome,
     /// Its rows.
     pub rows: usize,
     /// How long its requests had waited, in all.
     pub waited: Duration,
     /// How long it took.
     pub took: Duration,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With outputs.
+    Answered,
+    /// Without.
+    Failed,
+    /// Early: nobody waited for it any more.
+    Stopped,
 }
 
 /// Counts runs.
@@ -59,11 +72,11 @@ impl Counter {
     pub fn ran(&self, run: Run) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut done = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if run.failed {
-            done.failed += run.requests;
-        } else {
-            done.answered += run.requests;
-        }
+        *match run.outcome {
+            Outcome::Answered => &mut done.answered,
+            Outcome::Failed => &mut done.failed,
+            Outcome::Stopped => &mut done.stopped,
+        } += run.requests;
         done.rows += run.rows as u64;
         done.waited += run.waited;
         done.ran += run.took * u32::try_from(run.requests).unwrap_or(u32::MAX);

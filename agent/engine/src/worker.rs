@@ -15,7 +15,8 @@ use crate::batch::{are_alike, join, rows as rows_of, split, takes_rows};
 use crate::cases::CaseFailure;
 use crate::learn::{self, Alone, check_independence};
 use crate::probe::zeros;
-use crate::statistics::{Counter, Run, Statistics};
+use crate::statistics::{Counter, Outcome, Run, Statistics};
+use crate::stop::Underway;
 use crate::validate::{InvalidInput, check_inputs, check_outputs};
 use crate::{Engine, LoadError, RunError, Session, SessionOptions, Signature};
 
@@ -104,6 +105,10 @@ pub struct Model {
     figures: Arc<Figures>,
     /// The most rows that run at once.
     most_rows: usize,
+    /// What each session runs.
+    underway: Vec<Arc<Underway>>,
+    /// How many requests there were: each has a number.
+    requests: AtomicU64,
 }
 
 /// How busy a model is, and how long it takes.
@@ -126,6 +131,7 @@ struct Figures {
 
 /// One request on its way to a session.
 struct Job {
+    number: u64,
     inputs: Vec<Tensor>,
     outputs: Option<Vec<String>>,
     deadline: Option<Instant>,
@@ -171,13 +177,15 @@ impl Model {
             .ok_or_else(|| LoadError::Refused("no session".to_owned()))?;
         let (queue, jobs) = crossbeam_channel::bounded(options.queue.max(1));
         let figures = Arc::new(Figures::default());
+        let mut underway = Vec::with_capacity(sessions.len());
         for session in sessions {
             let (jobs, figures) = (jobs.clone(), Arc::clone(&figures));
-            thread::Builder::new()
-                .name(thread_name(&options.name))
-                .spawn(move || Worker { session, jobs, figures, most_rows, held: None }.work())?;
+            let of_this = Arc::new(Underway::new(session.stopper()));
+            underway.push(Arc::clone(&of_this));
+            let worker = Worker { session, jobs, figures, most_rows, underway: of_this, held: None };
+            thread::Builder::new().name(thread_name(&options.name)).spawn(move || worker.work())?;
         }
-        Ok(Self { queue, signature, figures, most_rows })
+        Ok(Self { queue, signature, figures, most_rows, underway, requests: AtomicU64::new(0) })
     }
 
     /// What it takes and gives.
@@ -205,8 +213,8 @@ impl Model {
         }
     }
 
-    /// Runs the model. The caller hears of a passed deadline at the deadline, whatever still runs; a request whose
-    /// caller is gone is dropped unrun.
+    /// Runs the model. The caller hears of a passed deadline at the deadline, whatever still runs. A request whose caller
+    /// is gone is dropped unrun, and a run that has lost its last one is stopped.
     pub async fn infer(
         &self,
         inputs: Vec<Tensor>,
@@ -215,8 +223,19 @@ impl Model {
     ) -> Result<Vec<Tensor>, InferError> {
         check_inputs(&self.signature, &inputs)?;
         check_outputs(&self.signature, outputs.as_deref())?;
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        // Dropped behind `answer`, so that a run that begins meanwhile sees at least one of them gone.
+        let mut waiting = Waiting { model: self, number, is_answered: false };
         let (reply, answer) = oneshot::channel();
-        let job = Job { inputs, outputs, deadline, queued: Instant::now(), span: Span::current(), reply };
+        let job = Job {
+            number,
+            inputs,
+            outputs,
+            deadline,
+            queued: Instant::now(),
+            span: Span::current(),
+            reply,
+        };
         self.queue.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => InferError::QueueFull,
             TrySendError::Disconnected(_) => InferError::Stopped,
@@ -227,7 +246,23 @@ impl Model {
                 .map_err(|_| InferError::DeadlineExceeded)?,
             None => answer.await,
         };
+        waiting.is_answered = true;
         answered.unwrap_or(Err(InferError::Stopped))
+    }
+}
+
+/// Somebody who waits for a request's answer.
+struct Waiting<'a> {
+    model: &'a Model,
+    number: u64,
+    is_answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            let _found = self.model.underway.iter().any(|underway| underway.abandon(self.number));
+        }
     }
 }
 
@@ -266,6 +301,7 @@ struct Worker {
     jobs: Receiver<Job>,
     figures: Arc<Figures>,
     most_rows: usize,
+    underway: Arc<Underway>,
     /// Taken from the queue, and not fit to run with those before it.
     held: Option<Job>,
 }
@@ -330,17 +366,40 @@ impl Worker {
         let begun = Instant::now();
         let together = if batch.len() > 1 { self.run_together(&batch) } else { None };
         if let Some(outputs) = together {
-            self.figures.ran(&batch, begun, false);
+            self.figures.ran(&batch, begun, Outcome::Answered);
             for (job, tensors) in batch.into_iter().zip(outputs) {
                 self.answer(job, Ok(tensors));
             }
+        } else if batch.len() > 1 && batch.iter().all(|job| job.reply.is_closed()) {
+            self.figures.ran(&batch, begun, Outcome::Stopped);
+            self.figures.running.fetch_sub(batch.len(), Ordering::Relaxed);
         } else {
             // What fails together may be one request's fault.
             for job in batch {
-                let answer = self.run_alone(&job);
-                self.answer(job, answer);
+                if let Some(job) = awaited(job) {
+                    let answer = self.run_alone(&job);
+                    self.answer(job, answer);
+                } else {
+                    self.figures.running.fetch_sub(1, Ordering::Relaxed);
+                }
             }
         }
+    }
+
+    /// Runs the session, for as long as somebody waits for one of these requests.
+    fn run_for(
+        &mut self,
+        jobs: &[Job],
+        inputs: &[Tensor],
+    ) -> thread::Result<Result<Vec<Tensor>, RunError>> {
+        let awaited = jobs.iter().filter(|job| !job.reply.is_closed()).map(|job| job.number);
+        if !self.underway.begin(awaited) {
+            return Ok(Err(RunError::Failed("nobody waits for it".to_owned())));
+        }
+        let (session, outputs) = (&mut self.session, jobs.first().and_then(|job| job.outputs.as_deref()));
+        let ran = catch_unwind(AssertUnwindSafe(|| session.run(inputs, outputs)));
+        self.underway.end();
+        ran
     }
 
     fn answer(&self, job: Job, answer: Result<Vec<Tensor>, InferError>) {
@@ -353,17 +412,19 @@ impl Worker {
         let requests: Vec<&[Tensor]> = batch.iter().map(|job| &*job.inputs).collect();
         let rows: Option<Vec<usize>> = requests.iter().map(|request| rows_of(request)).collect();
         let (rows, joined) = (rows?, join(&requests)?);
-        let session = &mut self.session;
-        let ran = catch_unwind(AssertUnwindSafe(|| session.run(&joined, batch[0].outputs.as_deref())));
-        split(&ran.ok()?.ok()?, &rows)
+        split(&self.run_for(batch, &joined).ok()?.ok()?, &rows)
     }
 
     fn run_alone(&mut self, job: &Job) -> Result<Vec<Tensor>, InferError> {
         let _entered = job.span.enter();
         let begun = Instant::now();
-        let session = &mut self.session;
-        let ran = catch_unwind(AssertUnwindSafe(|| session.run(&job.inputs, job.outputs.as_deref())));
-        self.figures.ran(std::slice::from_ref(job), begun, !matches!(ran, Ok(Ok(_))));
+        let ran = self.run_for(std::slice::from_ref(job), &job.inputs);
+        let outcome = match &ran {
+            Ok(Ok(_)) => Outcome::Answered,
+            Ok(Err(_)) if job.reply.is_closed() => Outcome::Stopped,
+            Ok(Err(_)) | Err(_) => Outcome::Failed,
+        };
+        self.figures.ran(std::slice::from_ref(job), begun, outcome);
         match ran {
             Ok(Ok(tensors)) => Ok(tensors),
             Ok(Err(RunError::InvalidInput(error))) => Err(InferError::InvalidInput(error)),
@@ -411,13 +472,13 @@ fn thread_name(model: &str) -> String {
 }
 
 impl Figures {
-    /// Counts a run that answered `batch`, or failed.
-    fn ran(&self, batch: &[Job], begun: Instant, failed: bool) {
+    /// Counts a run of `batch`.
+    fn ran(&self, batch: &[Job], begun: Instant, outcome: Outcome) {
         let took = begun.elapsed();
         self.took(took);
         self.done.ran(Run {
             requests: batch.len() as u64,
-            failed,
+            outcome,
             rows: batch.iter().map(|job| rows_of(&job.inputs).unwrap_or(1)).sum(),
             waited: batch.iter().map(|job| begun.saturating_duration_since(job.queued)).sum(),
             took,

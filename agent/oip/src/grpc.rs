@@ -142,7 +142,7 @@ fn read_parameter(parameter: InferParameter) -> Result<Parameter, Fault> {
     match parameter.parameter_choice.ok_or(Fault::Missing)? {
         ParameterChoice::BoolParam(value) => Ok(Parameter::Bool(value)),
         ParameterChoice::Int64Param(value) => Ok(Parameter::Int(value)),
-        ParameterChoice::StringParam(value) => Ok(Parameter::String(value)),
+        ParameterChoice::StringParam(value) => Ok(Parameter::String(value.into())),
         ParameterChoice::DoubleParam(value) if value.is_finite() => Ok(Parameter::Double(value)),
         ParameterChoice::DoubleParam(_) => Err(Fault::OutOfRange { datatype: "a number parameter (double)" }),
         ParameterChoice::Uint64Param(value) => i64::try_from(value)
@@ -156,7 +156,7 @@ fn write_parameter(parameter: &Parameter) -> InferParameter {
         Parameter::Bool(value) => ParameterChoice::BoolParam(*value),
         Parameter::Int(value) => ParameterChoice::Int64Param(*value),
         Parameter::Double(value) => ParameterChoice::DoubleParam(*value),
-        Parameter::String(value) => ParameterChoice::StringParam(value.clone()),
+        Parameter::String(value) => ParameterChoice::StringParam(value.to_string()),
     };
     InferParameter { parameter_choice: Some(choice) }
 }

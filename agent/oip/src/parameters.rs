@@ -1,5 +1,6 @@
 //! Parameters of a request, a response or a tensor: scalars by name, in the order in which they came.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
@@ -19,7 +20,7 @@ pub enum Parameter {
     /// Any other number.
     Double(f64),
     /// A text.
-    String(String),
+    String(Cow<'static, str>),
 }
 
 impl fmt::Debug for Parameter {
@@ -35,12 +36,20 @@ impl fmt::Debug for Parameter {
 
 /// Parameters in order; a name occurs once.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Parameters(Vec<(String, Parameter)>);
+pub struct Parameters(Vec<(Name, Parameter)>);
+
+/// A parameter's name: one of ours, or what was sent.
+type Name = Cow<'static, str>;
 
 impl Parameters {
     /// None yet.
     pub const fn new() -> Self {
         Self(Vec::new())
+    }
+
+    /// None yet, with room for so many.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self(Vec::with_capacity(capacity))
     }
 
     /// How many.
@@ -59,7 +68,7 @@ impl Parameters {
     }
 
     /// Sets a name's value, in its old place where it had one; returns the old value.
-    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<Parameter>) -> Option<Parameter> {
+    pub fn insert(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Parameter>) -> Option<Parameter> {
         let (name, value) = (name.into(), value.into());
         if let Some((_, known)) = self.0.iter_mut().find(|(known, _)| *known == name) {
             return Some(std::mem::replace(known, value));
@@ -76,13 +85,13 @@ impl Parameters {
 
     /// Names and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Parameter)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value))
+        self.0.iter().map(|(name, value)| (&**name, value))
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut parameters = Vec::new();
         reader.members(MAX_PARAMETERS, "parameters", |reader, name| {
-            parameters.push((name.to_owned(), Parameter::read(reader)?));
+            parameters.push((name.to_owned().into(), Parameter::read(reader)?));
             Ok(())
         })?;
         Ok(Self(parameters))
@@ -125,7 +134,7 @@ impl Parameter {
         const EXPECTED: &str = "a boolean, a number or a string";
         match reader.kind()? {
             JsonKind::Boolean => reader.boolean().map(Self::Bool),
-            JsonKind::String => reader.string().map(|text| Self::String(text.into_owned())),
+            JsonKind::String => reader.string().map(|text| Self::String(text.into_owned().into())),
             JsonKind::Number => {
                 let number = reader.number(EXPECTED)?;
                 Ok(if number.is_integer() {
@@ -147,16 +156,16 @@ impl Serialize for Parameters {
     }
 }
 
-impl Extend<(String, Parameter)> for Parameters {
-    fn extend<I: IntoIterator<Item = (String, Parameter)>>(&mut self, parameters: I) {
+impl<N: Into<Cow<'static, str>>> Extend<(N, Parameter)> for Parameters {
+    fn extend<I: IntoIterator<Item = (N, Parameter)>>(&mut self, parameters: I) {
         for (name, value) in parameters {
             self.insert(name, value);
         }
     }
 }
 
-impl FromIterator<(String, Parameter)> for Parameters {
-    fn from_iter<I: IntoIterator<Item = (String, Parameter)>>(parameters: I) -> Self {
+impl<N: Into<Cow<'static, str>>> FromIterator<(N, Parameter)> for Parameters {
+    fn from_iter<I: IntoIterator<Item = (N, Parameter)>>(parameters: I) -> Self {
         let mut collected = Self::new();
         collected.extend(parameters);
         collected
@@ -164,7 +173,7 @@ impl FromIterator<(String, Parameter)> for Parameters {
 }
 
 impl IntoIterator for Parameters {
-    type Item = (String, Parameter);
+    type Item = (Cow<'static, str>, Parameter);
     type IntoIter = std::vec::IntoIter<Self::Item>;
 
     fn into_iter(self) -> Self::IntoIter {
@@ -192,13 +201,13 @@ impl From<f64> for Parameter {
 
 impl From<String> for Parameter {
     fn from(value: String) -> Self {
-        Self::String(value)
+        Self::String(value.into())
     }
 }
 
-impl From<&str> for Parameter {
-    fn from(value: &str) -> Self {
-        Self::String(value.to_owned())
+impl From<&'static str> for Parameter {
+    fn from(value: &'static str) -> Self {
+        Self::String(value.into())
     }
 }
 
@@ -211,7 +220,7 @@ mod tests {
         let mut parameters = Parameters::new();
         parameters.insert("tier", "edge");
         parameters.insert("confidence", 0.5);
-        assert_eq!(parameters.insert("tier", "cloud"), Some(Parameter::String("edge".to_owned())));
+        assert_eq!(parameters.insert("tier", "cloud"), Some(Parameter::String("edge".into())));
         parameters.insert("attempts", 2);
         assert_eq!(parameters.remove("confidence"), Some(Parameter::Double(0.5)));
         assert_eq!(parameters.get("confidence"), None);

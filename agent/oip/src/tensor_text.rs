@@ -5,7 +5,6 @@ use serde::{Serialize, Serializer};
 
 use crate::error::EncodeError;
 use crate::half_text::{shortest_bf16, shortest_f16};
-use crate::parameters::Parameters;
 use crate::tensor::{Tensor, TensorData};
 use crate::tensor_json::BINARY_SIZE;
 
@@ -62,6 +61,15 @@ impl TensorText<'_> {
     }
 }
 
+/// The parameter that says how many bytes follow.
+struct BinarySize(usize);
+
+impl Serialize for BinarySize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map([(BINARY_SIZE, self.0)])
+    }
+}
+
 struct DataText<'a>(&'a TensorData);
 
 impl Serialize for TensorText<'_> {
@@ -71,9 +79,7 @@ impl Serialize for TensorText<'_> {
         object.serialize_field("datatype", self.tensor.datatype().as_str())?;
         object.serialize_field("shape", self.tensor.shape())?;
         if self.is_binary {
-            let size = i64::try_from(self.tensor.data().raw_size()).unwrap_or(i64::MAX);
-            let parameters: Parameters = [(BINARY_SIZE.to_owned(), size.into())].into_iter().collect();
-            object.serialize_field("parameters", &parameters)?;
+            object.serialize_field("parameters", &BinarySize(self.tensor.data().raw_size()))?;
         } else {
             object.serialize_field("data", &DataText(self.tensor.data()))?;
         }

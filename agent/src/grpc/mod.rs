@@ -216,7 +216,7 @@ impl Exchange for Grpc {
 
     fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
         let (version, parameters, outputs) = match reply.output {
-            Output::Local { revision, tensors } => (revision, reply.parameters, tensors),
+            Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
             Output::Relayed(relayed) => {
                 let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
                 let mut parameters: Parameters = told.parameters;
@@ -226,7 +226,7 @@ impl Exchange for Grpc {
             }
         };
         let id = reply.request.id.clone();
-        Ok(grpc::response(reply.model_name, version, id, &parameters, outputs))
+        Ok(grpc::response(reply.model_name.into_owned(), version, id, &parameters, outputs))
     }
 }
 

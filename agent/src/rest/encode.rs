@@ -34,10 +34,10 @@ impl Encoded {
     /// Encodes a reply as its request asks.
     pub fn new(reply: Reply<'_>) -> Result<Self, Refusal> {
         match reply.output {
-            Output::Local { revision, tensors } => {
+            Output::Local { served, tensors } => {
                 let response = InferResponse {
                     model_name: &reply.model_name,
-                    model_version: Some(&revision),
+                    model_version: Some(served.revision()),
                     id: reply.request.id.as_deref(),
                     parameters: &reply.parameters,
                     outputs: &tensors,

@@ -422,6 +422,7 @@ impl Shared {
 
     fn publish(&self, revision: &Revision, policy: Policy, local: Local) {
         self.node.registry.publish(Entry {
+            label: revision.key().to_string().into(),
             key: revision.key(),
             policy: Arc::new(policy),
             upstreams: revision.model.upstreams.clone(),

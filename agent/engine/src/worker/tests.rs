@@ -147,6 +147,7 @@ fn queue(
 ) -> oneshot::Receiver<Result<Vec<Tensor>, InferError>> {
     let (reply, answer) = oneshot::channel();
     let job = Job {
+        number: 0,
         inputs: number("x", x),
         outputs: None,
         deadline,
@@ -309,7 +310,8 @@ async fn a_model_whose_threads_are_gone_says_so() {
     let (queue, jobs) = crossbeam_channel::bounded(1);
     drop(jobs);
     let signature = Signature { inputs: vec![], outputs: vec![], provider: String::new() };
-    let model = Model { queue, signature, figures: Arc::default(), most_rows: 1 };
+    let (figures, requests) = (Arc::default(), AtomicU64::new(0));
+    let model = Model { queue, signature, figures, most_rows: 1, underway: Vec::new(), requests };
     assert_eq!(model.infer(vec![], None, None).await, Err(InferError::Stopped));
 }
 

@@ -81,6 +81,15 @@ pub fn bomb_at_run(size: i64) -> Vec<u8> {
 
 /// Adds the input to itself 2^63 - 1 times, once it runs.
 pub fn endless() -> Vec<u8> {
+    looping(true)
+}
+
+/// Adds the input to itself as often as another input says.
+pub fn turning() -> Vec<u8> {
+    looping(false)
+}
+
+fn looping(is_endless: bool) -> Vec<u8> {
     let (go_on, number) = (tensor_type(Element::Bool, &[]), tensor_type(Element::Int64, &[1]));
     let body = Graph {
         nodes: vec![
@@ -96,12 +105,17 @@ pub fn endless() -> Vec<u8> {
         ..Graph::default()
     };
     let body = graph_attribute("body", &body.message());
-    Graph {
+    let mut graph = Graph {
         nodes: vec![node("Loop", &["rounds", "yes", "x"], &["y"], &[body])],
-        constants: vec![int64s("rounds", &[], &[i64::MAX]), tensor("yes", Element::Bool, &[], &[1])],
+        constants: vec![tensor("yes", Element::Bool, &[], &[1])],
         inputs: vec![value("x", &number)],
         outputs: vec![value("y", &number)],
         ..Graph::default()
+    };
+    if is_endless {
+        graph.constants.push(int64s("rounds", &[], &[i64::MAX]));
+    } else {
+        graph.inputs.push(value("rounds", &tensor_type(Element::Int64, &[])));
     }
-    .model()
+    graph.model()
 }

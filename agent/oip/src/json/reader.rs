@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 use super::Number;
 use crate::error::{DecodeError, Fault, JsonKind};
 use crate::limits::{MAX_DEPTH, MAX_FIELDS};
@@ -167,7 +169,7 @@ impl<'a> Reader<'a> {
         what: &'static str,
         mut member: impl FnMut(&mut Self, &str) -> Result<(), DecodeError>,
     ) -> Result<(), DecodeError> {
-        let mut seen: Vec<Cow<'a, str>> = Vec::new();
+        let mut seen: SmallVec<[Cow<'a, str>; 8]> = SmallVec::new();
         let mut more = self.open_object()?;
         while more {
             let key = self.key()?;

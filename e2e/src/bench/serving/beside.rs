@@ -28,7 +28,7 @@ impl Both {
         let address = agent.http;
         small.check(address).await?;
         big.check(address).await?;
-        let aim = |question: &Question| Aim { address, request: question.wire(address) };
+        let aim = |question: &Question| Aim { address, request: question.wire(address), is_grpc: false };
         Ok(Self { small: aim(small), big: aim(big), agent, _site: site })
     }
 

@@ -21,12 +21,13 @@ const fn cell(model: &'static Model, encoding: Encoding, clients: usize, session
     Cell { model, encoding, clients, sessions }
 }
 
-use Encoding::{Binary, Json};
-const CELLS: [Cell; 10] = [
+use Encoding::{Binary, Grpc, Json};
+const CELLS: [Cell; 11] = [
     cell(&MLP, Binary, 1, 1),
     cell(&MLP, Binary, 8, 1),
     cell(&MLP, Binary, 32, 1),
     cell(&MLP, Json, 32, 1),
+    cell(&MLP, Grpc, 32, 1),
     cell(&CNN, Binary, 1, 1),
     cell(&CNN, Binary, 8, 2),
     cell(&CNN, Json, 1, 1),
@@ -109,6 +110,9 @@ pub async fn measure(report: &mut Report, bench: &Bench) -> Result<()> {
     let mut measured = Vec::new();
     for cell in &CELLS {
         let title = cell.title();
+        if bench.only.as_ref().is_some_and(|only| !title.contains(only)) {
+            continue;
+        }
         report.section(&title, &format!("A request is a row of {}.", cell.model.shape(1)));
         let (all, missing) = cell.measure(bench).await.with_context(|| title.clone())?;
         compare::table(report, &all);

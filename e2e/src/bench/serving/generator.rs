@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-use super::cpu;
+use super::{cpu, grpc};
 use crate::dice::Dice;
 use crate::wait::LIMIT;
 
@@ -34,6 +34,7 @@ pub struct Aim {
     pub address: SocketAddr,
     /// All of it, head and body.
     pub request: Bytes,
+    pub is_grpc: bool,
 }
 
 /// One answer, with status 200.
@@ -108,7 +109,7 @@ impl Drop for Load {
 
 async fn closed(aim: Aim, clients: usize, stop: Arc<AtomicBool>) -> Result<Answers> {
     let client = |aim: Aim, stop: Arc<AtomicBool>| async move {
-        let mut connection = Connection::open(aim.address).await?;
+        let mut connection = Connection::open(&aim).await?;
         let mut answers = Vec::new();
         let mut asked = Instant::now();
         while !stop.load(Ordering::Relaxed) {
@@ -131,7 +132,7 @@ async fn open(aim: Aim, rate: f64, stop: Arc<AtomicBool>) -> Result<Answers> {
     let queue = Arc::new(Queue::default());
     let mut tasks = Vec::new();
     for _ in 0..OPEN_CONNECTIONS {
-        let mut connection = Connection::open(aim.address).await?;
+        let mut connection = Connection::open(&aim).await?;
         let (queue, request) = (Arc::clone(&queue), aim.request.clone());
         tasks.push(tokio::spawn(async move {
             let mut answers = Vec::new();
@@ -238,12 +239,36 @@ impl Timer {
 }
 
 /// A connection that is kept.
-struct Connection {
+enum Connection {
+    Http(Http),
+    Grpc(grpc::Connection),
+}
+
+impl Connection {
+    async fn open(aim: &Aim) -> Result<Self> {
+        Ok(if aim.is_grpc {
+            Self::Grpc(grpc::Connection::open(aim.address).await?)
+        } else {
+            Self::Http(Http::open(aim.address).await?)
+        })
+    }
+
+    /// Sends a request and reads over its answer, which must be a good one.
+    async fn exchange(&mut self, request: &[u8]) -> Result<()> {
+        match self {
+            Self::Http(connection) => connection.exchange(request).await,
+            Self::Grpc(connection) => connection.exchange(request).await.map(drop),
+        }
+    }
+}
+
+/// A connection of HTTP/1.1.
+struct Http {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
-impl Connection {
+impl Http {
     async fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;

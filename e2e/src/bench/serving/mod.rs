@@ -6,9 +6,11 @@ mod compare;
 mod cpu;
 mod floor;
 mod generator;
+mod grpc;
 mod helper;
 mod open;
 mod peers;
+mod protobuf;
 mod question;
 mod raw;
 mod target;
@@ -31,6 +33,8 @@ const ROUNDS: usize = 11;
 /// What all measurements need.
 struct Bench {
     rounds: usize,
+    /// What a cell's title must contain to be measured; nothing else is, then.
+    only: Option<String>,
     /// The folder of the models.
     models: PathBuf,
     raw: Raw,
@@ -43,13 +47,16 @@ pub async fn run() -> Result<String> {
         setting("ROUNDS").map_or(Ok(ROUNDS), |rounds| rounds.parse()).context("ROUNDS is a number")?;
     let models = models()?;
     let raw = Raw::compile(&models)?;
-    let bench = Bench { rounds, models, raw, peers: Peers::chosen(setting("PEERS").as_deref()) };
+    let only = setting("ONLY");
+    let bench = Bench { rounds, only, models, raw, peers: Peers::chosen(setting("PEERS").as_deref()) };
     let mut report = Report::default();
     machine::describe(&mut report, "make bench-serving")?;
     method(&mut report, &bench);
     cells::measure(&mut report, &bench).await?;
-    beside::measure(&mut report, &bench).await?;
-    open::measure(&mut report, &bench).await?;
+    if bench.only.is_none() {
+        beside::measure(&mut report, &bench).await?;
+        open::measure(&mut report, &bench).await?;
+    }
     machine::load_at_end(&mut report)?;
     Ok(report.markdown())
 }

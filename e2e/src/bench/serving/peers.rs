@@ -34,7 +34,12 @@ impl Peers {
 
     /// Those that know an encoding.
     pub fn that_know(&self, encoding: Encoding) -> impl Iterator<Item = &'static str> {
-        let known = move |(_, binary): &&(&str, bool)| *binary || encoding == Encoding::Json;
+        let known = move |(_, binary): &&(&str, bool)| match encoding {
+            Encoding::Json => true,
+            Encoding::Binary => *binary,
+            // Not set up here.
+            Encoding::Grpc => false,
+        };
         self.taken.iter().filter(known).map(|(name, _)| *name)
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::raw::Raw;
+use super::{grpc, protobuf};
 use crate::dice::Dice;
 use crate::http::{Reply, Request, send};
 
@@ -35,11 +36,20 @@ pub const ECHO: Model = Model { name: "echo", shape: &[3 * 224 * 224] };
 pub enum Encoding {
     Json,
     Binary,
+    Grpc,
+}
+
+/// How a request travels.
+#[derive(Clone, Debug)]
+enum Sent {
+    Http(Request),
+    /// A call's frames.
+    Grpc(Vec<u8>),
 }
 
 /// One row for a model, and its answer by the bare runtime.
 pub struct Question {
-    request: Request,
+    request: Sent,
     expected: Vec<f32>,
 }
 
@@ -67,6 +77,7 @@ impl Encoding {
         match self {
             Self::Json => "json",
             Self::Binary => "binary",
+            Self::Grpc => "gRPC",
         }
     }
 }
@@ -74,13 +85,31 @@ impl Encoding {
 impl Question {
     /// One row for this model.
     pub fn of(model: &Model, encoding: Encoding, raw: &Raw) -> Result<Self> {
-        Ok(Self { request: request(model, encoding)?, expected: raw.answer(model)? })
+        let request = match encoding {
+            Encoding::Grpc => Sent::Grpc(call(model)?),
+            Encoding::Json | Encoding::Binary => Sent::Http(request(model, encoding)?),
+        };
+        Ok(Self { request, expected: raw.answer(model)? })
+    }
+
+    /// Whether it is asked over gRPC, which may have a port of its own.
+    pub const fn is_grpc(&self) -> bool {
+        matches!(self.request, Sent::Grpc(_))
     }
 
     /// Asks once and checks the answer; its body's bytes.
     pub async fn check(&self, address: SocketAddr) -> Result<Bytes> {
-        let reply = send(address, &self.request).await?.answered()?;
-        let outputs = outputs(&reply)?;
+        let (outputs, body) = match &self.request {
+            Sent::Http(request) => {
+                let reply = send(address, request).await?.answered()?;
+                (outputs(&reply)?, reply.body)
+            }
+            Sent::Grpc(call) => {
+                let answer = grpc::Connection::open(address).await?.exchange(call).await?;
+                let outputs = floats_of(protobuf::output(grpc::message(&answer)?)?);
+                (outputs, answer.into())
+            }
+        };
         ensure!(
             outputs.len() == self.expected.len(),
             "{} outputs, not {}",
@@ -89,12 +118,15 @@ impl Question {
         );
         let close = |(is, should): (&f32, &f32)| (is - should).abs() <= ABSOLUTE + RELATIVE * should.abs();
         ensure!(outputs.iter().zip(&self.expected).all(close), "the answer is wrong");
-        Ok(reply.body)
+        Ok(body)
     }
 
     /// All bytes of the request.
     pub fn wire(&self, address: SocketAddr) -> Bytes {
-        let Request { method, path, headers, body } = &self.request;
+        let Request { method, path, headers, body } = match &self.request {
+            Sent::Http(request) => request,
+            Sent::Grpc(call) => return call.clone().into(),
+        };
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let length = body.len();
         let head = format!(
@@ -102,6 +134,12 @@ impl Question {
         );
         [head.as_bytes(), body].concat().into()
     }
+}
+
+/// A call's frames.
+fn call(model: &Model) -> Result<Vec<u8>> {
+    let message = protobuf::request(model.name, model.axes(1), &bytes_of(&model.input(1)));
+    grpc::call("/inference.GRPCInferenceService/ModelInfer", &message)
 }
 
 /// The members in the order in which Triton's client writes them.

@@ -70,7 +70,7 @@ impl Server {
     /// An agent of its own for a model, which has answered rightly; and the length of its answers.
     pub async fn terrace(folder: &Path, model: (&Model, u16), question: &Question) -> Result<(Self, usize)> {
         let (agent, site) = agent(folder, &[model]).await?;
-        let address = agent.http;
+        let address = if question.is_grpc() { agent.grpc } else { agent.http };
         let length = question.check(address).await?.len();
         let process = Process::Agent { agent, _site: site };
         Ok((Self::at(address, process, question), length))
@@ -90,7 +90,7 @@ impl Server {
     }
 
     fn at(address: SocketAddr, process: Process, question: &Question) -> Self {
-        let aim = Aim { address, request: question.wire(address) };
+        let aim = Aim { address, request: question.wire(address), is_grpc: question.is_grpc() };
         Self { process, aim, left: None }
     }
 

@@ -1,0 +1,70 @@
+//! Runs that nobody waits for any more, in the real ONNX Runtime: its thread must be free for those who do.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::models::turning;
+use support::runtime;
+use terrace_engine::{Batching, InferError, Model, ModelOptions};
+use terrace_oip::{Tensor, TensorData};
+
+/// How long something may take that takes no time.
+const SOON: Duration = Duration::from_secs(20);
+
+/// With one thread: a run that does not end leaves nobody to answer.
+fn model() -> Model {
+    let options = ModelOptions {
+        name: "turning".to_owned(),
+        threads: 1,
+        instances: 1,
+        queue: 8,
+        batching: Batching::Learned,
+    };
+    Model::load(&runtime(), &turning(), &options, &[], |_| Ok(())).unwrap()
+}
+
+fn rounds(count: i64) -> Vec<Tensor> {
+    let tensor = |name, shape, value| Tensor::new(name, shape, TensorData::Int64(vec![value])).unwrap();
+    vec![tensor("x", vec![1], 1), tensor("rounds", vec![], count)]
+}
+
+/// What one round gives, asked without a deadline.
+async fn one_round(model: &Model) -> Vec<Tensor> {
+    let answer = tokio::time::timeout(SOON, model.infer(rounds(1), None, None)).await;
+    answer.expect("the thread is free").unwrap()
+}
+
+#[tokio::test]
+async fn a_run_past_its_deadline_is_stopped_and_the_next_one_is_answered() {
+    let model = model();
+    for _ in 0..3 {
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let late = model.infer(rounds(i64::MAX), None, Some(deadline)).await;
+        assert_eq!(late, Err(InferError::DeadlineExceeded));
+        let TensorData::Int64(sums) = one_round(&model).await[0].data().clone() else { panic!("not numbers") };
+        assert_eq!(sums, [2]);
+    }
+    let done = model.statistics();
+    assert_eq!((done.answered, done.failed, done.stopped), (3, 0, 3));
+}
+
+#[tokio::test]
+async fn a_run_whose_caller_has_gone_is_stopped() {
+    let model = model();
+    let gone = async {
+        let limit = Instant::now() + SOON;
+        while model.load_figures().running == 0 {
+            assert!(Instant::now() < limit, "nothing runs");
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        answer = model.infer(rounds(i64::MAX), None, None) => panic!("{answer:?}"),
+        () = gone => {}
+    }
+    one_round(&model).await;
+    assert_eq!(model.statistics().stopped, 1);
+}
