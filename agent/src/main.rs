@@ -60,8 +60,8 @@ use terrace_egress::Egress;
 
 /// Ports that are drained at the end.
 const PORTS: usize = 3;
-/// Threads that speak to clients and tiers; models run on threads of their own.
-const IO_THREADS: usize = 2;
+/// The most threads that speak to clients and tiers.
+const IO_THREADS: usize = 4;
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == probe::SUBCOMMAND) {
@@ -84,7 +84,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         .map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(IO_THREADS)
+        .worker_threads(io_threads())
         .thread_name("io")
         .enable_all()
         .build()
@@ -93,6 +93,12 @@ fn run(args: Args) -> anyhow::Result<()> {
     // A load that hangs in native code must not keep a process that is done.
     runtime.shutdown_background();
     ended
+}
+
+/// How many threads speak to clients and tiers. Models run on threads of their own, and need the other cores.
+fn io_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).clamp(1, IO_THREADS)
 }
 
 /// As many files and connections as the system permits: what a shell gives is a quarter of --max-connections.
