@@ -161,6 +161,7 @@ pub fn index(node: &Node) -> Vec<Indexed> {
 fn entries(node: &Node) -> Vec<(String, Arc<Entry>)> {
     let mut keys = node.registry.keys();
     keys.sort();
-    let entry = |key: ModelKey| Some((key.to_url(&node.default_namespace).into_owned(), node.registry.get(&key)?));
+    let entry =
+        |key: ModelKey| Some((key.to_url(&node.default_namespace).into_owned(), node.registry.get(&key)?));
     keys.into_iter().filter_map(entry).collect()
 }

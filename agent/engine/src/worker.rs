@@ -227,15 +227,8 @@ impl Model {
         // Dropped behind `answer`, so that a run that begins meanwhile sees at least one of them gone.
         let mut waiting = Waiting { model: self, number, is_answered: false };
         let (reply, answer) = oneshot::channel();
-        let job = Job {
-            number,
-            inputs,
-            outputs,
-            deadline,
-            queued: Instant::now(),
-            span: Span::current(),
-            reply,
-        };
+        let job =
+            Job { number, inputs, outputs, deadline, queued: Instant::now(), span: Span::current(), reply };
         self.queue.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => InferError::QueueFull,
             TrySendError::Disconnected(_) => InferError::Stopped,
@@ -387,11 +380,7 @@ impl Worker {
     }
 
     /// Runs the session, for as long as somebody waits for one of these requests.
-    fn run_for(
-        &mut self,
-        jobs: &[Job],
-        inputs: &[Tensor],
-    ) -> thread::Result<Result<Vec<Tensor>, RunError>> {
+    fn run_for(&mut self, jobs: &[Job], inputs: &[Tensor]) -> thread::Result<Result<Vec<Tensor>, RunError>> {
         let awaited = jobs.iter().filter(|job| !job.reply.is_closed()).map(|job| job.number);
         if !self.underway.begin(awaited) {
             return Ok(Err(RunError::Failed("nobody waits for it".to_owned())));

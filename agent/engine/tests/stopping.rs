@@ -44,7 +44,9 @@ async fn a_run_past_its_deadline_is_stopped_and_the_next_one_is_answered() {
         let deadline = Instant::now() + Duration::from_millis(50);
         let late = model.infer(rounds(i64::MAX), None, Some(deadline)).await;
         assert_eq!(late, Err(InferError::DeadlineExceeded));
-        let TensorData::Int64(sums) = one_round(&model).await[0].data().clone() else { panic!("not numbers") };
+        let TensorData::Int64(sums) = one_round(&model).await[0].data().clone() else {
+            panic!("not numbers")
+        };
         assert_eq!(sums, [2]);
     }
     let done = model.statistics();

@@ -68,7 +68,11 @@ impl Parameters {
     }
 
     /// Sets a name's value, in its old place where it had one; returns the old value.
-    pub fn insert(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Parameter>) -> Option<Parameter> {
+    pub fn insert(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<Parameter>,
+    ) -> Option<Parameter> {
         let (name, value) = (name.into(), value.into());
         if let Some((_, known)) = self.0.iter_mut().find(|(known, _)| *known == name) {
             return Some(std::mem::replace(known, value));

@@ -35,8 +35,9 @@ pub async fn hold(State(room): State<Room>, mut request: Request, next: Next) ->
     let held = Held::default();
     request.extensions_mut().insert(held.clone());
     let patience = patience(request.headers());
-    let request =
-        request.map(|inner| Body::new(HeldBody { inner, room, held, bytes: 0, patience: Box::pin(sleep(patience)) }));
+    let request = request.map(|inner| {
+        Body::new(HeldBody { inner, room, held, bytes: 0, patience: Box::pin(sleep(patience)) })
+    });
     next.run(request).await
 }
 
