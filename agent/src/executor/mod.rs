@@ -1,23 +1,22 @@
 //! Walks the candidates of a decision until one answers, inside the time that is left. Never adds one.
 
+mod attempt;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
 use serde::Serialize;
 use terrace_crds::Tier;
-use terrace_engine::InferError;
 use terrace_oip::Tensor;
-use terrace_tiering::{self as tiering, Candidate, Decision, RemoteTier, Source};
-use tracing::debug;
+use terrace_tiering::{self as tiering, Decision, Source};
 
 use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Served};
 use crate::serve::millis;
-use crate::upstream::{Forward, Relayed, UpstreamError};
-use terrace_egress::causes;
+use crate::upstream::Relayed;
+use attempt::{attempt, left};
 
 /// What is to be answered.
 #[derive(Debug)]
@@ -91,17 +90,6 @@ pub struct Attempt {
     pub ms: f64,
 }
 
-/// How one try failed.
-#[derive(Debug)]
-struct Failure {
-    /// In one word.
-    outcome: &'static str,
-    /// What the client is told if nobody else answers.
-    refusal: Refusal,
-    /// No other tier would like the request better.
-    last: bool,
-}
-
 /// Tries each candidate in turn.
 pub async fn run(mut job: Job<'_>) -> Result<Answer, Refusal> {
     let candidates = &job.decision.candidates;
@@ -130,83 +118,6 @@ pub async fn run(mut job: Job<'_>) -> Result<Answer, Refusal> {
     Err(nobody(&job, refusals, &attempts))
 }
 
-async fn attempt(job: &mut Job<'_>, candidate: &Candidate, reserve: Duration) -> Result<Output, Failure> {
-    let entry = job.entry;
-    let remote = entry.policy.remote(candidate.tier).filter(|_| candidate.tier != job.tier);
-    let timeout = remote.map(|remote| remote.timeout);
-    let limit = match tiering::attempt_timeout(left(job.deadline), timeout, reserve) {
-        tiering::Attempt::Run(limit) => limit,
-        tiering::Attempt::Skip(why) => {
-            return Err(Failure { outcome: why.as_str(), refusal: too_late(), last: false });
-        }
-    };
-    match (remote, entry.served()) {
-        (Some(remote), _) => forward(job, candidate.tier, remote, limit).await,
-        (None, Some(served)) => run_here(job, served).await,
-        (None, None) => Err(Failure {
-            outcome: "NotLoaded",
-            refusal: Refusal::NoTier("the model is not loaded on this node".to_owned()),
-            last: false,
-        }),
-    }
-}
-
-/// On this node's own model.
-async fn run_here(job: &mut Job<'_>, served: &Arc<Served>) -> Result<Output, Failure> {
-    // A tier is a candidate once, so nobody asks for them again.
-    let (inputs, outputs) = (std::mem::take(&mut job.inputs), job.outputs.take());
-    let ran = served.model.infer(inputs, outputs, job.deadline).await;
-    match ran {
-        Ok(tensors) => Ok(Output::Local { served: Arc::clone(served), tensors }),
-        Err(error) => {
-            let text = error.to_string();
-            let (outcome, refusal, last) = match error {
-                InferError::InvalidInput(_) => ("InvalidInput", Refusal::Invalid(text), true),
-                InferError::QueueFull => ("QueueFull", Refusal::Busy(text), false),
-                InferError::DeadlineExceeded => ("DeadlineExceeded", too_late(), false),
-                InferError::Failed => ("Failed", Refusal::Failed(text), false),
-                InferError::Stopped => ("Stopped", Refusal::NoTier(text), false),
-            };
-            Err(Failure { outcome, refusal, last })
-        }
-    }
-}
-
-/// On another tier.
-async fn forward(
-    job: &Job<'_>,
-    tier: Tier,
-    remote: &RemoteTier,
-    limit: Option<Duration>,
-) -> Result<Output, Failure> {
-    let Some(message) = job.message.clone() else {
-        let refusal = Refusal::NoTier(format!("{tier}: the request may not leave this node"));
-        return Err(Failure { outcome: "NotAllowed", refusal, last: false });
-    };
-    let model = job.entry.name_on(tier, &job.node.default_namespace);
-    let forward = Forward {
-        from: job.tier,
-        url: &remote.url,
-        model: &model,
-        message,
-        timeout: limit.unwrap_or(remote.timeout),
-        deadline: job.deadline,
-    };
-    job.node.upstream.infer(forward).await.map(Output::Relayed).map_err(|error| {
-        let outcome = error.outcome();
-        debug!(%tier, outcome, error = causes(&error), "a tier did not answer");
-        match error {
-            UpstreamError::Rejected { message, .. } => {
-                Failure { outcome, refusal: Refusal::Invalid(format!("{tier}: {message}")), last: true }
-            }
-            UpstreamError::Status { status: StatusCode::PAYLOAD_TOO_LARGE } => {
-                Failure { outcome, refusal: Refusal::TooLargeThere { tier: tier.as_str() }, last: false }
-            }
-            error => Failure { outcome, refusal: Refusal::NoTier(format!("{tier}: {error}")), last: false },
-        }
-    })
-}
-
 /// What the client is told when nobody answered: of all that went wrong, what it can do something about.
 fn nobody(job: &Job<'_>, refusals: Vec<Refusal>, attempts: &[Attempt]) -> Refusal {
     if attempts.is_empty() {
@@ -228,13 +139,4 @@ fn told(attempts: &[Attempt]) -> String {
         .map(|attempt| format!("{} {} after {} ms", attempt.tier, attempt.outcome, attempt.ms))
         .collect();
     told.join(", ")
-}
-
-fn too_late() -> Refusal {
-    Refusal::Deadline("too little of the deadline was left".to_owned())
-}
-
-/// The time before `deadline`; none where there is none.
-fn left(deadline: Option<Instant>) -> Option<Duration> {
-    deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
 }
