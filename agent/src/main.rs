@@ -3,6 +3,7 @@
 mod admin;
 mod args;
 mod cluster;
+mod crashes;
 mod describe;
 mod executor;
 mod fetch;
@@ -27,6 +28,7 @@ mod upstream;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -43,6 +45,7 @@ use tracing::{debug, error, info};
 use crate::admin::Admin;
 use crate::args::Args;
 use crate::cluster::Cluster;
+use crate::crashes::Crashes;
 use crate::fetch::{FetchOptions, Fetcher};
 use crate::listen::Limits;
 use crate::node::{Node, Parts};
@@ -189,6 +192,7 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
         fetcher,
         engine: Arc::new(engine),
         prober,
+        crashes: Crashes::open(&args.data_dir.join("crashes"), SystemTime::now()),
         queue: args.queue,
         loading: Arc::new(Semaphore::new(1)),
     });

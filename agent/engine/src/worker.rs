@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use terrace_crash::{Label, Slot};
 use terrace_oip::Tensor;
 use tokio::sync::oneshot;
 use tracing::{Span, error, info};
@@ -28,6 +29,8 @@ const MOST_ZEROS: u64 = 16 << 20;
 pub struct ModelOptions {
     /// What it and its threads are called.
     pub name: String,
+    /// What the record of a crash calls it.
+    pub crash_label: Label,
     /// Threads that one run may use.
     pub threads: usize,
     /// Sessions that run side by side.
@@ -150,6 +153,8 @@ impl Model {
         samples: &[&[Tensor]],
         check: impl Fn(&mut dyn Session) -> Result<(), CaseFailure>,
     ) -> Result<Self, StartError> {
+        let mut slot = Slot::take(&options.crash_label);
+        let running = slot.run();
         let mut sessions = Vec::with_capacity(options.instances);
         for _ in 0..options.instances.max(1) {
             let mut session = engine.load(bytes, SessionOptions { threads: options.threads })?;
@@ -163,6 +168,7 @@ impl Model {
             let is_spare_needed = samples.is_empty() && !zeros.is_empty();
             most_rows(&mut **session, options, if is_spare_needed { &spare } else { samples })
         });
+        drop(running);
         Self::start(sessions, options, most_rows)
     }
 
@@ -182,7 +188,8 @@ impl Model {
             let (jobs, figures) = (jobs.clone(), Arc::clone(&figures));
             let of_this = Arc::new(Underway::new(session.stopper()));
             underway.push(Arc::clone(&of_this));
-            let worker = Worker { session, jobs, figures, most_rows, underway: of_this, held: None };
+            let slot = Slot::take(&options.crash_label);
+            let worker = Worker { session, slot, jobs, figures, most_rows, underway: of_this, held: None };
             thread::Builder::new().name(thread_name(&options.name)).spawn(move || worker.work())?;
         }
         Ok(Self { queue, signature, figures, most_rows, underway, requests: AtomicU64::new(0) })
@@ -291,6 +298,8 @@ fn most_rows(session: &mut dyn Session, options: &ModelOptions, samples: &[&[Ten
 /// One session's thread.
 struct Worker {
     session: Box<dyn Session>,
+    /// Where it says that it runs, for whoever looks after a crash.
+    slot: Slot,
     jobs: Receiver<Job>,
     figures: Arc<Figures>,
     most_rows: usize,
@@ -386,7 +395,9 @@ impl Worker {
             return Ok(Err(RunError::Failed("nobody waits for it".to_owned())));
         }
         let (session, outputs) = (&mut self.session, jobs.first().and_then(|job| job.outputs.as_deref()));
+        let running = self.slot.run();
         let ran = catch_unwind(AssertUnwindSafe(|| session.run(inputs, outputs)));
+        drop(running);
         self.underway.end();
         ran
     }

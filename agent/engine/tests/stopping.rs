@@ -18,6 +18,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn model() -> Model {
     let options = ModelOptions {
         name: "turning".to_owned(),
+        crash_label: [b'0'; 64],
         threads: 1,
         instances: 1,
         queue: 8,

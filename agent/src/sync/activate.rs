@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use terrace_crash::{LABEL, Label};
 use terrace_crds::model::{CasesSource, Runtime, Verification};
 use terrace_crds::node::ModelPhase;
 use terrace_engine::cases::{self, Acceptance, Cases};
@@ -13,6 +14,7 @@ use terrace_fleet::{Sha256, SourceUri};
 use tokio::sync::Semaphore;
 
 use super::revision::Revision;
+use crate::crashes::Crashes;
 use crate::fetch::{FetchError, Fetcher};
 use crate::registry::Served;
 use crate::store::{ReadError, Store};
@@ -31,6 +33,8 @@ pub struct Activator {
     pub engine: Arc<dyn Engine>,
     /// What tries them first, in a child process.
     pub prober: Prober,
+    /// What crashed the agent before.
+    pub crashes: Crashes,
     /// Requests that may wait for one model.
     pub queue: usize,
     /// One load at a time: two at once could need more memory than either does.
@@ -94,6 +98,9 @@ impl Activator {
     pub async fn load(&self, revision: &Revision, progress: Progress<'_>) -> Result<Served, ActivateError> {
         let artifact = artifact(revision)?;
         let model = digest(&artifact.sha256)?;
+        self.crashes
+            .check(&model, SystemTime::now())
+            .map_err(|held| ActivateError::passing("HeldBack", &held))?;
         let cases = cases_of(revision).map(|cases| digest(&cases.sha256)).transpose()?;
         let acceptance = acceptance(revision.model.verification.as_ref());
         let options = ModelOptions {
@@ -102,6 +109,7 @@ impl Activator {
             queue: self.queue,
             batching: batching(&revision.model.runtime),
             name: revision.model.name.clone(),
+            crash_label: crash_label(&model),
         };
         let one_at_a_time = Arc::clone(&self.loading)
             .acquire_owned()
@@ -198,6 +206,12 @@ fn acceptance(verification: Option<&Verification>) -> Acceptance {
     let cases = verification.and_then(|verification| verification.cases.as_ref());
     let max_latency = verification.and_then(|verification| verification.max_latency).map(Duration::from);
     Acceptance { tolerance: cases.and_then(|cases| cases.tolerance).unwrap_or(TOLERANCE), max_latency }
+}
+
+/// What a record of crashes calls an artifact: its digest.
+fn crash_label(sha256: &Sha256) -> Label {
+    // 64 hexadecimal digits, or not a digest.
+    sha256.to_string().as_bytes().try_into().unwrap_or([b'?'; LABEL])
 }
 
 fn digest(text: &str) -> Result<Sha256, ActivateError> {

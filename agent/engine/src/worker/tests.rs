@@ -84,7 +84,14 @@ fn number_of(tensors: &[Tensor]) -> i64 {
 }
 
 fn options(instances: usize, queue: usize) -> ModelOptions {
-    ModelOptions { name: "counter".to_owned(), threads: 1, instances, queue, batching: Batching::Learned }
+    ModelOptions {
+        name: "counter".to_owned(),
+        crash_label: [b'0'; 64],
+        threads: 1,
+        instances,
+        queue,
+        batching: Batching::Learned,
+    }
 }
 
 /// A model, and what tells that a session of it is gone.
