@@ -101,7 +101,7 @@ fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
         "src/sync",
         "src/standalone",
         "src/fetch",
-        "src/executor.rs",
+        "src/executor",
         "src/upstream.rs",
         "engine/src",
     ])?;
