@@ -172,7 +172,9 @@ mod tests {
 
     fn crashed_at(times: &[SystemTime]) -> Crashes {
         let mut crashes = Crashes::default();
-        times.iter().for_each(|time| crashes.count(&model().to_string(), "SIGSEGV", *time));
+        for time in times {
+            crashes.count(&model().to_string(), "SIGSEGV", *time);
+        }
         crashes
     }
 

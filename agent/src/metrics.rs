@@ -1,8 +1,9 @@
 //! What this agent counts, in Prometheus' text format. Labels are bounded: models come from the spec alone, all
 //! else from enumerations.
 
+mod models;
+
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -48,12 +49,6 @@ struct AttemptLabels {
 struct ActivationLabels {
     model: String,
     outcome: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RunnerLabels {
-    model: String,
-    provider: String,
 }
 
 /// A request that is over.
@@ -116,43 +111,10 @@ impl Metrics {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode_registry(&mut text, &self.registry);
-        let _ = encode_registry(&mut text, &of_models(serving));
+        let _ = encode_registry(&mut text, &models::registry(serving));
         let _ = encode_eof(&mut text);
         text
     }
-}
-
-/// What models count themselves, read when somebody asks.
-fn of_models<'a>(serving: impl Iterator<Item = (&'a ModelKey, &'a Served)>) -> Registry {
-    let mut registry = Registry::with_prefix("terrace_model");
-    let runs = Family::<RunnerLabels, Counter>::default();
-    registry.register("runs", "Runs, each of one or several requests", runs.clone());
-    let rows = Family::<RunnerLabels, Counter>::default();
-    registry.register("rows", "Rows that ran", rows.clone());
-    let failures = Family::<RunnerLabels, Counter>::default();
-    registry.register("failures", "Requests whose run failed", failures.clone());
-    let stopped = Family::<RunnerLabels, Counter>::default();
-    registry.register(
-        "stopped",
-        "Requests whose run was stopped, because nobody waited for it any more",
-        stopped.clone(),
-    );
-    let ran = Family::<RunnerLabels, Counter<f64, AtomicU64>>::default();
-    registry.register_with_unit("run", "Time spent running", Unit::Seconds, ran.clone());
-    let waited = Family::<RunnerLabels, Counter<f64, AtomicU64>>::default();
-    registry.register_with_unit("queue", "Time that requests waited to run", Unit::Seconds, waited.clone());
-    for (model, served) in serving {
-        let done = served.model.statistics();
-        let provider = served.model.signature().provider.clone();
-        let labels = RunnerLabels { model: model.to_string(), provider };
-        runs.get_or_create(&labels).inc_by(done.runs.values().map(|runs| runs.count).sum());
-        rows.get_or_create(&labels).inc_by(done.rows);
-        failures.get_or_create(&labels).inc_by(done.failed);
-        stopped.get_or_create(&labels).inc_by(done.stopped);
-        ran.get_or_create(&labels).inc_by(done.runs.values().map(|runs| runs.time.as_secs_f64()).sum());
-        waited.get_or_create(&labels).inc_by(done.waited.as_secs_f64());
-    }
-    registry
 }
 
 /// From 50 µs (a tiny model) to 10 s.

@@ -97,14 +97,8 @@ fn is_word(text: &str) -> bool {
 #[test]
 fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
     let page = fs::read_to_string(checkout().join("docs/standalone.md"))?;
-    let words = words(&[
-        "src/sync",
-        "src/standalone",
-        "src/fetch",
-        "src/executor",
-        "src/upstream.rs",
-        "engine/src",
-    ])?;
+    let words =
+        words(&["src/sync", "src/standalone", "src/fetch", "src/executor", "src/upstream.rs", "engine/src"])?;
     for known in ["DigestMismatch", "ProbeRefused", "LoadFailed", "DigestUnknown", "ConnectFailed"] {
         assert!(words.contains(known), "{known} is not found any more: {words:?}");
     }

@@ -403,3 +403,28 @@ async fn requests_are_understood_as_curl_and_others_write_them() -> Result<()> {
     answered.answered()?;
     Ok(())
 }
+
+#[tokio::test]
+async fn what_models_did_is_counted_per_model_and_provider() -> Result<()> {
+    let (_site, agent) = scenes::device().await?;
+    for _ in 0..3 {
+        agent.infer(&Ask::image(image())).await?.answered()?;
+    }
+    let text = agent.admin("/metrics").await?.text();
+    let value = |series: &str| {
+        let line = text.lines().find(|line| line.split('{').next() == Some(series)).context("no series")?;
+        assert!(line.contains("provider=\"CPUExecutionProvider\""), "{line}");
+        line.rsplit_once(' ').context("no value")?.1.parse::<f64>().context("no number")
+    };
+    // 64 numbers of four bytes in; ten of four and a label of eight out.
+    let of_three = [("runs", 3.0), ("rows", 3.0), ("input_bytes", 3.0 * 256.0), ("output_bytes", 3.0 * 48.0)];
+    for (name, expected) in of_three {
+        let counted = value(&format!("terrace_model_{name}_total"))?;
+        assert!((counted - expected).abs() < 0.5, "{name}: {counted}");
+    }
+    for (name, expected) in [("batch_rows_sum", 3.0), ("batch_rows_count", 3.0), ("queued", 0.0)] {
+        let counted = value(&format!("terrace_model_{name}"))?;
+        assert!((counted - expected).abs() < 0.5, "{name}: {counted}");
+    }
+    Ok(())
+}

@@ -42,6 +42,11 @@ pub fn install(record: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// The last decimal digit of a number.
+fn digit(number: libc::c_int) -> u8 {
+    b"0123456789"[number.unsigned_abs() as usize % 10]
+}
+
 /// Writes a line for each suspect, then dies of the same signal as if nobody had looked.
 extern "C" fn crashed(signal: libc::c_int) {
     let record = RECORD.load(Ordering::Relaxed);
@@ -49,8 +54,8 @@ extern "C" fn crashed(signal: libc::c_int) {
         let mut line = [b' '; LABEL + 4];
         line[..LABEL].copy_from_slice(label);
         // Two digits, the first perhaps zero.
-        line[LABEL + 1] = b'0' + (signal / 10 % 10) as u8;
-        line[LABEL + 2] = b'0' + (signal % 10) as u8;
+        line[LABEL + 1] = digit(signal / 10);
+        line[LABEL + 2] = digit(signal);
         line[LABEL + 3] = b'\n';
         // SAFETY: write is safe in a handler; the line lives on this stack.
         unsafe { libc::write(record, line.as_ptr().cast(), line.len()) };

@@ -24,6 +24,10 @@ pub struct Crash {
 }
 
 /// From now on a crash of this process is written behind what is in this file.
+///
+/// # Errors
+///
+/// Where the file cannot be written, or the system takes no signal handler.
 pub fn record_in(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new().create(true).append(true).open(path)?;
     // Open for as long as the process lives.
@@ -31,6 +35,10 @@ pub fn record_in(path: &Path) -> io::Result<()> {
 }
 
 /// The crashes in a file, none where there is no such file. What is no crash is passed over.
+///
+/// # Errors
+///
+/// Where there is such a file and it cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<Crash>> {
     /// More than all slots could write.
     const MOST: u64 = 1 << 20;

@@ -1,5 +1,8 @@
 //! Processes that really crash.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+#![allow(clippy::disallowed_methods)] // a word from one process of this test to the other
+
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;

@@ -18,6 +18,10 @@ pub struct Statistics {
     pub stopped: u64,
     /// Rows that ran.
     pub rows: u64,
+    /// Bytes of the inputs that ran.
+    pub input_bytes: u64,
+    /// Bytes of the outputs that came of it.
+    pub output_bytes: u64,
     /// How long requests waited, in all.
     pub waited: Duration,
     /// How long their runs took, in all; a run of several requests counts for each.
@@ -46,6 +50,10 @@ pub struct Run {
     pub outcome: Outcome,
     /// Its rows.
     pub rows: usize,
+    /// Bytes of its inputs.
+    pub input_bytes: usize,
+    /// Bytes of its outputs.
+    pub output_bytes: usize,
     /// How long its requests had waited, in all.
     pub waited: Duration,
     /// How long it took.
@@ -78,6 +86,8 @@ impl Counter {
             Outcome::Stopped => &mut done.stopped,
         } += run.requests;
         done.rows += run.rows as u64;
+        done.input_bytes += run.input_bytes as u64;
+        done.output_bytes += run.output_bytes as u64;
         done.waited += run.waited;
         done.ran += run.took * u32::try_from(run.requests).unwrap_or(u32::MAX);
         let runs = done.runs.entry(run.rows.min(MOST_ROWS)).or_default();

@@ -368,12 +368,17 @@ impl Worker {
         let begun = Instant::now();
         let together = if batch.len() > 1 { self.run_together(&batch) } else { None };
         if let Some(outputs) = together {
-            self.figures.ran(&batch, begun, Outcome::Answered);
+            self.figures.ran(
+                &batch,
+                begun,
+                Outcome::Answered,
+                outputs.iter().map(|tensors| size(tensors)).sum(),
+            );
             for (job, tensors) in batch.into_iter().zip(outputs) {
                 self.answer(job, Ok(tensors));
             }
         } else if batch.len() > 1 && batch.iter().all(|job| job.reply.is_closed()) {
-            self.figures.ran(&batch, begun, Outcome::Stopped);
+            self.figures.ran(&batch, begun, Outcome::Stopped, 0);
             self.figures.running.fetch_sub(batch.len(), Ordering::Relaxed);
         } else {
             // What fails together may be one request's fault.
@@ -419,12 +424,12 @@ impl Worker {
         let _entered = job.span.enter();
         let begun = Instant::now();
         let ran = self.run_for(std::slice::from_ref(job), &job.inputs);
-        let outcome = match &ran {
-            Ok(Ok(_)) => Outcome::Answered,
-            Ok(Err(_)) if job.reply.is_closed() => Outcome::Stopped,
-            Ok(Err(_)) | Err(_) => Outcome::Failed,
+        let (outcome, output_bytes) = match &ran {
+            Ok(Ok(tensors)) => (Outcome::Answered, size(tensors)),
+            Ok(Err(_)) if job.reply.is_closed() => (Outcome::Stopped, 0),
+            Ok(Err(_)) | Err(_) => (Outcome::Failed, 0),
         };
-        self.figures.ran(std::slice::from_ref(job), begun, outcome);
+        self.figures.ran(std::slice::from_ref(job), begun, outcome, output_bytes);
         match ran {
             Ok(Ok(tensors)) => Ok(tensors),
             Ok(Err(RunError::InvalidInput(error))) => Err(InferError::InvalidInput(error)),
@@ -466,20 +471,27 @@ impl Company {
     }
 }
 
+/// How many bytes tensors are.
+fn size(tensors: &[Tensor]) -> usize {
+    tensors.iter().map(|tensor| tensor.data().size()).sum()
+}
+
 /// What tells a model's threads apart from others in `top -H`; Linux shows 15 bytes of it.
 fn thread_name(model: &str) -> String {
     model.chars().filter(|character| *character != '\0').collect()
 }
 
 impl Figures {
-    /// Counts a run of `batch`.
-    fn ran(&self, batch: &[Job], begun: Instant, outcome: Outcome) {
+    /// Counts a run of `batch`, and how many bytes came of it.
+    fn ran(&self, batch: &[Job], begun: Instant, outcome: Outcome, output_bytes: usize) {
         let took = begun.elapsed();
         self.took(took);
         self.done.ran(Run {
             requests: batch.len() as u64,
             outcome,
             rows: batch.iter().map(|job| rows_of(&job.inputs).unwrap_or(1)).sum(),
+            input_bytes: batch.iter().map(|job| size(&job.inputs)).sum(),
+            output_bytes,
             waited: batch.iter().map(|job| begun.saturating_duration_since(job.queued)).sum(),
             took,
         });

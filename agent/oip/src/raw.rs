@@ -30,6 +30,14 @@ impl Datatype {
 }
 
 impl TensorData {
+    /// How many bytes its elements are, as they are sent raw.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Bytes(texts) => texts.iter().map(|text| LENGTH_BYTES + text.len()).sum(),
+            numbers => numbers.len() * numbers.datatype().size().unwrap_or_default(),
+        }
+    }
+
     /// Reads the elements of a tensor of this shape. The bytes may lie anywhere, aligned or not.
     pub(crate) fn from_raw(datatype: Datatype, shape: &[usize], raw: &[u8]) -> Result<Self, DecodeError> {
         let Some(size) = datatype.size() else { return texts(raw).map(Self::Bytes) };

@@ -54,7 +54,7 @@ impl Encoded {
             }
             Output::Relayed(relayed) => {
                 let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
-                response.model_name = reply.model_name.into();
+                response.model_name = reply.model_name;
                 response.id = reply.request.id.as_deref().map(Into::into);
                 response.parameters.remove("complexity");
                 response.parameters.extend(reply.parameters);
