@@ -126,7 +126,9 @@ impl Ward {
             let paths: Vec<String> = self.site.stored()?.into_iter().map(|(path, _)| path).collect();
             let blobs = paths.iter().filter(|path| path.starts_with("blobs/")).count();
             let is_known = |path: &&String| {
-                ["blobs/sha256/", "journal/", "verdicts/"].iter().any(|folder| path.starts_with(folder))
+                ["blobs/sha256/", "journal/", "verdicts/", "crashes/"]
+                    .iter()
+                    .any(|folder| path.starts_with(folder))
                     && !path.contains("tmp")
                     || *path == "lock"
             };

@@ -5,13 +5,17 @@
 mod batch;
 pub mod cases;
 mod learn;
+pub mod memory;
 pub mod onnxruntime;
 pub mod probe;
+mod sessions;
 mod statistics;
 mod stop;
 mod validate;
+mod weights;
 mod worker;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use terrace_oip::{Datatype, Tensor};
@@ -27,7 +31,7 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
     fn runtime(&self) -> &RuntimeInfo;
 
     /// Loads a model from its bytes.
-    fn load(&self, model: &[u8], options: SessionOptions) -> Result<Box<dyn Session>, LoadError>;
+    fn load(&self, model: &[u8], options: SessionOptions<'_>) -> Result<Box<dyn Session>, LoadError>;
 }
 
 /// A loaded model. One run at a time.
@@ -61,9 +65,12 @@ impl std::fmt::Display for RuntimeInfo {
 
 /// How a session runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionOptions {
+pub struct SessionOptions<'a> {
     /// Threads that one run may use.
     pub threads: usize,
+    /// The folder of weights that lie apart from the model, to be shared with other sessions; those of a model that
+    /// has none apart are the session's own.
+    pub weights: Option<&'a Path>,
 }
 
 /// What a model takes and gives.

@@ -113,7 +113,8 @@ impl OnnxRuntime {
         &self.library
     }
 
-    fn builder(&self, options: SessionOptions) -> ort::Result<SessionBuilder> {
+    fn builder(&self, options: SessionOptions<'_>) -> ort::Result<SessionBuilder> {
+        let folder = options.weights.map_or(NOWHERE.into(), Path::to_string_lossy);
         let builder = ort::session::Session::builder(&self.environment)?
             .with_execution_providers([CPU::default().build().error_on_failure()])?
             .with_optimization_level(GraphOptimizationLevel::All)?
@@ -122,7 +123,8 @@ impl OnnxRuntime {
             // Spinning burns a core for tens of milliseconds after every single request.
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?
-            .with_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)?;
+            .with_prepacking(options.weights.is_none())?
+            .with_config_entry("session.model_external_initializers_file_folder_path", folder)?;
         Ok(builder)
     }
 }
@@ -138,7 +140,7 @@ impl Engine for OnnxRuntime {
         &self.info
     }
 
-    fn load(&self, model: &[u8], options: SessionOptions) -> Result<Box<dyn Session>, LoadError> {
+    fn load(&self, model: &[u8], options: SessionOptions<'_>) -> Result<Box<dyn Session>, LoadError> {
         let refused = |error: ort::Error| LoadError::Refused(one_line(&error.to_string()));
         let session = self.builder(options).map_err(refused)?.commit_from_memory(model).map_err(refused)?;
         let signature = Signature {

@@ -1,6 +1,7 @@
 //! A loaded model that many may ask: a thread for each session, one bounded queue in front of them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -10,19 +11,15 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use terrace_crash::{Label, Slot};
 use terrace_oip::Tensor;
 use tokio::sync::oneshot;
-use tracing::{Span, error, info};
+use tracing::{Span, error};
 
-use crate::batch::{are_alike, join, rows as rows_of, split, takes_rows};
+use crate::batch::{are_alike, join, rows as rows_of, split};
 use crate::cases::CaseFailure;
-use crate::learn::{self, Alone, check_independence};
-use crate::probe::zeros;
+use crate::sessions::{self, Sessions};
 use crate::statistics::{Counter, Outcome, Run, Statistics};
 use crate::stop::Underway;
 use crate::validate::{InvalidInput, check_inputs, check_outputs};
-use crate::{Engine, LoadError, RunError, Session, SessionOptions, Signature};
-
-/// The largest inputs of zeros that are made to try a model with that nobody gave any, in bytes.
-const MOST_ZEROS: u64 = 16 << 20;
+use crate::{Engine, LoadError, RunError, Session, Signature};
 
 /// How a model is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +36,10 @@ pub struct ModelOptions {
     pub queue: usize,
     /// How many rows run at once.
     pub batching: Batching,
+    /// Where weights that its sessions share are laid out; none where each has its own.
+    pub scratch: Option<PathBuf>,
+    /// Bytes of memory that there are for it; none where that is not known.
+    pub memory: Option<u64>,
 }
 
 /// How many rows of requests that wait run at once.
@@ -155,21 +156,9 @@ impl Model {
     ) -> Result<Self, StartError> {
         let mut slot = Slot::take(&options.crash_label);
         let running = slot.run();
-        let mut sessions = Vec::with_capacity(options.instances);
-        for _ in 0..options.instances.max(1) {
-            let mut session = engine.load(bytes, SessionOptions { threads: options.threads })?;
-            check(&mut *session)?;
-            sessions.push(session);
-        }
-        let most_rows = sessions.first_mut().map_or(1, |session| {
-            // Who gave no inputs still wants to know; the probe has tried the same.
-            let zeros = zeros(&session.signature().inputs, MOST_ZEROS).unwrap_or_default();
-            let spare = [&*zeros];
-            let is_spare_needed = samples.is_empty() && !zeros.is_empty();
-            most_rows(&mut **session, options, if is_spare_needed { &spare } else { samples })
-        });
+        let Sessions { all, most_rows } = sessions::open(engine, bytes, options, samples, check)?;
         drop(running);
-        Self::start(sessions, options, most_rows)
+        Self::start(all, options, most_rows)
     }
 
     fn start(
@@ -262,35 +251,6 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if !self.is_answered {
             let _found = self.model.underway.iter().any(|underway| underway.abandon(self.number));
-        }
-    }
-}
-
-/// How many rows run at once, by what is asked for and what the model can do.
-fn most_rows(session: &mut dyn Session, options: &ModelOptions, samples: &[&[Tensor]]) -> usize {
-    let found = match options.batching {
-        Batching::AtMost(0 | 1) => return 1,
-        Batching::AtMost(most) => {
-            let one = samples.first().copied();
-            let can = one.ok_or(Alone::NoSample).and_then(|one| {
-                if takes_rows(session.signature()) {
-                    check_independence(session, one, samples)
-                } else {
-                    Err(Alone::FixedAxis)
-                }
-            });
-            can.map(|()| most)
-        }
-        Batching::Learned => learn::most_rows(session, samples),
-    };
-    match found {
-        Ok(most) => {
-            info!(model = options.name, most_rows = most, "requests that wait are run together");
-            most
-        }
-        Err(alone) => {
-            info!(model = options.name, why = alone.why(), "requests are run one at a time");
-            1
         }
     }
 }

@@ -86,6 +86,11 @@ impl Store {
         self.blobs.join(sha256.to_string())
     }
 
+    /// Where a model's weights may lie for as long as it is being loaded. What is left there after an end is swept.
+    pub fn scratch(&self) -> PathBuf {
+        self.tmp.join(format!("{}-weights", self.instance))
+    }
+
     /// Begins a blob. It is nowhere until it is committed.
     pub fn writer(&self) -> Result<BlobWriter, StoreError> {
         let path = self.tmp.join(format!("{}-{}", self.instance, disk::unique()));

@@ -49,9 +49,10 @@ pub fn sync_folder(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(|cause| failed("sync", path, 0, cause))
 }
 
-/// Removes a file; one that is gone already is no failure.
+/// Removes a file, or a folder with all that is in it; what is gone already is no failure.
 pub fn remove(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
+    let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    match if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) } {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, 0, cause)),
         _ => Ok(()),
     }

@@ -9,7 +9,7 @@ use terrace_crds::model::{CasesSource, Runtime, Verification};
 use terrace_crds::node::ModelPhase;
 use terrace_engine::cases::{self, Acceptance, Cases};
 use terrace_engine::probe::{Artifact, ProbeRequest, Prober, Verdict};
-use terrace_engine::{Batching, Engine, Model, ModelOptions};
+use terrace_engine::{Batching, Engine, Model, ModelOptions, memory};
 use terrace_fleet::{Sha256, SourceUri};
 use tokio::sync::Semaphore;
 
@@ -110,6 +110,8 @@ impl Activator {
             batching: batching(&revision.model.runtime),
             name: revision.model.name.clone(),
             crash_label: crash_label(&model),
+            scratch: Some(self.store.scratch()),
+            memory: memory::available(),
         };
         let one_at_a_time = Arc::clone(&self.loading)
             .acquire_owned()

@@ -63,7 +63,7 @@ fn attempt(orders: &Orders) -> Result<Finding, Finding> {
     let engine = OnnxRuntime::open_to_probe(&orders.library)
         .map_err(|error| Finding::Unable { message: error.to_string() })?;
     let mut session = engine
-        .load(&model, SessionOptions { threads: request.threads })
+        .load(&model, SessionOptions { threads: request.threads, weights: None })
         .map_err(|error| not_loaded(&error))?;
     match cases {
         Some(json) => pass(&mut *session, &json, request.tolerance)?,

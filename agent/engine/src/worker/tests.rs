@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use terrace_oip::{Datatype, TensorData};
 
 use super::*;
+use crate::SessionOptions;
 
 use crate::{RuntimeInfo, TensorSpec};
 
@@ -42,7 +43,7 @@ impl Engine for Fake {
         &self.runtime
     }
 
-    fn load(&self, model: &[u8], _: SessionOptions) -> Result<Box<dyn Session>, LoadError> {
+    fn load(&self, model: &[u8], _: SessionOptions<'_>) -> Result<Box<dyn Session>, LoadError> {
         if model.is_empty() {
             return Err(LoadError::Refused("there is nothing".to_owned()));
         }
@@ -91,6 +92,8 @@ fn options(instances: usize, queue: usize) -> ModelOptions {
         instances,
         queue,
         batching: Batching::Learned,
+        scratch: None,
+        memory: None,
     }
 }
 

@@ -1,0 +1,209 @@
+//! The sessions of a model: each over weights of its own, laid out as its kernels like them, or all over the same.
+//! Whatever is faster at the most rows that run at once, where there is memory for it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use terrace_oip::Tensor;
+use tracing::{info, warn};
+
+use crate::batch::{join, rows, takes_rows};
+use crate::cases::CaseFailure;
+use crate::learn::{self, Alone, check_independence};
+use crate::probe::zeros;
+use crate::weights::SharedWeights;
+use crate::worker::{Batching, ModelOptions, StartError};
+use crate::{Engine, Session, SessionOptions, Signature};
+
+/// The largest inputs of zeros that are made to try a model with that nobody gave any, in bytes.
+const MOST_ZEROS: u64 = 16 << 20;
+
+/// Weights of its own are worth their memory to a session that takes at most this much of the time.
+const WORTH: f64 = 0.9;
+/// Runs of each that are compared; the fastest counts, since whatever disturbs one makes it slower.
+const RUNS: usize = 5;
+/// How long comparing may take: a node that starts again should serve.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Weights lie in memory twice while a session lays them out.
+const WHILE_LOADING: u64 = 2;
+
+/// Sessions, and the most rows that they run at once.
+pub struct Sessions {
+    /// At least one.
+    pub all: Vec<Box<dyn Session>>,
+    /// The most rows that run at once; 1 where each request runs alone.
+    pub most_rows: usize,
+}
+
+/// Opens a model's sessions. Each must pass `check`. `samples` are requests that it can answer.
+pub fn open(
+    engine: &dyn Engine,
+    model: &[u8],
+    options: &ModelOptions,
+    samples: &[&[Tensor]],
+    check: impl Fn(&mut dyn Session) -> Result<(), CaseFailure>,
+) -> Result<Sessions, StartError> {
+    let load = |weights: Option<&SharedWeights>| -> Result<Box<dyn Session>, StartError> {
+        let model = weights.map_or(model, SharedWeights::model);
+        let weights = weights.map(SharedWeights::folder);
+        let mut session = engine.load(model, SessionOptions { threads: options.threads, weights })?;
+        check(&mut *session)?;
+        Ok(session)
+    };
+    let instances = options.instances.max(1);
+    let shared = options.scratch.as_deref().and_then(|scratch| lay_out(model, scratch, &options.name));
+    // What the runtime refuses only because its weights lie apart is loaded as it came, and refused there if at all.
+    let of_shared = shared.as_ref().and_then(|shared| load(Some(shared)).ok());
+    let (first, most_rows, weights) = match (of_shared, &shared) {
+        (Some(mut session), Some(shared)) if !is_room(shared.size(), instances, options.memory) => {
+            info!(model = options.name, "no room for weights of each session's own: they share them");
+            let most_rows = learn(&mut *session, options, samples);
+            (session, most_rows, Some(shared))
+        }
+        (Some(mut of_shared), Some(shared)) => {
+            let mut own = load(None)?;
+            let most_rows = learn(&mut *own, options, samples);
+            let took = compare([&mut *own, &mut *of_shared], most_rows, samples);
+            let is_own = took.is_some_and(|[own, shared]| is_worth_it(own, shared));
+            info!(
+                model = options.name,
+                ?took,
+                is_own,
+                "weights of each session's own, or shared: by what a run takes"
+            );
+            if is_own { (own, most_rows, None) } else { (of_shared, most_rows, Some(shared)) }
+        }
+        _ => {
+            let mut session = load(None)?;
+            let most_rows = learn(&mut *session, options, samples);
+            (session, most_rows, None)
+        }
+    };
+    let mut all = vec![first];
+    while all.len() < instances {
+        all.push(load(weights)?);
+    }
+    Ok(Sessions { all, most_rows })
+}
+
+/// A model's weights in a file that sessions can share, if it has such and there is room for the file.
+fn lay_out(model: &[u8], scratch: &Path, name: &str) -> Option<SharedWeights> {
+    SharedWeights::lay_out(model, scratch).unwrap_or_else(|error| {
+        warn!(model = name, scratch = %scratch.display(), %error,
+            "weights cannot be laid out to be shared: each session has its own");
+        None
+    })
+}
+
+/// Whether each session can have weights of its own.
+fn is_room(size: u64, instances: usize, available: Option<u64>) -> bool {
+    let needed = size.saturating_mul(instances as u64 - 1 + WHILE_LOADING);
+    available.is_none_or(|available| needed <= available)
+}
+
+/// What the same run takes one session and the other; none where they cannot be tried.
+fn compare(
+    mut sessions: [&mut dyn Session; 2],
+    most_rows: usize,
+    samples: &[&[Tensor]],
+) -> Option<[Duration; 2]> {
+    let inputs = full_batch(sessions[0].signature(), most_rows, samples)?;
+    let begun = Instant::now();
+    let mut fastest = [Duration::MAX; 2];
+    for run in 0..RUNS {
+        for (session, fastest) in sessions.iter_mut().zip(&mut fastest) {
+            let begun = Instant::now();
+            session.run(&inputs, None).ok()?;
+            *fastest = begun.elapsed().min(*fastest);
+        }
+        if run > 0 && begun.elapsed() > PATIENCE {
+            break;
+        }
+    }
+    Some(fastest)
+}
+
+fn is_worth_it(own: Duration, shared: Duration) -> bool {
+    own.as_secs_f64() < WORTH * shared.as_secs_f64()
+}
+
+/// A request of as many rows as run at once.
+fn full_batch(signature: &Signature, most_rows: usize, samples: &[&[Tensor]]) -> Option<Vec<Tensor>> {
+    let spare = spare(signature, samples);
+    let one = samples.first().copied().or(spare.as_deref())?;
+    let count = rows(one).map_or(1, |rows| (most_rows / rows).max(1));
+    if count == 1 { Some(one.to_vec()) } else { join(&vec![one; count]) }
+}
+
+/// How many rows run at once.
+fn learn(session: &mut dyn Session, options: &ModelOptions, samples: &[&[Tensor]]) -> usize {
+    let spare = spare(session.signature(), samples);
+    let spare: Vec<&[Tensor]> = spare.iter().map(|inputs| &**inputs).collect();
+    most_rows(session, options, if samples.is_empty() { &spare } else { samples })
+}
+
+/// Zeros to try a model with that nobody gave inputs; the probe has tried the same.
+fn spare(signature: &Signature, samples: &[&[Tensor]]) -> Option<Vec<Tensor>> {
+    samples
+        .is_empty()
+        .then(|| zeros(&signature.inputs, MOST_ZEROS).ok())
+        .flatten()
+        .filter(|zeros| !zeros.is_empty())
+}
+
+/// How many rows run at once, by what is asked for and what the model can do.
+fn most_rows(session: &mut dyn Session, options: &ModelOptions, samples: &[&[Tensor]]) -> usize {
+    let found = match options.batching {
+        Batching::AtMost(0 | 1) => return 1,
+        Batching::AtMost(most) => {
+            let one = samples.first().copied();
+            let can = one.ok_or(Alone::NoSample).and_then(|one| {
+                if takes_rows(session.signature()) {
+                    check_independence(session, one, samples)
+                } else {
+                    Err(Alone::FixedAxis)
+                }
+            });
+            can.map(|()| most)
+        }
+        Batching::Learned => learn::most_rows(session, samples),
+    };
+    match found {
+        Ok(most) => {
+            info!(model = options.name, most_rows = most, "requests that wait are run together");
+            most
+        }
+        Err(alone) => {
+            info!(model = options.name, why = alone.why(), "requests are run one at a time");
+            1
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_where_every_copy_fits_beside_the_one_being_laid_out() {
+        let cases = [
+            (100, 1, Some(200), true),
+            (100, 1, Some(199), false),
+            (100, 4, Some(500), true),
+            (100, 4, Some(499), false),
+            (u64::MAX, 64, Some(u64::MAX - 1), false),
+            (u64::MAX, 64, None, true),
+        ];
+        for (size, instances, available, room) in cases {
+            assert_eq!(is_room(size, instances, available), room, "{size} × {instances} in {available:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_is_worth_it_for_a_tenth_of_the_time() {
+        let millis = Duration::from_millis;
+        assert!(is_worth_it(millis(89), millis(100)));
+        assert!(!is_worth_it(millis(91), millis(100)));
+        assert!(!is_worth_it(millis(0), millis(0)));
+    }
+}
