@@ -139,6 +139,21 @@ pub struct Runtime {
     /// How requests that wait are run together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batching: Option<Batching>,
+    /// How a new revision takes the place of the one that serves. Default Overlap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap: Option<Swap>,
+}
+
+/// How a new revision takes the place of the one that serves on a node.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Swap {
+    /// The new one is loaded beside the old one, and no request notices. Where both do not fit into memory, the old one
+    /// goes on.
+    #[default]
+    Overlap,
+    /// The old one goes first. Until the new one is loaded, callers are forwarded as the policy allows, or told to come
+    /// again. Where the new one cannot serve, the old one is loaded again.
+    Replace,
 }
 
 /// How requests that wait are run together, where the first axis of everything that the model takes and gives is free and
@@ -156,7 +171,7 @@ pub struct Batching {
 impl Runtime {
     /// Whether everything is at its default.
     pub const fn is_empty(&self) -> bool {
-        self.threads.is_none() && self.instances.is_none() && self.batching.is_none()
+        self.threads.is_none() && self.instances.is_none() && self.batching.is_none() && self.swap.is_none()
     }
 }
 

@@ -55,6 +55,70 @@ async fn twenty_four_swaps_under_load_fail_no_request_and_mix_no_answer() -> Res
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_revision_goes_first_and_comes_back_where_the_new_one_cannot_serve() -> Result<()> {
+    let site = Site::new()?;
+    let [one, two] = [ONE, TWO].map(|which| Model::digits(which).map(Model::replacing));
+    let (one, two) = (one?, two?);
+    site.manifests().model(&one)?;
+    let agent = site.agent().ready().await?;
+
+    for model in [&two, &one, &two] {
+        site.manifests().model(model)?;
+        // Whoever asks meanwhile is answered by one of them, or is told to come again.
+        loop {
+            let reply = agent.infer(&Ask::image(image())).await?;
+            if reply.status == 503 {
+                assert_eq!(reply.header("retry-after"), "1", "{reply:?}");
+            } else {
+                reply.answered()?;
+            }
+            if agent.model("digits").await?.serving_sha256.as_deref() == Some(model.sha256()) {
+                break;
+            }
+        }
+        agent.wait_log("taken away, to be replaced").await?;
+        agent.infer(&Ask::image(image())).await?.answered()?;
+    }
+    let taken = agent.log().matches("taken away, to be replaced").count();
+    assert_eq!(taken, 3, "{}", agent.log());
+
+    let before = agent.infer(&Ask::image(image())).await?.answered()?.outputs()?;
+    let bad = Model::of("digits", &digits::bad("wrong-shape")?).with_cases(digits::cases_file(ONE)?);
+    site.manifests().model(&bad.replacing())?;
+    let failed = agent.wait_failed("digits", "CasesFailed").await?;
+    wait::until("the old revision to serve again", || async {
+        let model = agent.model("digits").await?;
+        ensure!(model.serving_sha256.as_deref() == Some(two.sha256()), "{model:?}");
+        ensure!(model.error == failed.error, "what failed is still told: {model:?}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(agent.infer(&Ask::image(image())).await?.answered()?.outputs()?, before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn how_a_model_is_swapped_loads_nothing_anew() -> Result<()> {
+    let (site, agent) = scenes::device().await?;
+    agent.infer(&Ask::image(image())).await?.answered()?;
+    let model = Model::digits(ONE)?.replacing();
+    let was = agent.model("digits").await?.desired_revision;
+    site.manifests().model(&model)?;
+    wait::until("the other revision to serve", || async {
+        let model = agent.model("digits").await?;
+        ensure!(
+            model.desired_revision != was && model.serving_revision == model.desired_revision,
+            "{model:?}"
+        );
+        Ok(())
+    })
+    .await?;
+    assert_eq!(agent.counted("terrace_model_runs_total", &[]).await?, 1.0, "it is the same as was loaded");
+    assert!(!agent.log().contains("taken away"));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_bad_update_never_serves_and_the_old_revision_goes_on() -> Result<()> {
     let (site, agent) = scenes::device().await?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use terrace_crds::InferenceModel;
 use terrace_crds::model::{
-    Batching, CasesSource, ModelSource, Placement, PolicyReference, Runtime, Upstream, Upstreams,
+    Batching, CasesSource, ModelSource, Placement, PolicyReference, Runtime, Swap, Upstream, Upstreams,
     Verification,
 };
 use terrace_tiering::Fault;
@@ -187,6 +187,8 @@ impl Checks {
             threads: Some(self.count("spec.runtime.threads", runtime.threads, MAX_THREADS)),
             instances: Some(self.count("spec.runtime.instances", runtime.instances, MAX_INSTANCES)),
             batching: runtime.batching.as_ref().and_then(|batching| self.batching(batching)),
+            // What is the default anyway is no other revision.
+            swap: runtime.swap.filter(|swap| *swap != Swap::Overlap),
         }
     }
 

@@ -79,19 +79,23 @@ impl From<ReadError> for ActivateError {
 pub type Progress<'a> = &'a (dyn Fn(ModelPhase) + Sync);
 
 impl Activator {
-    /// Fetches what is missing, then loads.
-    pub async fn activate(
-        &self,
-        revision: &Revision,
-        progress: Progress<'_>,
-    ) -> Result<Served, ActivateError> {
+    /// Fetches what is missing.
+    pub async fn fetch(&self, revision: &Revision, progress: Progress<'_>) -> Result<(), ActivateError> {
         let artifact = artifact(revision)?;
         progress(ModelPhase::Fetching);
-        self.fetch(&artifact.uri, &artifact.sha256).await?;
+        self.fetch_file(&artifact.uri, &artifact.sha256).await?;
         if let Some(cases) = cases_of(revision) {
-            self.fetch(&cases.uri, &cases.sha256).await?;
+            self.fetch_file(&cases.uri, &cases.sha256).await?;
         }
-        self.load(revision, progress).await
+        Ok(())
+    }
+
+    /// Whether there is memory to load a revision beside the one that serves. What is known before a load is what it
+    /// needs at least: the model as it is read, and its weights as they are laid out.
+    pub fn check_room(&self, revision: &Revision) -> Result<(), ActivateError> {
+        let artifact = artifact(revision)?;
+        let Ok(file) = self.store.path(&digest(&artifact.sha256)?).metadata() else { return Ok(()) };
+        fits_beside(file.len(), memory::available())
     }
 
     /// Loads what lies on disk already.
@@ -153,7 +157,7 @@ impl Activator {
         Artifact { path: self.store.path(sha256), sha256: sha256.to_string() }
     }
 
-    async fn fetch(&self, uri: &str, sha256: &str) -> Result<(), ActivateError> {
+    async fn fetch_file(&self, uri: &str, sha256: &str) -> Result<(), ActivateError> {
         let uri = SourceUri::parse(uri).map_err(|error| ActivateError::last("SourceNotAllowed", &error))?;
         self.fetcher.fetch(&uri, &digest(sha256)?).await?;
         Ok(())
@@ -187,6 +191,21 @@ fn load_verified(engine: &dyn Engine, store: &Store, loading: &Loading) -> Resul
     })
 }
 
+/// Whether a model of so many bytes may fit into the memory that is left.
+fn fits_beside(bytes: u64, available: Option<u64>) -> Result<(), ActivateError> {
+    let needed = bytes.saturating_mul(2);
+    let Some(available) = available.filter(|available| needed > *available) else { return Ok(()) };
+    Err(ActivateError::passing(
+        "OverlapDoesNotFit",
+        &format!(
+            "it needs at least {} MiB beside the revision that serves, and {} MiB are left; set runtime.swap: Replace, so \
+             that the old one goes first, or give the agent more memory",
+            needed.div_ceil(1 << 20),
+            available >> 20
+        ),
+    ))
+}
+
 fn artifact(revision: &Revision) -> Result<&terrace_crds::model::ResolvedSource, ActivateError> {
     revision
         .model
@@ -218,4 +237,25 @@ fn crash_label(sha256: &Sha256) -> Label {
 
 fn digest(text: &str) -> Result<Sha256, ActivateError> {
     Sha256::parse(text).map_err(|error| ActivateError::last("DigestInvalid", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlap_that_does_not_fit_is_told_with_its_figures_and_tried_again() {
+        let mebibytes = |count: u64| count << 20;
+        for (bytes, available) in [(100, Some(200)), (100, None), (0, Some(0))] {
+            assert!(fits_beside(mebibytes(bytes), available.map(mebibytes)).is_ok(), "{bytes} {available:?}");
+        }
+        for (bytes, available, told) in [(100, 199, "200 MiB"), (1, 0, "2 MiB")] {
+            let error = fits_beside(mebibytes(bytes), Some(mebibytes(available))).unwrap_err();
+            assert!(error.retry && error.reason == "OverlapDoesNotFit");
+            assert!(
+                error.message.contains(told) && error.message.contains(&format!(" {available} MiB are left"))
+            );
+        }
+        assert!(fits_beside(u64::MAX, Some(u64::MAX - 1)).is_err());
+    }
 }

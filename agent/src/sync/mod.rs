@@ -32,6 +32,11 @@ use revision::Revision;
 /// How long to wait until a journal that could not be written is tried again.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
+/// How long a revision that is replaced is waited for: its runs go on for as long as somebody waits for them.
+const GONE_WITHIN: Duration = Duration::from_secs(30);
+/// How often it is looked for.
+const GONE_EVERY: Duration = Duration::from_millis(5);
+
 /// What this node should serve, from whoever decides it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Instruction {
@@ -334,7 +339,11 @@ impl Shared {
         }
         let last = self.journal.state().serving.remove(&key.to_string());
         let Some(last) = last.filter(|last| last != wanted) else { return true };
-        match self.activator.activate(&last, &|_| ()).await {
+        let activated = async {
+            self.activator.fetch(&last, &|_| ()).await?;
+            self.activator.load(&last, &|_| ()).await
+        };
+        match activated.await {
             Ok(served) => {
                 let error = self.node.board.error(&key);
                 self.swap(&last, policy(&last).tightened_by(&policy(wanted)), served);
@@ -365,7 +374,13 @@ impl Shared {
             },
             _ => {
                 let progress = |phase| self.node.board.model(&key, |model| model.phase = phase);
-                self.activator.activate(revision, &progress).await?
+                self.activator.fetch(revision, &progress).await?;
+                match current {
+                    Some(current) if revision.replaces() => self.make_room(revision, current).await,
+                    Some(_) => self.activator.check_room(revision)?,
+                    None => {}
+                }
+                self.activator.load(revision, &progress).await?
             }
         };
         self.swap(revision, policy(revision), served);
@@ -373,6 +388,30 @@ impl Shared {
         info!(model = %key, revision = revision.model.revision, "revision serves");
         self.record(NodeJournal::record).await;
         Ok(())
+    }
+
+    /// Takes away what serves, so that `revision` has its memory. What runs is waited for; callers are forwarded
+    /// meanwhile, or told to come again. The journal still knows the old one, which is loaded again where the new one
+    /// cannot serve, also by the next agent.
+    async fn make_room(&self, revision: &Revision, current: Arc<Served>) {
+        let key = revision.key();
+        info!(model = %key, revision = current.revision(), "taken away, to be replaced");
+        let model = Arc::downgrade(&current.model);
+        self.publish(revision, policy(&current.of).tightened_by(&policy(revision)), Local::Absent);
+        self.node.board.model(&key, |model| {
+            model.serving_revision = None;
+            model.serving_sha256 = None;
+            model.execution_provider = None;
+        });
+        drop(current);
+        let gone = async {
+            while model.strong_count() > 0 {
+                tokio::time::sleep(GONE_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(GONE_WITHIN, gone).await.is_err() {
+            warn!(model = %key, "requests still run on the revision that is replaced; the new one is loaded beside it");
+        }
     }
 
     /// Writes what serves into the journal.

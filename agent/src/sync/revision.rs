@@ -1,6 +1,7 @@
 //! One revision of one model, with everything that it needs: what is journaled, loaded and compared.
 
 use serde::{Deserialize, Serialize};
+use terrace_crds::model::{Runtime, Swap};
 use terrace_crds::node::NodeModel;
 use terrace_crds::{InferenceNodeSpec, TierPolicySpec};
 
@@ -34,12 +35,19 @@ impl Revision {
         self.model.artifact.is_some()
     }
 
-    /// Whether a model loaded for `other` can answer for this one as well: nothing differs but names and policy.
+    /// Whether the one that serves goes before this one is loaded.
+    pub fn replaces(&self) -> bool {
+        self.model.runtime.swap == Some(Swap::Replace)
+    }
+
+    /// Whether a model loaded for `other` can answer for this one as well: nothing differs but names, policy and how it
+    /// comes to serve.
     pub fn runs_like(&self, other: &Self) -> bool {
+        let runtime = |revision: &Self| Runtime { swap: None, ..revision.model.runtime.clone() };
         let digest =
             |revision: &Self| revision.model.artifact.as_ref().map(|artifact| artifact.sha256.clone());
         digest(self) == digest(other)
-            && self.model.runtime == other.model.runtime
+            && runtime(self) == runtime(other)
             && self.model.verification == other.model.verification
     }
 
