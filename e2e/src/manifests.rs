@@ -20,6 +20,7 @@ pub struct Model {
     uri: String,
     digest: Digest,
     instances: Option<u16>,
+    providers: Option<String>,
     cases: Option<Artifact>,
     policy: Option<String>,
     upstreams: Vec<(&'static str, String)>,
@@ -89,6 +90,7 @@ impl Model {
             uri: file.uri.clone(),
             digest: Digest::Fixed(file.sha256.clone()),
             instances: None,
+            providers: None,
             cases: None,
             policy: None,
             upstreams: Vec::new(),
@@ -134,6 +136,13 @@ impl Model {
     #[must_use]
     pub const fn instances(mut self, instances: u16) -> Self {
         self.instances = Some(instances);
+        self
+    }
+
+    /// To be run by these execution providers: `[{name: OpenVINO}]`.
+    #[must_use]
+    pub fn on_providers(mut self, providers: &str) -> Self {
+        self.providers = Some(providers.to_owned());
         self
     }
 
@@ -185,8 +194,14 @@ impl Model {
             }
         };
         let _ = writeln!(text, "  placement: {{tier: {}}}", self.tier);
+        if self.instances.is_some() || self.providers.is_some() {
+            text.push_str("  runtime:\n");
+        }
         if let Some(instances) = self.instances {
-            let _ = writeln!(text, "  runtime: {{instances: {instances}}}");
+            let _ = writeln!(text, "    instances: {instances}");
+        }
+        if let Some(providers) = &self.providers {
+            let _ = writeln!(text, "    executionProviders: {providers}");
         }
         if let Some(Artifact { uri, sha256 }) = &self.cases {
             let _ = writeln!(text, "  verification:\n    cases: {{uri: {uri:?}, sha256: {sha256:?}}}");

@@ -19,7 +19,7 @@ use crate::probe::zeros;
 use crate::statistics::{Counter, Outcome, Run, Statistics};
 use crate::stop::Underway;
 use crate::validate::{InvalidInput, check_inputs, check_outputs};
-use crate::{Engine, LoadError, RunError, Session, SessionOptions, Signature};
+use crate::{Engine, ExecutionProvider, LoadError, Placement, RunError, Session, SessionOptions, Signature};
 
 /// The largest inputs of zeros that are made to try a model with that nobody gave any, in bytes.
 const MOST_ZEROS: u64 = 16 << 20;
@@ -33,6 +33,8 @@ pub struct ModelOptions {
     pub crash_label: Label,
     /// Threads that one run may use.
     pub threads: usize,
+    /// What runs it, in order of preference; the CPU runs what is left.
+    pub providers: Vec<ExecutionProvider>,
     /// Sessions that run side by side.
     pub instances: usize,
     /// Requests that may wait.
@@ -68,6 +70,7 @@ impl StartError {
     /// One word for a status.
     pub const fn reason(&self) -> &'static str {
         match self {
+            Self::Load(LoadError::Provider { reason, .. }) => reason.as_str(),
             Self::Load(_) | Self::Thread(_) => "LoadFailed",
             Self::Cases(_) => "CasesFailed",
         }
@@ -76,7 +79,11 @@ impl StartError {
     /// Whether trying the same again may help: it was the machine and not the model. A machine that was busy makes any
     /// model slow.
     pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Thread(_) | Self::Cases(CaseFailure::Slow { .. }))
+        match self {
+            Self::Load(LoadError::Provider { reason, .. }) => reason.may_pass(),
+            Self::Thread(_) | Self::Cases(CaseFailure::Slow { .. }) => true,
+            Self::Load(_) | Self::Cases(_) => false,
+        }
     }
 }
 
@@ -105,6 +112,7 @@ pub enum InferError {
 pub struct Model {
     queue: Sender<Job>,
     signature: Signature,
+    placement: Placement,
     figures: Arc<Figures>,
     /// The most rows that run at once.
     most_rows: usize,
@@ -157,7 +165,10 @@ impl Model {
         let running = slot.run();
         let mut sessions = Vec::with_capacity(options.instances);
         for _ in 0..options.instances.max(1) {
-            let mut session = engine.load(bytes, SessionOptions { threads: options.threads })?;
+            let mut session = engine.load(
+                bytes,
+                SessionOptions { threads: options.threads, providers: options.providers.clone() },
+            )?;
             check(&mut *session)?;
             sessions.push(session);
         }
@@ -177,9 +188,9 @@ impl Model {
         options: &ModelOptions,
         most_rows: usize,
     ) -> Result<Self, StartError> {
-        let signature = sessions
+        let (signature, placement) = sessions
             .first()
-            .map(|session| session.signature().clone())
+            .map(|session| (session.signature().clone(), session.placement()))
             .ok_or_else(|| LoadError::Refused("no session".to_owned()))?;
         let (queue, jobs) = crossbeam_channel::bounded(options.queue.max(1));
         let figures = Arc::new(Figures::default());
@@ -192,12 +203,17 @@ impl Model {
             let worker = Worker { session, slot, jobs, figures, most_rows, underway: of_this, held: None };
             thread::Builder::new().name(thread_name(&options.name)).spawn(move || worker.work())?;
         }
-        Ok(Self { queue, signature, figures, most_rows, underway, requests: AtomicU64::new(0) })
+        Ok(Self { queue, signature, placement, figures, most_rows, underway, requests: AtomicU64::new(0) })
     }
 
     /// What it takes and gives.
     pub const fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// What runs it, read back from the runtime.
+    pub const fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// The most rows that run at once; 1 where each request runs alone.

@@ -88,6 +88,7 @@ fn options(instances: usize, queue: usize) -> ModelOptions {
         name: "counter".to_owned(),
         crash_label: [b'0'; 64],
         threads: 1,
+        providers: Vec::new(),
         instances,
         queue,
         batching: Batching::Learned,
