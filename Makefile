@@ -23,6 +23,8 @@ setup: ## Install pinned tools into .tools/ (make test and make quickstart do it
 test: setup ## Run every test
 	tools/venv test
 	tools/controlplane >/dev/null
+	@# For the tests of execution providers; there is none for another architecture.
+	[ "$$(uname -m)" != x86_64 ] || tools/onnxruntime openvino >/dev/null
 	@# All at once: with the features that the tests are built with, nothing is built twice.
 	$(CARGO) build --locked --workspace --all-targets
 	$(CARGO) test --locked --workspace

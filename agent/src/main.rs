@@ -185,6 +185,7 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
         board: Board::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: runtime.clone(),
+            execution_providers: engine.providers().into_iter().map(str::to_owned).collect(),
         }),
     }));
     let activator = Arc::new(Activator {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use terrace_crds::Tier;
 use terrace_crds::model::Upstreams;
+use terrace_crds::node::ExecutionStatus;
 use terrace_engine::Model;
 use terrace_tiering::Policy;
 
@@ -106,6 +107,8 @@ pub struct Served {
     pub sha256: String,
     /// The loaded model; revisions that differ in their policy alone share it.
     pub model: Arc<Model>,
+    /// What the status says of how it is run, where it asks for execution providers.
+    pub execution: Option<ExecutionStatus>,
 }
 
 impl Served {

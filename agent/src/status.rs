@@ -88,6 +88,7 @@ impl Board {
                 serving_revision: None,
                 serving_sha256: None,
                 execution_provider: None,
+                execution: None,
                 error: None,
             });
             edit(model);
@@ -211,7 +212,11 @@ mod tests {
     use super::*;
 
     fn board() -> Board {
-        Board::new(AgentStatus { version: "0".to_owned(), runtime: "none".to_owned() })
+        Board::new(AgentStatus {
+            version: "0".to_owned(),
+            runtime: "none".to_owned(),
+            execution_providers: Vec::new(),
+        })
     }
 
     fn key() -> ModelKey {

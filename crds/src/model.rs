@@ -125,9 +125,20 @@ pub struct Upstream {
 }
 
 /// How a node runs a model.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Runtime {
+    /// What runs the model, in order of preference: each runs what it can of what those before it left, the CPU the rest.
+    /// One that a node lacks is passed over, and the node's status says why, unless it is `required`. Absent: the CPU.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
+    #[x_kube(
+        validation = Rule::new("!self.exists(p, p.name == 'CPU') || (self[self.size() - 1].name == 'CPU' && self.exists_one(p, p.name == 'CPU'))")
+            .message("CPU must be the last of executionProviders: it leaves nothing to those after it"),
+        validation = Rule::new("self.filter(p, p.required).size() <= 1")
+            .message("one of executionProviders may be required: it and those before it must run the whole model")
+    )]
+    pub execution_providers: Vec<ExecutionProvider>,
     /// Threads that one run may use. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256), extend("format" = "int32"))]
@@ -156,6 +167,41 @@ pub enum Swap {
     Replace,
 }
 
+/// What runs a model, or a part of it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.name != 'CPU' || (!has(self.options) && !self.required)")
+        .message("CPU has no options and need not be required: it is always there, and runtime.threads is for it")
+)]
+pub struct ExecutionProvider {
+    /// Which.
+    pub name: ProviderName,
+    /// What ONNX Runtime calls its options. Which there are, and their values, is bounded: see docs/standalone.md.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub options: BTreeMap<String, String>,
+    /// Every node of the model must run on this provider, or on one before it: a revision that does not is not served on
+    /// this node. Default false.
+    #[serde(default)]
+    pub required: bool,
+}
+
+/// An execution provider of ONNX Runtime, by the name that it has without `ExecutionProvider`.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderName {
+    /// ONNX Runtime's own kernels.
+    CPU,
+    /// Intel's CPUs, GPUs and NPUs.
+    OpenVINO,
+    /// NVIDIA's GPUs.
+    CUDA,
+    /// NVIDIA's GPUs, by engines that are built for each model.
+    TensorRT,
+    /// Qualcomm's NPUs.
+    QNN,
+}
+
 /// How requests that wait are run together, where the first axis of everything that the model takes and gives is free and
 /// its rows do not depend on each other.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
@@ -171,7 +217,11 @@ pub struct Batching {
 impl Runtime {
     /// Whether everything is at its default.
     pub const fn is_empty(&self) -> bool {
-        self.threads.is_none() && self.instances.is_none() && self.batching.is_none() && self.swap.is_none()
+        self.execution_providers.is_empty()
+            && self.threads.is_none()
+            && self.instances.is_none()
+            && self.batching.is_none()
+            && self.swap.is_none()
     }
 }
 

@@ -7,9 +7,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Tier;
 use crate::model::{ResolvedSource, Runtime, Upstreams, Verification};
 use crate::policy::TierPolicySpec;
+use crate::{Duration, Tier};
 
 /// What one node should serve, and what it serves. Named as its Node. Writers: the operator alone writes `spec`,
 /// that node's agent alone `status`.
@@ -143,6 +143,11 @@ pub struct AgentStatus {
     pub version: String,
     /// The runtime it loaded, with its version: `onnxruntime 1.32.0`.
     pub runtime: String,
+    /// The execution providers that this runtime was built with, of those that a model can ask for. Whether the node has
+    /// the hardware, only a model that is loaded shows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub execution_providers: Vec<String>,
 }
 
 /// Where a node stands with one model.
@@ -164,12 +169,78 @@ pub struct NodeModelStatus {
     /// SHA-256 of the artifact that answers requests now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving_sha256: Option<String>,
-    /// What runs the model now, read back from the runtime.
+    /// What runs the model now, read back from the runtime: of several providers, the one with the most nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution_provider: Option<String>,
+    /// What runs which share of the model now, what does not and why, and how it compares with the CPU. Absent where the
+    /// model asks for nothing but the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution: Option<ExecutionStatus>,
     /// Why the desired revision does not serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ModelError>,
+}
+
+/// How a model that asks for execution providers is run.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecutionStatus {
+    /// Who runs how many nodes of the model's graph, read back from the runtime.
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub placed: Vec<PlacedNodes>,
+    /// Who was asked for and runs nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub passed_over: Vec<PassedOver>,
+    /// The model on its cases here, beside the same on the CPU provider. Absent where the CPU provider runs all of it,
+    /// cannot run it, or there are no cases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared_with_cpu: Option<CpuComparison>,
+}
+
+/// A provider and what it runs.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PlacedNodes {
+    /// ONNX Runtime's name of it: `OpenVINOExecutionProvider`.
+    pub provider: String,
+    /// The device that it runs them on, where that is known and not only asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Nodes of the graph.
+    #[schemars(extend("format" = "int32"))]
+    pub nodes: u32,
+}
+
+/// A provider that was asked for and runs nothing.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PassedOver {
+    /// ONNX Runtime's name of it.
+    pub provider: String,
+    /// The device that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Why, as one CamelCase word: `NotInThisVariant`, `ProviderUnavailable`, `ProviderFailed`, `ProviderIncomplete`,
+    /// `NoNodes`.
+    pub reason: String,
+    /// Why, for a person.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+}
+
+/// A model on its cases, beside the same on the CPU provider.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CpuComparison {
+    /// What the median run takes as it serves.
+    pub median_latency: Duration,
+    /// What it takes on the CPU provider, with the same threads.
+    pub cpu_median_latency: Duration,
+    /// How far two floating-point outputs are apart at most. Absent where outputs cannot be compared: another shape, another
+    /// integer or text, or a number on one side only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_difference: Option<f64>,
 }
 
 /// The steps of a revision on a node.

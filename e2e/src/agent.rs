@@ -381,6 +381,16 @@ pub fn onnxruntime() -> Option<PathBuf> {
     })
 }
 
+/// ONNX Runtime's library with OpenVINO's execution provider, which `make test` puts into the checkout.
+pub fn onnxruntime_openvino() -> Result<PathBuf> {
+    let folder = checkout().join(".tools/onnxruntime-openvino");
+    let versions = fs::read_dir(&folder).into_iter().flatten();
+    let libraries = versions.filter_map(|version| Some(version.ok()?.path().join("libonnxruntime.so")));
+    let library = libraries.filter(|library| library.exists()).max();
+    library
+        .with_context(|| format!("{} holds no library: run `tools/onnxruntime openvino`", folder.display()))
+}
+
 #[allow(clippy::disallowed_methods)] // tests have no flags of their own
 fn setting(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)

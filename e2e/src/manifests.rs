@@ -21,6 +21,7 @@ pub struct Model {
     digest: Digest,
     instances: Option<u16>,
     replaces: bool,
+    providers: Option<String>,
     cases: Option<Artifact>,
     policy: Option<String>,
     upstreams: Vec<(&'static str, String)>,
@@ -91,6 +92,7 @@ impl Model {
             digest: Digest::Fixed(file.sha256.clone()),
             instances: None,
             replaces: false,
+            providers: None,
             cases: None,
             policy: None,
             upstreams: Vec::new(),
@@ -146,6 +148,13 @@ impl Model {
         self
     }
 
+    /// To be run by these execution providers: `[{name: OpenVINO}]`.
+    #[must_use]
+    pub fn on_providers(mut self, providers: &str) -> Self {
+        self.providers = Some(providers.to_owned());
+        self
+    }
+
     /// To pass these cases.
     #[must_use]
     pub fn with_cases(mut self, cases: Artifact) -> Self {
@@ -194,7 +203,7 @@ impl Model {
             }
         };
         let _ = writeln!(text, "  placement: {{tier: {}}}", self.tier);
-        if self.instances.is_some() || self.replaces {
+        if self.instances.is_some() || self.replaces || self.providers.is_some() {
             text.push_str("  runtime:\n");
         }
         if let Some(instances) = self.instances {
@@ -202,6 +211,9 @@ impl Model {
         }
         if self.replaces {
             text.push_str("    swap: Replace\n");
+        }
+        if let Some(providers) = &self.providers {
+            let _ = writeln!(text, "    executionProviders: {providers}");
         }
         if let Some(Artifact { uri, sha256 }) = &self.cases {
             let _ = writeln!(text, "  verification:\n    cases: {{uri: {uri:?}, sha256: {sha256:?}}}");

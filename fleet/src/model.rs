@@ -14,6 +14,7 @@ use terrace_crds::model::{
 use terrace_tiering::Fault;
 
 use crate::digest::Sha256;
+use crate::provider::execution_providers;
 use crate::source::SourceUri;
 
 const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_mins(15);
@@ -183,7 +184,12 @@ impl Checks {
     }
 
     fn runtime(&mut self, runtime: &Runtime) -> Runtime {
+        let execution_providers = execution_providers(runtime).unwrap_or_else(|faults| {
+            self.0.extend(faults);
+            Vec::new()
+        });
         Runtime {
+            execution_providers,
             threads: Some(self.count("spec.runtime.threads", runtime.threads, MAX_THREADS)),
             instances: Some(self.count("spec.runtime.instances", runtime.instances, MAX_INSTANCES)),
             batching: runtime.batching.as_ref().and_then(|batching| self.batching(batching)),

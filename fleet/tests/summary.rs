@@ -41,6 +41,7 @@ fn reports(phase: ModelPhase, serving: Option<&str>) -> NodeModelStatus {
         serving_revision: serving.map(str::to_owned),
         serving_sha256: None,
         execution_provider: None,
+        execution: None,
         error,
     }
 }

@@ -4,10 +4,12 @@
 
 mod batch;
 pub mod cases;
+mod compare;
 mod learn;
 pub mod memory;
 pub mod onnxruntime;
 pub mod probe;
+pub mod provider;
 mod sessions;
 mod statistics;
 mod stop;
@@ -18,8 +20,11 @@ mod worker;
 use std::path::Path;
 use std::sync::Arc;
 
+use provider::Reason;
 use terrace_oip::{Datatype, Tensor};
 
+pub use compare::Comparison;
+pub use provider::{ExecutionProvider, Placement, ProviderKind};
 pub use statistics::{Runs, Statistics};
 pub use stop::Stop;
 pub use validate::InvalidInput;
@@ -38,6 +43,11 @@ pub trait Engine: Send + Sync + std::fmt::Debug {
 pub trait Session: Send {
     /// What it takes and gives.
     fn signature(&self) -> &Signature;
+
+    /// What runs it, read back from the runtime.
+    fn placement(&self) -> Placement {
+        Placement::whole(&self.signature().provider)
+    }
 
     /// Runs it on inputs that fit its signature. All outputs are computed; those that are named are copied.
     fn run(&mut self, inputs: &[Tensor], outputs: Option<&[String]>) -> Result<Vec<Tensor>, RunError>;
@@ -68,6 +78,8 @@ impl std::fmt::Display for RuntimeInfo {
 pub struct SessionOptions<'a> {
     /// Threads that one run may use.
     pub threads: usize,
+    /// What runs it, in order of preference; the CPU runs what is left.
+    pub providers: &'a [ExecutionProvider],
     /// The folder of weights that lie apart from the model, to be shared with other sessions; those of a model that
     /// has none apart are the session's own.
     pub weights: Option<&'a Path>,
@@ -80,7 +92,7 @@ pub struct Signature {
     pub inputs: Vec<TensorSpec>,
     /// Its outputs.
     pub outputs: Vec<TensorSpec>,
-    /// What runs it.
+    /// What runs it, or most of it.
     pub provider: String,
 }
 
@@ -101,6 +113,14 @@ pub enum LoadError {
     /// The runtime refuses it.
     #[error("the runtime refuses the model: {0}")]
     Refused(String),
+    /// An execution provider that is required does not run it.
+    #[error("{message}")]
+    Provider {
+        /// Why, as one word.
+        reason: Reason,
+        /// Why, for a person.
+        message: String,
+    },
     /// An input or output is something that the protocol cannot carry.
     #[error(
         "{what} {name:?} is {kind}, which the Open Inference Protocol cannot carry; export the model with tensors instead"

@@ -1,4 +1,6 @@
-//! ONNX Runtime, loaded from a shared library at run time, on its CPU execution provider.
+//! ONNX Runtime, loaded from a shared library at run time.
+
+mod providers;
 
 use std::borrow::Cow;
 use std::fs;
@@ -17,11 +19,9 @@ use ort::value::{DynValue, Outlet, PrimitiveTensorElementType, TensorElementType
 use terrace_oip::{Datatype, Tensor, TensorData};
 use tracing::{error, warn};
 
+use crate::provider::{Attempt, Candidate, Placement, ProviderKind, choose};
 use crate::validate::{check_inputs, check_outputs};
 use crate::{Engine, LoadError, RunError, RuntimeInfo, Session, SessionOptions, Signature, Stop, TensorSpec};
-
-/// What runs a model here: the only provider that is registered, so nothing else can have taken a node of it.
-pub(crate) const PROVIDER: &str = "CPUExecutionProvider";
 
 /// Where a model's external data is looked for: below a device there are no files. Without this a model could have any
 /// file below the working directory in its outputs, and that directory is `/` under systemd and in containers.
@@ -113,10 +113,44 @@ impl OnnxRuntime {
         &self.library
     }
 
+    /// The execution providers that the library was built with, of those that can be asked for, and the CPU's.
+    pub fn providers(&self) -> Vec<&'static str> {
+        let offered = ProviderKind::ALL.into_iter().filter(|kind| providers::is_offered(*kind));
+        offered.map(ProviderKind::name).chain([crate::provider::CPU]).collect()
+    }
+
+    /// One attempt to load a model with these providers, and the CPU's after them.
+    fn attempt(
+        &self,
+        model: &[u8],
+        options: SessionOptions<'_>,
+        candidates: &[Candidate],
+    ) -> ort::Result<Attempt<ort::session::Session>> {
+        let (record, on) = terrace_assignment::RECORD;
+        let mut builder = self.builder(options)?.with_config_entry(record, on)?;
+        for (place, candidate) in candidates.iter().enumerate() {
+            if let Err(error) = providers::register(&mut builder, candidate) {
+                return Ok(Attempt::NotRegistered(place, one_line(error.message())));
+            }
+        }
+        if candidates.iter().any(Candidate::falls_back_unseen) {
+            builder = builder.with_disable_cpu_fallback()?;
+        } else {
+            builder = builder.with_execution_providers([CPU::default().build().error_on_failure()])?;
+        }
+        match builder.commit_from_memory(model) {
+            Ok(session) => {
+                let assigned = terrace_assignment::assigned(&session)?;
+                let assigned = assigned.into_iter().map(|part| (part.provider, part.nodes)).collect();
+                Ok(Attempt::Loaded(session, assigned))
+            }
+            Err(error) => Ok(Attempt::NotLoaded(one_line(&error.to_string()))),
+        }
+    }
+
     fn builder(&self, options: SessionOptions<'_>) -> ort::Result<SessionBuilder> {
         let folder = options.weights.map_or(NOWHERE.into(), Path::to_string_lossy);
         let builder = ort::session::Session::builder(&self.environment)?
-            .with_execution_providers([CPU::default().build().error_on_failure()])?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(options.threads)?
             .with_inter_threads(1)?
@@ -142,7 +176,8 @@ impl Engine for OnnxRuntime {
 
     fn load(&self, model: &[u8], options: SessionOptions<'_>) -> Result<Box<dyn Session>, LoadError> {
         let refused = |error: ort::Error| LoadError::Refused(one_line(&error.to_string()));
-        let session = self.builder(options).map_err(refused)?.commit_from_memory(model).map_err(refused)?;
+        let open = |candidates: &[Candidate]| self.attempt(model, options, candidates).map_err(refused);
+        let (session, placement) = choose(options.providers, options.threads, providers::is_offered, open)?;
         let signature = Signature {
             inputs: session.inputs().iter().map(|outlet| spec("input", outlet)).collect::<Result<_, _>>()?,
             outputs: session
@@ -150,10 +185,10 @@ impl Engine for OnnxRuntime {
                 .iter()
                 .map(|outlet| spec("output", outlet))
                 .collect::<Result<_, _>>()?,
-            provider: PROVIDER.to_owned(),
+            provider: placement.provider().to_owned(),
         };
         let options = Arc::new(RunOptions::new().map_err(refused)?);
-        Ok(Box::new(OrtSession { session, signature, options }))
+        Ok(Box::new(OrtSession { session, signature, placement, options }))
     }
 }
 
@@ -161,6 +196,7 @@ impl Engine for OnnxRuntime {
 struct OrtSession {
     session: ort::session::Session,
     signature: Signature,
+    placement: Placement,
     /// Of all its runs.
     options: Arc<RunOptions>,
 }
@@ -182,6 +218,10 @@ impl Stop for RunOptions {
 impl Session for OrtSession {
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn placement(&self) -> Placement {
+        self.placement.clone()
     }
 
     fn run(&mut self, inputs: &[Tensor], outputs: Option<&[String]>) -> Result<Vec<Tensor>, RunError> {

@@ -46,12 +46,17 @@ pub fn open(
     let load = |weights: Option<&SharedWeights>| -> Result<Box<dyn Session>, StartError> {
         let model = weights.map_or(model, SharedWeights::model);
         let weights = weights.map(SharedWeights::folder);
-        let mut session = engine.load(model, SessionOptions { threads: options.threads, weights })?;
+        let mut session = engine.load(
+            model,
+            SessionOptions { threads: options.threads, providers: &options.providers, weights },
+        )?;
         check(&mut *session)?;
         Ok(session)
     };
     let instances = options.instances.max(1);
-    let shared = options.scratch.as_deref().and_then(|scratch| lay_out(model, scratch, &options.name));
+    // Other providers lay out weights as their devices need them.
+    let scratch = options.scratch.as_deref().filter(|_| options.providers.is_empty());
+    let shared = scratch.and_then(|scratch| lay_out(model, scratch, &options.name));
     // What the runtime refuses only because its weights lie apart is loaded as it came, and refused there if at all.
     let of_shared = shared.as_ref().and_then(|shared| load(Some(shared)).ok());
     let (first, most_rows, weights) = match (of_shared, &shared) {

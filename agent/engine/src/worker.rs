@@ -19,7 +19,7 @@ use crate::sessions::{self, Sessions};
 use crate::statistics::{Counter, Outcome, Run, Statistics};
 use crate::stop::Underway;
 use crate::validate::{InvalidInput, check_inputs, check_outputs};
-use crate::{Engine, LoadError, RunError, Session, Signature};
+use crate::{Engine, ExecutionProvider, LoadError, Placement, RunError, Session, Signature};
 
 /// How a model is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct ModelOptions {
     pub crash_label: Label,
     /// Threads that one run may use.
     pub threads: usize,
+    /// What runs it, in order of preference; the CPU runs what is left.
+    pub providers: Vec<ExecutionProvider>,
     /// Sessions that run side by side.
     pub instances: usize,
     /// Requests that may wait.
@@ -69,6 +71,7 @@ impl StartError {
     /// One word for a status.
     pub const fn reason(&self) -> &'static str {
         match self {
+            Self::Load(LoadError::Provider { reason, .. }) => reason.as_str(),
             Self::Load(_) | Self::Thread(_) => "LoadFailed",
             Self::Cases(_) => "CasesFailed",
         }
@@ -77,7 +80,11 @@ impl StartError {
     /// Whether trying the same again may help: it was the machine and not the model. A machine that was busy makes any
     /// model slow.
     pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Thread(_) | Self::Cases(CaseFailure::Slow { .. }))
+        match self {
+            Self::Load(LoadError::Provider { reason, .. }) => reason.may_pass(),
+            Self::Thread(_) | Self::Cases(CaseFailure::Slow { .. }) => true,
+            Self::Load(_) | Self::Cases(_) => false,
+        }
     }
 }
 
@@ -106,6 +113,7 @@ pub enum InferError {
 pub struct Model {
     queue: Sender<Job>,
     signature: Signature,
+    placement: Placement,
     figures: Arc<Figures>,
     /// The most rows that run at once.
     most_rows: usize,
@@ -166,9 +174,9 @@ impl Model {
         options: &ModelOptions,
         most_rows: usize,
     ) -> Result<Self, StartError> {
-        let signature = sessions
+        let (signature, placement) = sessions
             .first()
-            .map(|session| session.signature().clone())
+            .map(|session| (session.signature().clone(), session.placement()))
             .ok_or_else(|| LoadError::Refused("no session".to_owned()))?;
         let (queue, jobs) = crossbeam_channel::bounded(options.queue.max(1));
         let figures = Arc::new(Figures::default());
@@ -181,12 +189,17 @@ impl Model {
             let worker = Worker { session, slot, jobs, figures, most_rows, underway: of_this, held: None };
             thread::Builder::new().name(thread_name(&options.name)).spawn(move || worker.work())?;
         }
-        Ok(Self { queue, signature, figures, most_rows, underway, requests: AtomicU64::new(0) })
+        Ok(Self { queue, signature, placement, figures, most_rows, underway, requests: AtomicU64::new(0) })
     }
 
     /// What it takes and gives.
     pub const fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    /// What runs it, read back from the runtime.
+    pub const fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// The most rows that run at once; 1 where each request runs alone.

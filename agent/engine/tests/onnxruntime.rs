@@ -18,7 +18,7 @@ use terrace_engine::{Engine as _, LoadError, RunError, Session, SessionOptions};
 use terrace_oip::{Datatype, Tensor, TensorData};
 
 fn load(model: &[u8]) -> Result<Box<dyn Session>, LoadError> {
-    runtime().load(model, SessionOptions { threads: 1, weights: None })
+    runtime().load(model, SessionOptions { threads: 1, providers: &[], weights: None })
 }
 
 fn loaded(model: &[u8]) -> Box<dyn Session> {

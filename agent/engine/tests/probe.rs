@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::net::TcpListener;
@@ -18,6 +19,7 @@ use support::models;
 use support::onnx::{Element, Graph, node, tensor_type, value};
 use tempfile::TempDir;
 use terrace_engine::probe::{Artifact, Limits, ProbeError, ProbeRequest, Prober, SUBCOMMAND, Verdict};
+use terrace_engine::{ExecutionProvider, ProviderKind};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
@@ -72,7 +74,13 @@ impl Bench {
     }
 
     fn request(&self, model: &[u8]) -> ProbeRequest {
-        ProbeRequest { model: self.file("model", model), cases: None, tolerance: 1e-4, threads: 1 }
+        ProbeRequest {
+            model: self.file("model", model),
+            cases: None,
+            tolerance: 1e-4,
+            threads: 1,
+            providers: vec![],
+        }
     }
 
     fn request_with_cases(&self, model: &[u8], cases: &str) -> ProbeRequest {
@@ -329,12 +337,25 @@ async fn what_is_known_of_a_model_is_not_asked_again() {
     // Whatever a verdict depends on makes it another one.
     let more_threads = ProbeRequest { threads: 2, ..accepted.clone() };
     let stricter = ProbeRequest { tolerance: 0.0, ..accepted.clone() };
+    let another_provider = ProbeRequest {
+        providers: vec![ExecutionProvider {
+            kind: ProviderKind::OpenVino,
+            options: BTreeMap::new(),
+            required: false,
+        }],
+        ..accepted.clone()
+    };
     let another_runtime = {
         let mut bench = Bench { prober: bench.prober.clone(), ..Bench::new() };
         bench.prober.runtime = "another".to_owned();
         bench
     };
-    for (bench, request) in [(&bench, &more_threads), (&bench, &stricter), (&another_runtime, &accepted)] {
+    for (bench, request) in [
+        (&bench, &more_threads),
+        (&bench, &stricter),
+        (&bench, &another_provider),
+        (&another_runtime, &accepted),
+    ] {
         let found = bench.probe(request).await;
         assert!(matches!(found, Err(ProbeError::Start(_))), "{found:?}");
     }

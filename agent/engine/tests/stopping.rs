@@ -20,6 +20,7 @@ fn model() -> Model {
         name: "turning".to_owned(),
         crash_label: [b'0'; 64],
         threads: 1,
+        providers: Vec::new(),
         instances: 1,
         queue: 8,
         batching: Batching::Learned,

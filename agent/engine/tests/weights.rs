@@ -42,6 +42,7 @@ fn load(model: &[u8], scratch: Option<&Path>, memory: Option<u64>) -> Model {
         name: "matrices".to_owned(),
         crash_label: [b'0'; 64],
         threads: 1,
+        providers: Vec::new(),
         instances: 4,
         queue: 8,
         batching: Batching::AtMost(1),

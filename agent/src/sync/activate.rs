@@ -8,11 +8,14 @@ use terrace_crash::{LABEL, Label};
 use terrace_crds::model::{CasesSource, Runtime, Verification};
 use terrace_crds::node::ModelPhase;
 use terrace_engine::cases::{self, Acceptance, Cases};
-use terrace_engine::probe::{Artifact, ProbeRequest, Prober, Verdict};
+use terrace_engine::probe::{Artifact, ProbeError, ProbeRequest, Prober, Verdict};
+use terrace_engine::provider::PassedOver;
 use terrace_engine::{Batching, Engine, Model, ModelOptions, memory};
 use terrace_fleet::{Sha256, SourceUri};
 use tokio::sync::Semaphore;
+use tracing::info;
 
+use super::execution;
 use super::revision::Revision;
 use crate::crashes::Crashes;
 use crate::fetch::{FetchError, Fetcher};
@@ -107,7 +110,10 @@ impl Activator {
             .map_err(|held| ActivateError::passing("HeldBack", &held))?;
         let cases = cases_of(revision).map(|cases| digest(&cases.sha256)).transpose()?;
         let acceptance = acceptance(revision.model.verification.as_ref());
-        let options = ModelOptions {
+        let asked = execution::asked(&revision.model.runtime)
+            .map_err(|why| ActivateError::last("RuntimeInvalid", &why))?;
+        let mut options = ModelOptions {
+            providers: asked.clone(),
             threads: revision.model.runtime.threads.map_or(1, usize::from),
             instances: revision.model.runtime.instances.map_or(1, usize::from),
             queue: self.queue,
@@ -123,19 +129,41 @@ impl Activator {
             .map_err(|_| ActivateError::passing("ShuttingDown", "the agent is ending"))?;
 
         progress(ModelPhase::Probing);
-        let request = ProbeRequest {
+        let mut request = ProbeRequest {
             model: self.stored(&model),
             cases: cases.as_ref().map(|cases| self.stored(cases)),
             tolerance: acceptance.tolerance,
             threads: options.threads,
+            providers: asked.clone(),
         };
-        match self.prober.probe(&request, SystemTime::now()).await {
-            Ok(Verdict::Accepted) => {}
-            Ok(Verdict::Refused { reason, message }) => return Err(ActivateError::last(reason, &message)),
-            // Asking again costs little: the prober knows when the model is to be tried again.
-            Ok(Verdict::Died { message }) => return Err(ActivateError::passing("ProbeRefused", &message)),
-            Err(error) => return Err(ActivateError::passing("ProbeFailed", &error)),
-        }
+        let mut died_with = Vec::new();
+        let comparison = loop {
+            match self.prober.probe(&request, SystemTime::now()).await {
+                Ok(Verdict::Accepted) => break None,
+                Ok(Verdict::Compared(comparison)) => break Some(comparison),
+                Ok(Verdict::Refused { reason, message }) => {
+                    return Err(ActivateError::last(reason, &message));
+                }
+                // A driver may end its process. What is asked for less urgently may do better.
+                Ok(Verdict::Died { message }) => match execution::without_first(&request.providers) {
+                    Some((passed, rest)) => {
+                        died_with.push(PassedOver { message, ..passed });
+                        request.providers = rest;
+                    }
+                    // Asking again costs little: the prober knows when the model is to be tried again.
+                    None => return Err(ActivateError::passing("ProbeRefused", &message)),
+                },
+                Err(ProbeError::Unplaced { reason, message }) => {
+                    return Err(ActivateError {
+                        reason: reason.as_str().into(),
+                        message,
+                        retry: reason.may_pass(),
+                    });
+                }
+                Err(error) => return Err(ActivateError::passing("ProbeFailed", &error)),
+            }
+        };
+        options.providers = request.providers;
 
         progress(ModelPhase::Loading);
         let (engine, store) = (Arc::clone(&self.engine), Arc::clone(&self.store));
@@ -146,10 +174,22 @@ impl Activator {
         })
         .await
         .map_err(|error| ActivateError::last("LoadFailed", &format!("loading ended early: {error}")))??;
+        let execution = (!asked.is_empty()).then(|| {
+            let mut placement = loaded.placement().clone();
+            placement.passed_over.splice(..0, died_with);
+            for PassedOver { provider, device, reason, message } in &placement.passed_over {
+                let (model, reason) = (revision.key(), reason.as_str());
+                info!(%model, provider, device, reason, message, "an execution provider is passed over");
+            }
+            // What was compared is what was probed; an accelerator that went away since is compared with nothing.
+            let comparison = comparison.filter(|_| !placement.is_cpu_alone());
+            execution::status(&placement, comparison)
+        });
         Ok(Served {
             of: Arc::new(revision.clone()),
             sha256: artifact.sha256.clone(),
             model: Arc::new(loaded),
+            execution,
         })
     }
 

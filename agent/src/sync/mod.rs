@@ -6,6 +6,7 @@
 
 pub mod activate;
 pub mod backoff;
+pub mod execution;
 pub mod journal;
 pub mod revision;
 
@@ -257,6 +258,7 @@ impl Shared {
                 model.serving_revision = None;
                 model.serving_sha256 = None;
                 model.execution_provider = None;
+                model.execution = None;
                 model.error = revision
                     .model
                     .not_placed
@@ -371,6 +373,7 @@ impl Shared {
                 of: Arc::new(revision.clone()),
                 sha256: current.sha256.clone(),
                 model: Arc::clone(&current.model),
+                execution: current.execution.clone(),
             },
             _ => {
                 let progress = |phase| self.node.board.model(&key, |model| model.phase = phase);
@@ -448,13 +451,14 @@ impl Shared {
     /// From here on new requests are answered by `served`; those under way finish where they began.
     fn swap(&self, revision: &Revision, policy: Policy, served: Served) {
         let provider = served.model.signature().provider.clone();
-        let sha256 = served.sha256.clone();
+        let (sha256, execution) = (served.sha256.clone(), served.execution.clone());
         self.publish(revision, policy, Local::Serving(Arc::new(served)));
         self.node.board.model(&revision.key(), |model| {
             model.phase = ModelPhase::Serving;
             model.serving_revision = Some(revision.model.revision.clone());
             model.serving_sha256 = Some(sha256);
             model.execution_provider = Some(provider);
+            model.execution = execution;
             model.error = None;
         });
     }

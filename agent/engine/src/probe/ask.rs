@@ -27,11 +27,25 @@ struct Ended {
     status: ExitStatus,
 }
 
+/// What a child found, and whether that would be found again.
+pub struct Found {
+    /// What.
+    pub verdict: Verdict,
+    /// Whether it is worth remembering.
+    pub lasts: bool,
+}
+
+impl Found {
+    const fn lasting(verdict: Verdict) -> Self {
+        Self { verdict, lasts: true }
+    }
+}
+
 /// Has a child try a model.
-pub async fn ask(prober: &Prober, request: &ProbeRequest) -> Result<Verdict, ProbeError> {
+pub async fn ask(prober: &Prober, request: &ProbeRequest) -> Result<Found, ProbeError> {
     let path = request.model.path.clone();
     let size = off_thread(move || fs::metadata(path)).await?.map_err(|_| ProbeError::Damaged)?.len();
-    let allowance = prober.limits.of_model(size, request.threads);
+    let allowance = prober.limits.of_model(size, request.threads, &request.providers);
     let orders = Orders {
         library: prober.library.clone(),
         request: request.clone(),
@@ -55,7 +69,7 @@ pub async fn ask(prober: &Prober, request: &ProbeRequest) -> Result<Verdict, Pro
             let seconds = allowance.patience.as_secs_f32();
             let message =
                 format!("the time for trying the model was over after {seconds} s; it may use {allowance}");
-            Ok(Verdict::Died { message })
+            Ok(Found::lasting(Verdict::Died { message }))
         }
     }
 }
@@ -97,10 +111,12 @@ async fn tail(mut printing: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8
     Ok(kept)
 }
 
-fn make_sense(ended: &Ended, allowance: &Allowance) -> Result<Verdict, ProbeError> {
-    let died = |message: String| Ok(Verdict::Died { message });
+fn make_sense(ended: &Ended, allowance: &Allowance) -> Result<Found, ProbeError> {
+    let died = |message: String| Ok(Found::lasting(Verdict::Died { message }));
     match serde_json::from_slice(&ended.said) {
-        Ok(Finding::Verdict(verdict)) => Ok(verdict),
+        Ok(Finding::Verdict(verdict)) => Ok(Found::lasting(verdict)),
+        Ok(Finding::ForNow(verdict)) => Ok(Found { verdict, lasts: false }),
+        Ok(Finding::Unplaced { reason, message }) => Err(ProbeError::Unplaced { reason, message }),
         Ok(Finding::Damaged) => Err(ProbeError::Damaged),
         Ok(Finding::Unable { message }) => Err(ProbeError::Unable { message }),
         Ok(Finding::OutOfMemory { words }) => {

@@ -12,8 +12,10 @@ use super::limits::Allowance;
 use super::zeros::zeros;
 use super::{Artifact, ProbeRequest, Verdict, hex};
 use crate::cases::{self, Acceptance, CaseFailure, Cases};
+use crate::compare::{Comparison, compare};
 use crate::onnxruntime::OnnxRuntime;
-use crate::{Engine as _, LoadError, RunError, Session, SessionOptions};
+use crate::provider::Reason;
+use crate::{Engine as _, ExecutionProvider, LoadError, RunError, Session, SessionOptions};
 
 /// What the child is told.
 #[derive(Serialize, Deserialize)]
@@ -30,6 +32,10 @@ pub(super) struct Orders {
 pub(super) enum Finding {
     /// What the model is.
     Verdict(Verdict),
+    /// The same, as long as a provider is away that may come back: then the model is to be tried anew.
+    ForNow(Verdict),
+    /// An execution provider that is required does not run it here.
+    Unplaced { reason: Reason, message: String },
     /// The model needs more memory than it may use.
     OutOfMemory { words: String },
     /// A file is not what it should be.
@@ -62,14 +68,36 @@ fn attempt(orders: &Orders) -> Result<Finding, Finding> {
     let cases = request.cases.as_ref().map(read).transpose()?;
     let engine = OnnxRuntime::open_to_probe(&orders.library)
         .map_err(|error| Finding::Unable { message: error.to_string() })?;
-    let mut session = engine
-        .load(&model, SessionOptions { threads: request.threads, weights: None })
-        .map_err(|error| not_loaded(&error))?;
-    match cases {
-        Some(json) => pass(&mut *session, &json, request.tolerance)?,
+    let load = |providers: &[ExecutionProvider]| {
+        engine.load(&model, SessionOptions { threads: request.threads, providers, weights: None })
+    };
+    let mut session = load(&request.providers).map_err(|error| not_loaded(&error))?;
+    let cases = cases.map(|json| Cases::parse(&json)).transpose();
+    let cases = cases.map_err(|error| refused("CasesUnreadable", error.to_string()))?;
+    match &cases {
+        Some(cases) => pass(&mut *session, cases, request.tolerance)?,
         None => run_once(&mut *session, orders.allowance.data_bytes)?,
     }
-    Ok(Finding::Verdict(Verdict::Accepted))
+    let placement = session.placement();
+    let compared = cases.filter(|_| !placement.is_cpu_alone()).and_then(|cases| {
+        // That the CPU cannot run it is no fault: it was not asked to.
+        let mut cpu = load(&[]).ok()?;
+        beside_cpu(&mut *session, &mut *cpu, &cases).ok()
+    });
+    let verdict = compared.map_or(Verdict::Accepted, Verdict::Compared);
+    Ok(if placement.lasts() { Finding::Verdict(verdict) } else { Finding::ForNow(verdict) })
+}
+
+fn beside_cpu(
+    session: &mut dyn Session,
+    cpu: &mut dyn Session,
+    cases: &Cases,
+) -> Result<Comparison, RunError> {
+    let inputs = cases.inputs();
+    for input in &inputs {
+        cpu.run(input, None)?;
+    }
+    compare(session, cpu, &inputs)
 }
 
 fn read(artifact: &Artifact) -> Result<Vec<u8>, Finding> {
@@ -81,15 +109,17 @@ fn not_loaded(error: &LoadError) -> Finding {
     match error {
         LoadError::Refused(words) if is_out_of_memory(words) => Finding::OutOfMemory { words: words.clone() },
         LoadError::Refused(words) if is_out_of_threads(words) => Finding::Unable { message: words.clone() },
+        LoadError::Provider { reason, message } => {
+            Finding::Unplaced { reason: *reason, message: message.clone() }
+        }
         error => refused("LoadFailed", error.to_string()),
     }
 }
 
-fn pass(session: &mut dyn Session, json: &[u8], tolerance: f64) -> Result<(), Finding> {
-    let cases = Cases::parse(json).map_err(|error| refused("CasesUnreadable", error.to_string()))?;
+fn pass(session: &mut dyn Session, cases: &Cases, tolerance: f64) -> Result<(), Finding> {
     // How fast it is, the process that serves measures itself.
     let acceptance = Acceptance { tolerance, max_latency: None };
-    cases::verify(session, &cases, &acceptance).map_err(|error| match error {
+    cases::verify(session, cases, &acceptance).map_err(|error| match error {
         CaseFailure::Run { error: RunError::Failed(words), .. } if is_out_of_memory(&words) => {
             Finding::OutOfMemory { words }
         }

@@ -8,6 +8,8 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::provider::{ExecutionProvider, ProviderKind};
+
 const MIB: u64 = 1 << 20;
 /// Memory for each byte of a model, beside what any model may use.
 const DATA_PER_BYTE: u64 = 4;
@@ -17,6 +19,17 @@ const DATA_PER_THREAD: u64 = 16 * MIB;
 const BYTES_PER_SECOND: u64 = 10 * MIB;
 /// How many seconds may pass for one of processor time.
 const PATIENCE_PER_SECOND: u64 = 3;
+
+/// What a provider may use beside that, for its own libraries and what it compiles: memory, and seconds of processor time.
+/// OpenVINO's on the CPU is measured (docs/standalone.md); the others were not run, and are allowed plenty.
+const fn for_provider(kind: ProviderKind) -> (u64, u64) {
+    match kind {
+        ProviderKind::OpenVino => (512 * MIB, 60),
+        ProviderKind::Cuda => (4096 * MIB, 60),
+        ProviderKind::TensorRt => (8192 * MIB, 600),
+        ProviderKind::Qnn => (2048 * MIB, 300),
+    }
+}
 
 /// What the child of a model without a byte may use. Larger models get more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +49,22 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What the child of a model of `size` bytes may use.
-    pub(super) fn of_model(&self, size: u64, threads: usize) -> Allowance {
+    /// What the child of a model of `size` bytes may use. With providers it is loaded twice: the second time on the CPU, to
+    /// compare.
+    pub(super) fn of_model(&self, size: u64, threads: usize, providers: &[ExecutionProvider]) -> Allowance {
+        let mut allowance = self.of_model_on_cpu(size, threads);
+        if !providers.is_empty() {
+            let cpu = self.of_model_on_cpu(size, threads);
+            allowance.add(cpu.data_bytes, cpu.cpu_seconds);
+        }
+        for provider in providers {
+            let (memory, seconds) = for_provider(provider.kind);
+            allowance.add(memory, seconds);
+        }
+        allowance
+    }
+
+    fn of_model_on_cpu(&self, size: u64, threads: usize) -> Allowance {
         let for_size = size.saturating_mul(DATA_PER_BYTE);
         let for_threads = DATA_PER_THREAD.saturating_mul(u64::try_from(threads).unwrap_or(u64::MAX));
         let seconds = size / BYTES_PER_SECOND;
@@ -64,6 +91,13 @@ impl std::fmt::Display for Allowance {
 }
 
 impl Allowance {
+    fn add(&mut self, memory: u64, cpu_seconds: u64) {
+        self.data_bytes = self.data_bytes.saturating_add(memory);
+        self.cpu_seconds = self.cpu_seconds.saturating_add(cpu_seconds);
+        let patience = Duration::from_secs(cpu_seconds.saturating_mul(PATIENCE_PER_SECOND));
+        self.patience = self.patience.saturating_add(patience);
+    }
+
     /// Limits this process, and ties its life to that of `parent`.
     pub(super) fn impose(&self, parent: u32) -> io::Result<()> {
         set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -87,6 +121,8 @@ fn limit(resource: Resource, current: u64, maximum: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -99,13 +135,17 @@ mod tests {
             (10 * MIB, 1, 512 + 40 + 16, 31, seconds(103)),
             (1000 * MIB, 4, 512 + 4000 + 64, 130, seconds(400)),
         ] {
-            let allowance = limits.of_model(size, threads);
+            let allowance = limits.of_model(size, threads, &[]);
             let Allowance { data_bytes, .. } = allowance;
             assert_eq!((data_bytes / MIB, allowance.cpu_seconds), (data_mib, cpu_seconds));
             assert_eq!(allowance.patience, patience);
         }
-        assert_eq!(limits.of_model(u64::MAX, usize::MAX).data_bytes, u64::MAX);
-        let text = limits.of_model(0, 0).to_string();
+        assert_eq!(limits.of_model(u64::MAX, usize::MAX, &[]).data_bytes, u64::MAX);
+        let text = limits.of_model(0, 0, &[]).to_string();
         assert_eq!(text, "512 MiB of memory and 30 s of processor time");
+        let openvino =
+            ExecutionProvider { kind: ProviderKind::OpenVino, options: BTreeMap::new(), required: false };
+        let text = limits.of_model(0, 0, &[openvino]).to_string();
+        assert_eq!(text, "1536 MiB of memory and 120 s of processor time");
     }
 }

@@ -1,7 +1,7 @@
 //! Hostile models are loaded first in a child process, with limits on its memory and time.
 //!
 //! The agent runs itself with [`SUBCOMMAND`]: the child limits itself, checks the digests, loads, and runs the model at
-//! least once; one JSON line each way. What it found is remembered by (model, cases, runtime), so that a restart need
+//! least once; one JSON line each way. What it found is remembered by (model, cases, runtime, providers), so that a restart need
 //! not ask again and a model that kills its loader does not do so in a loop.
 //!
 //! Called by the agent's `sync::activate`, and as the child by its `main`.
@@ -24,6 +24,9 @@ pub use child::child_main;
 pub use limits::Limits;
 use verdict::{Record, Standing};
 
+use crate::compare::Comparison;
+use crate::provider::{ExecutionProvider, Reason};
+
 /// The argument that makes the agent a probe.
 pub const SUBCOMMAND: &str = "probe";
 
@@ -38,6 +41,8 @@ pub struct ProbeRequest {
     pub tolerance: f64,
     /// Threads that one run may use.
     pub threads: usize,
+    /// What is to run it, in order of preference.
+    pub providers: Vec<ExecutionProvider>,
 }
 
 /// A file and what must be in it.
@@ -50,10 +55,12 @@ pub struct Artifact {
 }
 
 /// What was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Verdict {
     /// It loads, runs, and passes its cases.
     Accepted,
+    /// The same, on something else than the CPU, which this tells how it compares with.
+    Compared(Comparison),
     /// It does not, and never will.
     Refused {
         /// One word for a status.
@@ -82,6 +89,14 @@ pub enum ProbeError {
     #[error("the process that tries models cannot try any: {message}")]
     Unable {
         /// Why.
+        message: String,
+    },
+    /// An execution provider that is required does not run the model on this node.
+    #[error("{message}")]
+    Unplaced {
+        /// Why, as one word.
+        reason: Reason,
+        /// Why, for a person.
         message: String,
     },
     /// It was told to end.
@@ -121,8 +136,11 @@ impl Prober {
         {
             return Ok(known.tell());
         }
-        let verdict = ask::ask(self, request).await?;
-        let record = Record::new(known.as_ref(), verdict, now);
+        let found = ask::ask(self, request).await?;
+        if !found.lasts {
+            return Ok(found.verdict);
+        }
+        let record = Record::new(known.as_ref(), found.verdict, now);
         let told = record.tell();
         off_thread(move || remember(&path, &record)).await?;
         Ok(told)
@@ -136,7 +154,7 @@ impl Prober {
             request.tolerance,
             request.threads,
             self.runtime,
-            crate::onnxruntime::PROVIDER,
+            request.providers,
             // Another version of this crate may take a model that this one refuses.
             env!("CARGO_PKG_VERSION"),
         ]);

@@ -20,7 +20,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST: usize = 256;
 
 /// What is kept of a verdict. A file in another form than this one is as good as none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     verdict: Verdict,
@@ -44,7 +44,7 @@ impl Record {
     pub fn new(before: Option<&Self>, verdict: Verdict, now: SystemTime) -> Self {
         let deaths = match verdict {
             Verdict::Died { .. } => before.map_or(0, |before| before.deaths).saturating_add(1),
-            Verdict::Accepted | Verdict::Refused { .. } => 0,
+            Verdict::Accepted | Verdict::Compared(_) | Verdict::Refused { .. } => 0,
         };
         Self { verdict, deaths, at: seconds(now) }
     }

@@ -89,6 +89,7 @@ fn options(instances: usize, queue: usize) -> ModelOptions {
         name: "counter".to_owned(),
         crash_label: [b'0'; 64],
         threads: 1,
+        providers: Vec::new(),
         instances,
         queue,
         batching: Batching::Learned,
@@ -321,7 +322,8 @@ async fn a_model_whose_threads_are_gone_says_so() {
     drop(jobs);
     let signature = Signature { inputs: vec![], outputs: vec![], provider: String::new() };
     let (figures, requests) = (Arc::default(), AtomicU64::new(0));
-    let model = Model { queue, signature, figures, most_rows: 1, underway: Vec::new(), requests };
+    let placement = Placement::whole("test");
+    let model = Model { queue, signature, placement, figures, most_rows: 1, underway: Vec::new(), requests };
     assert_eq!(model.infer(vec![], None, None).await, Err(InferError::Stopped));
 }
 

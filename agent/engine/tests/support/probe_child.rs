@@ -88,6 +88,7 @@ fn be_an_agent(library: &str, model: &str, sha256: &str, verdicts: &str) -> Exit
         cases: None,
         tolerance: 0.0,
         threads: 1,
+        providers: Vec::new(),
     };
     let found = runtime.block_on(prober.probe(&request, SystemTime::now()));
     eprintln!("{found:?}");
