@@ -130,7 +130,9 @@ impl OnnxRuntime {
         let mut builder = self.builder(options)?.with_config_entry(record, on)?;
         for (place, candidate) in candidates.iter().enumerate() {
             if let Err(error) = providers::register(&mut builder, candidate) {
-                return Ok(Attempt::NotRegistered(place, one_line(error.message())));
+                let words = one_line(error.message());
+                let words = format!("{words}; is there such a device on this machine, and its driver?");
+                return Ok(Attempt::NotRegistered(place, words));
             }
         }
         if candidates.iter().any(Candidate::falls_back_unseen) {
