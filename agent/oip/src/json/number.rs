@@ -159,11 +159,44 @@ impl<'a> Number<'a> {
 #[inline]
 fn scan_digits(bytes: &[u8], at: &mut usize, significand: &mut u64) -> usize {
     let start = *at;
+    while let Some(eight) = bytes.get(*at..).and_then(<[u8]>::first_chunk) {
+        let (count, value) = leading_digits(*eight);
+        *significand = significand.wrapping_mul(SHIFTS[count]).wrapping_add(value);
+        *at += count;
+        if count < eight.len() {
+            return *at - start;
+        }
+    }
     while let Some(digit) = bytes.get(*at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
         *significand = significand.wrapping_mul(10).wrapping_add(u64::from(digit));
         *at += 1;
     }
     *at - start
+}
+
+/// What so many digits more multiply a number by.
+const SHIFTS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+
+/// How many of these bytes are digits before the first that is none, and their value: all at once, since how many
+/// there are is what a processor cannot guess.
+#[inline]
+fn leading_digits(bytes: [u8; 8]) -> (usize, u64) {
+    /// The same byte eight times.
+    const fn eight(byte: u8) -> u64 {
+        u64::from_le_bytes([byte; 8])
+    }
+
+    // The first digit in the lowest byte; each is its value now, and anything else more than nine.
+    let values = u64::from_le_bytes(bytes) ^ eight(b'0');
+    let others = (((values & eight(0x7f)) + eight(0x80 - 10)) | values) & eight(0x80);
+    let count = (others.trailing_zeros() / 8) as usize;
+    // Zeros in front, so that there are eight.
+    let Some(digits) = values.checked_shl(64 - 8 * count as u32) else { return (0, 0) };
+    // Neighbours become numbers of two digits, these of four, and these of eight.
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+    let (first, third) = (pairs & 0x0000_00ff_0000_00ff, (pairs >> 16) & 0x0000_00ff_0000_00ff);
+    let value = first.wrapping_mul(100 + (1_000_000 << 32)).wrapping_add(third.wrapping_mul(1 + (10_000 << 32)));
+    (count, value >> 32)
 }
 
 /// The f16 nearest to a number, ties to even.
@@ -187,4 +220,42 @@ fn odd_f32(value: f64) -> f32 {
     }
     let towards_zero = nearest.to_bits() - u32::from(widened.abs() > value.abs());
     f32::from_bits(towards_zero | 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn one_by_one(bytes: &[u8]) -> (usize, u64) {
+        let digits: Vec<u64> = bytes.iter().take_while(|byte| byte.is_ascii_digit()).map(|byte| u64::from(byte - b'0')).collect();
+        (digits.len(), digits.iter().fold(0, |value, digit| value * 10 + digit))
+    }
+
+    #[test]
+    fn every_byte_ends_digits_or_is_one() {
+        for end in 0..=u8::MAX {
+            for place in 0..8 {
+                let mut bytes = *b"98765432";
+                bytes[place] = end;
+                assert_eq!(leading_digits(bytes), one_by_one(&bytes), "{bytes:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn digits_are_the_same_at_once_and_one_by_one(bytes in any::<[u8; 8]>(), digits in "[0-9]{0,40}[^0-9]?") {
+            prop_assert_eq!(leading_digits(bytes), one_by_one(&bytes));
+            let (mut at, mut significand) = (0, 0);
+            let count = scan_digits(digits.as_bytes(), &mut at, &mut significand);
+            let expected: Vec<u8> = digits.bytes().take_while(u8::is_ascii_digit).collect();
+            prop_assert_eq!((count, at), (expected.len(), expected.len()));
+            let value = expected.iter().fold(0_u64, |value, digit| {
+                value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))
+            });
+            prop_assert_eq!(significand, value);
+        }
+    }
 }

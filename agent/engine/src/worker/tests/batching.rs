@@ -1,6 +1,6 @@
 //! A fake model of rows: each number gets its double. Runs are recorded, and begin when they are let.
 
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::*;
 
