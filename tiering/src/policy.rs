@@ -212,7 +212,10 @@ mod tests {
 
     fn with_edge(url: &str) -> TierPolicySpec {
         TierPolicySpec {
-            tiers: Tiers { edge: Some(RemoteTierSpec { url: url.to_owned(), timeout: None }), cloud: None },
+            tiers: Tiers {
+                edge: Some(RemoteTierSpec { url: url.to_owned(), ..Default::default() }),
+                cloud: None,
+            },
             ..TierPolicySpec::default()
         }
     }
@@ -297,8 +300,12 @@ mod tests {
         let spec = TierPolicySpec {
             defaults: RequestDefaults { max_latency: Some(Duration::ZERO.into()), privacy_required: None },
             tiers: Tiers {
-                edge: Some(RemoteTierSpec { url: "edge".to_owned(), timeout: Some(Duration::ZERO.into()) }),
-                cloud: Some(RemoteTierSpec { url: "http://cloud?a".to_owned(), timeout: None }),
+                edge: Some(RemoteTierSpec {
+                    url: "edge".to_owned(),
+                    timeout: Some(Duration::ZERO.into()),
+                    ..Default::default()
+                }),
+                cloud: Some(RemoteTierSpec { url: "http://cloud?a".to_owned(), ..Default::default() }),
             },
             fallback: Some(Fallback { enabled: None, order: Some(vec![]) }),
         };
