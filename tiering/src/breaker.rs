@@ -4,7 +4,7 @@
 //! after so many failures with no answer between them. Open, it lets nothing through for a period, which doubles each time
 //! up to a limit; then half-open, it lets one request through, whose end closes or opens it.
 //!
-//! What a failure is, the caller says, by its [`weight`](Breaker::failed): an endpoint that did not answer in the short time
+//! What a failure is, the caller says, by its [`weight`]: an endpoint that did not answer in the short time
 //! that a deadline left has failed less than one that did not answer in its own time-out, so a tight deadline does not take
 //! a tier away from those that have time. (That it is too slow for tight deadlines is [`Latency`](crate::Latency)'s to know.)
 
@@ -94,15 +94,24 @@ pub enum Pass {
     Probe,
 }
 
+/// A request that the endpoint did not answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Failure {
+    /// How it went through.
+    pub pass: Pass,
+    /// What it counts for: 1 is a whole failure.
+    pub weight: f64,
+    /// Any number that varies.
+    pub seed: u64,
+}
+
 impl Breaker {
     /// What it would say to a request.
     pub fn state(&self, now: Duration) -> BreakerState {
         match self.state {
             State::Closed => BreakerState::Closed,
-            State::Open { until } if now < until => BreakerState::Open,
-            State::Open { .. } => BreakerState::HalfOpen,
-            State::Probing { until } if now < until => BreakerState::Open,
-            State::Probing { .. } => BreakerState::HalfOpen,
+            State::Open { until } | State::Probing { until } if now < until => BreakerState::Open,
+            State::Open { .. } | State::Probing { .. } => BreakerState::HalfOpen,
         }
     }
 
@@ -123,18 +132,11 @@ impl Breaker {
         *self = Self::default();
     }
 
-    /// The endpoint did not answer, which counts for `weight` of a failure. Whether that opened the breaker.
-    pub fn failed(
-        &mut self,
-        now: Duration,
-        pass: Pass,
-        weight: f64,
-        settings: &BreakerSettings,
-        seed: u64,
-    ) -> bool {
-        match (self.state, pass) {
+    /// The endpoint did not answer. Whether that opened the breaker.
+    pub fn failed(&mut self, now: Duration, failure: Failure, settings: &BreakerSettings) -> bool {
+        match (self.state, failure.pass) {
             (State::Closed, _) => {
-                self.failures += weight.clamp(0.0, 1.0);
+                self.failures += failure.weight.clamp(0.0, 1.0);
                 if self.failures + NEARLY < f64::from(settings.failures) {
                     return false;
                 }
@@ -148,7 +150,7 @@ impl Breaker {
             .saturating_mul(1 << self.opened.min(16))
             .min(settings.max_period.max(settings.period));
         // A number from 0 to 1 of the seed's upper bits.
-        let share = (seed >> 11) as f64 / (1_u64 << 53) as f64;
+        let share = (failure.seed >> 11) as f64 / (1_u64 << 53) as f64;
         self.state = State::Open { until: now.saturating_add(wait.mul_f64(1.0 + JITTER * share)) };
         self.opened = self.opened.saturating_add(1);
         true

@@ -21,7 +21,7 @@ mod rules;
 mod snapshot;
 mod stated;
 
-pub use breaker::{Breaker, BreakerSettings, BreakerState, Pass, weight as failure_weight};
+pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
 pub use budget::{Attempt, attempt_timeout, reserve_for_local};
 pub use complexity::{Elements, entropy};
 pub use decide::{Candidate, Decision, LocalModel, Node, Reason, SkipReason, Skipped, Source, decide};

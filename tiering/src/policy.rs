@@ -300,11 +300,7 @@ mod tests {
         let spec = TierPolicySpec {
             defaults: RequestDefaults { max_latency: Some(Duration::ZERO.into()), privacy_required: None },
             tiers: Tiers {
-                edge: Some(RemoteTierSpec {
-                    url: "edge".to_owned(),
-                    timeout: Some(Duration::ZERO.into()),
-                    ..Default::default()
-                }),
+                edge: Some(RemoteTierSpec { url: "edge".to_owned(), timeout: Some(Duration::ZERO.into()) }),
                 cloud: Some(RemoteTierSpec { url: "http://cloud?a".to_owned(), ..Default::default() }),
             },
             fallback: Some(Fallback { enabled: None, order: Some(vec![]) }),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use terrace_tiering::{Breaker, BreakerSettings, BreakerState, Pass, failure_weight};
+use terrace_tiering::{Breaker, BreakerSettings, BreakerState, Failure, Pass, failure_weight};
 
 const SETTINGS: BreakerSettings = BreakerSettings { failures: 3, period: secs(5), max_period: secs(60) };
 
@@ -11,18 +11,22 @@ const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+const fn failure(pass: Pass, weight: f64, seed: u64) -> Failure {
+    Failure { pass, weight, seed }
+}
+
 /// A breaker that was opened at `now`, as often as this.
 fn opened(times: u32, now: Duration) -> (Breaker, Duration) {
     let (mut breaker, mut now) = (Breaker::default(), now);
     for _ in 0..3 {
-        let _ = breaker.failed(now, Pass::Normal, 1.0, &SETTINGS, 0);
+        let _ = breaker.failed(now, failure(Pass::Normal, 1.0, 0), &SETTINGS);
     }
     for _ in 1..times {
         while breaker.state(now) == BreakerState::Open {
             now += Duration::from_millis(500);
         }
         assert_eq!(breaker.pass(now, &SETTINGS), Some(Pass::Probe));
-        assert!(breaker.failed(now, Pass::Probe, 1.0, &SETTINGS, 0));
+        assert!(breaker.failed(now, failure(Pass::Probe, 1.0, 0), &SETTINGS));
     }
     (breaker, now)
 }
@@ -31,13 +35,13 @@ fn opened(times: u32, now: Duration) -> (Breaker, Duration) {
 fn failures_in_a_row_open_it_and_an_answer_between_them_does_not_count() {
     let mut breaker = Breaker::default();
     for _ in 0..10 {
-        assert!(!breaker.failed(secs(1), Pass::Normal, 1.0, &SETTINGS, 7));
-        assert!(!breaker.failed(secs(1), Pass::Normal, 1.0, &SETTINGS, 7));
+        assert!(!breaker.failed(secs(1), failure(Pass::Normal, 1.0, 7), &SETTINGS));
+        assert!(!breaker.failed(secs(1), failure(Pass::Normal, 1.0, 7), &SETTINGS));
         breaker.answered();
     }
-    for failure in 1..=3 {
+    for count in 1..=3 {
         assert_eq!(breaker.pass(secs(1), &SETTINGS), Some(Pass::Normal));
-        assert_eq!(breaker.failed(secs(1), Pass::Normal, 1.0, &SETTINGS, 7), failure == 3);
+        assert_eq!(breaker.failed(secs(1), failure(Pass::Normal, 1.0, 7), &SETTINGS), count == 3);
     }
     assert_eq!(breaker.state(secs(1)), BreakerState::Open);
     assert_eq!(breaker.pass(secs(5), &SETTINGS), None);
@@ -48,7 +52,7 @@ fn a_tight_deadline_counts_for_what_it_left() {
     let (mut breaker, weight) = (Breaker::default(), failure_weight(Duration::from_millis(100), secs(1)));
     let mut needed = 0;
     while breaker.state(secs(1)) == BreakerState::Closed {
-        let _ = breaker.failed(secs(1), Pass::Normal, weight, &SETTINGS, 0);
+        let _ = breaker.failed(secs(1), failure(Pass::Normal, weight, 0), &SETTINGS);
         needed += 1;
     }
     assert_eq!(needed, 30);
@@ -79,7 +83,7 @@ fn half_open_it_lets_one_through() {
 fn it_stays_open_for_longer_each_time_up_to_a_limit() {
     for (times, expected) in [(1, 5), (2, 10), (3, 20), (4, 40), (5, 60), (9, 60)] {
         let (breaker, now) = opened(times, secs(1));
-        let just_before = now + secs(expected) - Duration::from_millis(1);
+        let just_before = (now + secs(expected)).saturating_sub(Duration::from_millis(1));
         assert_eq!(breaker.state(just_before), BreakerState::Open, "{times}");
         assert_eq!(breaker.state(now + secs(expected)), BreakerState::HalfOpen, "{times}");
     }
@@ -88,10 +92,10 @@ fn it_stays_open_for_longer_each_time_up_to_a_limit() {
 #[test]
 fn what_was_under_way_when_it_opened_neither_opens_it_again_nor_takes_the_probe_away() {
     let (mut breaker, now) = opened(1, secs(1));
-    assert!(!breaker.failed(now, Pass::Normal, 1.0, &SETTINGS, 0));
+    assert!(!breaker.failed(now, failure(Pass::Normal, 1.0, 0), &SETTINGS));
     let probing = now + secs(5);
     assert_eq!(breaker.pass(probing, &SETTINGS), Some(Pass::Probe));
-    assert!(!breaker.failed(probing, Pass::Normal, 1.0, &SETTINGS, 0));
+    assert!(!breaker.failed(probing, failure(Pass::Normal, 1.0, 0), &SETTINGS));
     breaker.abandoned(probing, Pass::Normal);
     assert_eq!(breaker.pass(probing, &SETTINGS), None);
     // But an answer is an answer.
@@ -111,11 +115,11 @@ proptest! {
             now += Duration::from_millis(step);
             if let Some(pass) = breaker.pass(now, &settings) {
                 tried.push(now);
-                let _ = breaker.failed(now, pass, 1.0, &settings, seed);
+                let _ = breaker.failed(now, failure(pass, 1.0, seed), &settings);
             }
         }
         let later = tried.iter().skip(failures as usize - 1).copied().collect::<Vec<_>>();
-        prop_assert!(later.windows(2).all(|two| two[1] - two[0] >= settings.period), "{:?}", later);
+        prop_assert!(later.windows(2).all(|two| two[0] + settings.period <= two[1]), "{:?}", later);
     }
 
     /// It opens for at most a fifth longer than the longest period, and then lets one through.
@@ -124,7 +128,7 @@ proptest! {
         let (mut breaker, now) = opened(times, secs(1));
         let probing = now + secs(72);
         prop_assert_eq!(breaker.pass(probing, &SETTINGS), Some(Pass::Probe));
-        let _ = breaker.failed(probing, Pass::Probe, 1.0, &SETTINGS, seed);
+        let _ = breaker.failed(probing, failure(Pass::Probe, 1.0, seed), &SETTINGS);
         prop_assert_eq!(breaker.state(probing + secs(72)), BreakerState::HalfOpen);
     }
 }
