@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::Request;
+use axum::response::Response;
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -26,6 +27,18 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often the other side of an HTTP/2 connection must show that it lives.
 const PING_EVERY: Duration = Duration::from_secs(30);
+
+/// What answers the requests of a port.
+pub trait App: Clone + Send + Sync + 'static {
+    /// Answers one.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
+}
+
+impl App for Router {
+    async fn answer(&self, request: Request<Incoming>) -> Response {
+        self.clone().call(request).await.unwrap_or_else(|never| match never {})
+    }
+}
 
 /// When the headers of a request had been read: its clock starts here.
 #[derive(Clone, Copy, Debug)]
@@ -57,10 +70,10 @@ pub async fn bind(address: SocketAddr, flag: &str) -> io::Result<TcpListener> {
     })
 }
 
-/// Serves `router` until `ending` turns true, then answers what is in flight, within the drain time.
+/// Serves `app` until `ending` turns true, then answers what is in flight, within the drain time.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    app: impl App,
     limits: Limits,
     mut ending: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -89,12 +102,12 @@ pub async fn serve(
                 debug!(%error, "a connection ended before it was served");
                 continue;
             }
-            let (server, router, watcher, ending) =
-                (server.clone(), router.clone(), connections.watcher(), told.clone());
+            let (server, app, watcher, ending) =
+                (server.clone(), app.clone(), connections.watcher(), told.clone());
             tokio::spawn(async move {
                 if begins(&stream, ending).await {
                     let activity = Arc::new(Activity::default());
-                    let service = entry(router, Arc::clone(&activity));
+                    let service = entry(app, Arc::clone(&activity));
                     let connection = server.serve_connection(io_of(stream), service).into_owned();
                     tokio::select! {
                         ended = watcher.watch(connection) => {
@@ -173,24 +186,24 @@ fn io_of(stream: TcpStream) -> TokioIo<TcpStream> {
     TokioIo::new(stream)
 }
 
-/// The router as hyper calls it: stamps each request with the time at which its headers had been read.
+/// The app as hyper calls it: stamps each request with the time at which its headers had been read.
 fn entry(
-    router: Router,
+    app: impl App,
     activity: Arc<Activity>,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
-    Response = axum::response::Response,
+    Response = Response,
     Error = Infallible,
-    Future = impl Future<Output = Result<axum::response::Response, Infallible>> + Send + 'static,
+    Future = impl Future<Output = Result<Response, Infallible>> + Send + 'static,
 > + Send
 + 'static {
     service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Started(Instant::now()));
         let under_way = UnderWay::begin(&activity);
-        let answering = router.clone().call(request);
+        let app = app.clone();
         async move {
             let _under_way = under_way;
-            answering.await
+            Ok(app.answer(request).await)
         }
     })
 }

@@ -126,10 +126,10 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
     let (end, ending) = watch::channel(false);
     let limits = Limits { connections: args.max_connections, drain: args.drain_timeout };
     let mut tasks = JoinSet::new();
-    let router = rest::router(Arc::clone(&parts.node));
-    tasks.spawn(named("the data port", listen::serve(data_port, router, limits, ending.clone())));
-    let router = grpc::router(Arc::clone(&parts.node));
-    tasks.spawn(named("the gRPC port", listen::serve(grpc_port, router, limits, ending.clone())));
+    let port = rest::Port::new(Arc::clone(&parts.node));
+    tasks.spawn(named("the data port", listen::serve(data_port, port, limits, ending.clone())));
+    let port = grpc::Port::new(Arc::clone(&parts.node));
+    tasks.spawn(named("the gRPC port", listen::serve(grpc_port, port, limits, ending.clone())));
     let router = admin::router(Admin { node: Arc::clone(&parts.node), log });
     tasks.spawn(named("the admin port", listen::serve(admin_port, router, limits, ending)));
     let node = Arc::clone(&parts.node);

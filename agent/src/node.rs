@@ -76,6 +76,11 @@ impl Node {
         self.body.clone()
     }
 
+    /// The same, to look at.
+    pub const fn limits(&self) -> &body::Limits {
+        &self.body
+    }
+
     /// Says that traffic should go elsewhere from now on.
     pub fn begin_shutdown(&self) {
         self.ending.store(true, Ordering::Relaxed);

@@ -64,6 +64,11 @@ pub trait Exchange: Send {
     /// The request as other tiers are asked.
     fn message(&self, request: &InferRequest) -> Result<Message, Refusal>;
 
+    /// Whether an output is sent as it lies in memory.
+    fn is_binary(&self, request: &InferRequest, output: &str) -> bool {
+        request.wants_binary(output)
+    }
+
     /// Encodes the answer.
     fn encode(&self, reply: Reply<'_>) -> Result<Self::Encoded, Refusal>;
 }
@@ -131,7 +136,7 @@ async fn answer<E: Exchange>(
     *by = Some((answer.tier, answer.source.as_str()));
     let parameters = told(&decision, &answer, call.started);
     let model_name = entry.key.to_url(&node.default_namespace);
-    let size = answer.output.size();
+    let size = answer.output.text_size(|name| exchange.is_binary(&request, name));
     let reply = Reply { request: &request, model_name, parameters, output: answer.output };
     let encoded = heavy(size, || exchange.encode(reply))?;
     if deadline.is_some_and(|deadline| deadline < Instant::now()) {

@@ -4,16 +4,15 @@
 //! model's run, so whoever fills it may let others do the same first: then one wake, and one run, is for all of them.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
 /// Fills it. Dropped, what waits is still taken; then readers hear of the end.
-#[derive(Debug)]
 pub struct Writer<T>(Arc<Queue<T>>);
 
 /// Empties it, on one thread.
-#[derive(Debug)]
 pub struct Reader<T>(Arc<Queue<T>>);
 
 /// A reader that sleeps although something waits. It is woken when this is dropped.
@@ -30,13 +29,11 @@ pub enum Refused {
     Ended,
 }
 
-#[derive(Debug)]
 struct Queue<T> {
     state: Mutex<State<T>>,
     room: usize,
 }
 
-#[derive(Debug)]
 struct State<T> {
     waiting: VecDeque<T>,
     /// Readers that sleep and that nobody is about to wake.
@@ -82,6 +79,12 @@ impl<T> Writer<T> {
     /// How many wait.
     pub fn len(&self) -> usize {
         self.0.state().waiting.len()
+    }
+}
+
+impl<T> fmt::Debug for Writer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("waiting", &self.len()).finish_non_exhaustive()
     }
 }
 

@@ -77,10 +77,13 @@ pub enum Output {
 }
 
 impl Output {
-    /// About how much there is to encode.
-    pub fn size(&self) -> usize {
+    /// About how much there is to be written as text; outputs in binary are sent as they lie in memory.
+    pub fn text_size(&self, is_binary: impl Fn(&str) -> bool) -> usize {
         match self {
-            Self::Local { tensors, .. } => tensors.iter().map(|tensor| tensor.data().raw_size()).sum(),
+            Self::Local { tensors, .. } => {
+                let texts = tensors.iter().filter(|tensor| !is_binary(tensor.name()));
+                texts.map(|tensor| tensor.data().raw_size()).sum()
+            }
             Self::Relayed(relayed) => relayed.json_length(),
         }
     }

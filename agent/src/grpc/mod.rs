@@ -4,6 +4,7 @@ mod held;
 #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)] // generated
 #[rustfmt::skip]
 mod service;
+mod unary;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,6 +12,8 @@ use std::time::Instant;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use bytes::Bytes;
+use http::HeaderMap;
+use hyper::body::Incoming;
 use terrace_engine::TensorSpec;
 use terrace_oip::metadata::{ConfigTensor, ModelStatistics, Spent};
 use terrace_oip::proto::{self, model_metadata_response::TensorMetadata};
@@ -23,7 +26,7 @@ use self::held::Held;
 use self::service::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 use crate::describe;
 use crate::executor::Output;
-use crate::listen::Started;
+use crate::listen::{App, Started};
 use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::Refusal;
@@ -33,7 +36,35 @@ use crate::room::Taken;
 use crate::serve::{self, Call, Exchange, Reply};
 
 /// The gRPC port.
-pub fn router(node: Arc<Node>) -> Router {
+#[derive(Clone, Debug)]
+pub struct Port {
+    node: Arc<Node>,
+    router: Router,
+}
+
+impl Port {
+    /// That of a node.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { router: router(Arc::clone(&node)), node }
+    }
+}
+
+impl App for Port {
+    async fn answer(&self, request: http::Request<Incoming>) -> axum::response::Response {
+        if !unary::is_plain(&request) {
+            return self.router.answer(request).await;
+        }
+        let (parts, body) = request.into_parts();
+        let started = began(&parts.extensions);
+        let answered = async {
+            let (message, held) = unary::read(body, &parts.headers, started, self.node.limits()).await?;
+            infer(&self.node, &parts.headers, started, (message, held)).await
+        };
+        unary::response(answered.await)
+    }
+}
+
+fn router(node: Arc<Node>) -> Router {
     let limits = node.body_limits();
     let service = GrpcInferenceServiceServer::new(Inference { node })
         .max_decoding_message_size(limits.bytes)
@@ -113,19 +144,9 @@ impl GrpcInferenceService for Inference {
         request: Request<proto::ModelInferRequest>,
     ) -> Answer<proto::ModelInferResponse> {
         let (metadata, extensions, message) = request.into_parts();
-        let started = extensions.get::<Started>().map_or_else(Instant::now, |started| started.0);
-        let headers = metadata.into_headers();
-        let stated_by_caller = requirements::from_headers(&headers)
-            .and_then(|stated| stated.and(requirements::from_grpc_timeout(&headers)?));
-        let call = Call {
-            model: ModelKey::from_url(&message.model_name, &self.node.default_namespace),
-            version: stated(&message.model_version).map(str::to_owned),
-            stated: stated_by_caller,
-            started,
-        };
         let held = extensions.get::<Held>().map(Held::take).unwrap_or_default();
-        let mut exchange = Grpc { message: Some(message), held: Some(held) };
-        Ok(Response::new(serve::infer(&self.node, call, &mut exchange).await?))
+        let (headers, started) = (metadata.into_headers(), began(&extensions));
+        Ok(Response::new(infer(&self.node, &headers, started, (message, held)).await?))
     }
 
     async fn model_config(
@@ -192,6 +213,30 @@ impl GrpcInferenceService for Inference {
     }
 }
 
+/// When the headers of a request had been read.
+fn began(extensions: &http::Extensions) -> Instant {
+    extensions.get::<Started>().map_or_else(Instant::now, |started| started.0)
+}
+
+/// Answers a message, which takes room until then.
+async fn infer(
+    node: &Node,
+    headers: &HeaderMap,
+    started: Instant,
+    (message, held): (proto::ModelInferRequest, Taken),
+) -> Result<proto::ModelInferResponse, Status> {
+    let stated_by_caller = requirements::from_headers(headers)
+        .and_then(|stated| stated.and(requirements::from_grpc_timeout(headers)?));
+    let call = Call {
+        model: ModelKey::from_url(&message.model_name, &node.default_namespace),
+        version: stated(&message.model_version).map(str::to_owned),
+        stated: stated_by_caller,
+        started,
+    };
+    let mut exchange = Grpc { message: Some(message), held: Some(held) };
+    Ok(serve::infer(node, call, &mut exchange).await?)
+}
+
 /// One request over gRPC.
 struct Grpc {
     /// Until it is read.
@@ -212,6 +257,10 @@ impl Exchange for Grpc {
     fn message(&self, request: &InferRequest) -> Result<Message, Refusal> {
         let (body, json_length) = request.to_http().map_err(|error| Refusal::Failed(error.to_string()))?;
         Ok(Message { bytes: Bytes::from(body), json_length: Some(json_length) })
+    }
+
+    fn is_binary(&self, _: &InferRequest, _: &str) -> bool {
+        true
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {

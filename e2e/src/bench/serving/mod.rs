@@ -28,6 +28,7 @@ use super::machine;
 use crate::checkout;
 use peers::Peers;
 use raw::Raw;
+use targets::Targets;
 
 pub use floor::{SUBCOMMAND as FLOOR, serve as serve_floor};
 
