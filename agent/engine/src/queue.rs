@@ -45,12 +45,8 @@ struct State<T> {
 
 /// A queue in which so many may wait, and a reader for each of so many threads.
 pub fn queue<T>(room: usize, readers: usize) -> (Writer<T>, Vec<Reader<T>>) {
-    let state = State {
-        waiting: VecDeque::new(),
-        sleepers: Vec::with_capacity(readers),
-        readers,
-        is_ended: false,
-    };
+    let state =
+        State { waiting: VecDeque::new(), sleepers: Vec::with_capacity(readers), readers, is_ended: false };
     let queue = Arc::new(Queue { state: Mutex::new(state), room });
     let readers = (0..readers).map(|_| Reader(Arc::clone(&queue))).collect();
     (Writer(queue), readers)

@@ -65,7 +65,9 @@ where
         let size = whole.len() + data.len();
         if size > most {
             let limit = limits.bytes;
-            return Err(Status::out_of_range(format!("the message is larger than {limit} bytes, the limit of this agent (--max-body-bytes)")));
+            return Err(Status::out_of_range(format!(
+                "the message is larger than {limit} bytes, the limit of this agent (--max-body-bytes)"
+            )));
         }
         limits.room.cover(&mut taken, size).map_err(|full| Status::resource_exhausted(full.to_string()))?;
         whole.push(data, stated(&whole, size, most));
@@ -203,14 +205,16 @@ mod tests {
     #[test]
     fn a_refusal_is_told_in_the_headers() {
         let response = response(Err(Status::not_found("no such model")));
-        assert_eq!((response.status(), &response.headers()[STATUS]), (http::StatusCode::OK, &HeaderValue::from_static("5")));
+        assert_eq!(
+            (response.status(), &response.headers()[STATUS]),
+            (http::StatusCode::OK, &HeaderValue::from_static("5"))
+        );
     }
 
     #[test]
     fn only_what_is_not_compressed_is_plain() {
-        let request = |path: &str, encoding: &str| {
-            Request::post(path).header(ENCODING, encoding).body(()).unwrap()
-        };
+        let request =
+            |path: &str, encoding: &str| Request::post(path).header(ENCODING, encoding).body(()).unwrap();
         assert!(is_plain(&Request::post(PATH).body(()).unwrap()));
         assert!(is_plain(&request(PATH, "identity")));
         assert!(!is_plain(&request(PATH, "gzip")));

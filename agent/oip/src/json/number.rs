@@ -195,7 +195,8 @@ fn leading_digits(bytes: [u8; 8]) -> (usize, u64) {
     // Neighbours become numbers of two digits, these of four, and these of eight.
     let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
     let (first, third) = (pairs & 0x0000_00ff_0000_00ff, (pairs >> 16) & 0x0000_00ff_0000_00ff);
-    let value = first.wrapping_mul(100 + (1_000_000 << 32)).wrapping_add(third.wrapping_mul(1 + (10_000 << 32)));
+    let value =
+        first.wrapping_mul(100 + (1_000_000 << 32)).wrapping_add(third.wrapping_mul(1 + (10_000 << 32)));
     (count, value >> 32)
 }
 
@@ -229,7 +230,11 @@ mod tests {
     use super::*;
 
     fn one_by_one(bytes: &[u8]) -> (usize, u64) {
-        let digits: Vec<u64> = bytes.iter().take_while(|byte| byte.is_ascii_digit()).map(|byte| u64::from(byte - b'0')).collect();
+        let digits: Vec<u64> = bytes
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .map(|byte| u64::from(byte - b'0'))
+            .collect();
         (digits.len(), digits.iter().fold(0, |value, digit| value * 10 + digit))
     }
 

@@ -86,7 +86,12 @@ pub async fn measure(report: &mut Report, bench: &Bench, targets: &mut Targets) 
         }
     }
     let first = &all[0].0;
-    targets.note("mlp, binary, 1 client, while cnn is asked without pause", "ms, p50", Bound::AtMost(0.1), first.each(P50));
+    targets.note(
+        "mlp, binary, 1 client, while cnn is asked without pause",
+        "ms, p50",
+        Bound::AtMost(0.1),
+        first.each(P50),
+    );
     let rows: Vec<Vec<String>> = all
         .iter()
         .enumerate()

@@ -69,7 +69,9 @@ pub const BESIDE: &str = "bare runtime beside the load";
 /// Whatever takes part.
 enum Target {
     Server(Box<Server>),
-    Bare { rows: usize },
+    Bare {
+        rows: usize,
+    },
     /// While a server that does nothing gets as many requests as Terrace answered.
     Beside(Box<Server>),
 }

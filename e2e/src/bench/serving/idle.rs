@@ -49,15 +49,24 @@ pub async fn measure(report: &mut Report, bench: &Bench, targets: &mut Targets) 
         memories.push(memory(agent.pid())?);
         agent.kill9()?;
     }
-    let megabytes = |of: fn(&Memory) -> f64| memories.iter().map(move |memory| of(memory) * MEBIBYTE / MEGABYTE);
+    let megabytes =
+        |of: fn(&Memory) -> f64| memories.iter().map(move |memory| of(memory) * MEBIBYTE / MEGABYTE);
     let cells = |of| {
         let samples: Samples = megabytes(of).collect();
         [samples.quantile(0.0), samples.median(), samples.max()].map(figure)
     };
     report.table(
         &["MB", "least", "p50", "most"],
-        &[row("all of it", cells(|memory| memory.all)), row("of it not from files", cells(|memory| memory.anonymous))],
+        &[
+            row("all of it", cells(|memory| memory.all)),
+            row("of it not from files", cells(|memory| memory.anonymous)),
+        ],
     );
-    targets.note("idle memory with 3 small models", "MB", Bound::AtMost(40.0), megabytes(|memory| memory.all));
+    targets.note(
+        "idle memory with 3 small models",
+        "MB",
+        Bound::AtMost(40.0),
+        megabytes(|memory| memory.all),
+    );
     Ok(())
 }

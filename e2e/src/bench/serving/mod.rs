@@ -87,9 +87,11 @@ pub async fn run() -> Result<String> {
 
 /// What was measured: the agent's version, and those of its library and of the peers stand in their requirements.
 fn versions(report: &mut Report) {
-    let commit = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(checkout()).output();
+    let commit =
+        Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(checkout()).output();
     let commit = commit.ok().filter(|told| told.status.success());
-    let commit = commit.map_or_else(|| "unknown".to_owned(), |told| String::from_utf8_lossy(&told.stdout).trim().to_owned());
+    let commit = commit
+        .map_or_else(|| "unknown".to_owned(), |told| String::from_utf8_lossy(&told.stdout).trim().to_owned());
     let library = crate::agent::onnxruntime().and_then(|path| path.canonicalize().ok());
     let library = library.and_then(|path| Some(path.parent()?.file_name()?.to_string_lossy().into_owned()));
     report.say(format_args!(

@@ -74,7 +74,9 @@ pub async fn measure(report: &mut Report, bench: &Bench, targets: &mut Targets) 
     tokio::time::sleep(QUIET).await;
     let answers = load.stop().await.context("a request failed")?;
 
-    let meets = |answer: &Answer, swap: &Range<Instant>| answer.done - answer.took < swap.end && answer.done > swap.start;
+    let meets = |answer: &Answer, swap: &Range<Instant>| {
+        answer.done - answer.took < swap.end && answer.done > swap.start
+    };
     let counted = answers.all.iter().filter(|answer| answer.done > begun);
     let (during, steady): (Vec<&Answer>, Vec<&Answer>) =
         counted.partition(|answer| swaps.iter().any(|swap| meets(answer, swap)));
@@ -90,7 +92,8 @@ pub async fn measure(report: &mut Report, bench: &Bench, targets: &mut Targets) 
         &[row("between swaps", cells(&steady)), row("during swaps", cells(&during))],
     );
     // Each swap beside the quiet before and after it, so that what else the machine does counts for both.
-    let (around, within) = (1.1 * QUIET.as_secs_f64(), |answer: &&&Answer, swap: &Range<Instant>| meets(answer, swap));
+    let (around, within) =
+        (1.1 * QUIET.as_secs_f64(), |answer: &&&Answer, swap: &Range<Instant>| meets(answer, swap));
     let around = Duration::from_secs_f64(around);
     let ratios: Vec<f64> = swaps
         .iter()

@@ -103,7 +103,12 @@ mod tests {
 
     #[test]
     fn a_row_tells_target_measured_and_verdict() {
-        let row = Row { what: "x".to_owned(), unit: "ms", bound: AtMost(0.4), measured: [0.3; 11].into_iter().collect() };
+        let row = Row {
+            what: "x".to_owned(),
+            unit: "ms",
+            bound: AtMost(0.4),
+            measured: [0.3; 11].into_iter().collect(),
+        };
         assert_eq!(row.cells(), ["x", "≤ 0.40 ms", "0.30 [0.30, 0.30]", "met"]);
         let nothing = Row { measured: Samples::from_iter([]), ..row };
         assert_eq!(nothing.verdict(), "not met");
