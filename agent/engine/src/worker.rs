@@ -244,7 +244,7 @@ impl Model {
             Refused::Full => InferError::QueueFull,
             Refused::Ended => InferError::Stopped,
         })?;
-        if wake.is_some() && self.figures.is_in_company.load(Ordering::Relaxed) {
+        if wake.is_some() && self.figures.may_have_company(number) {
             // Whoever else this thread has a request of by now queues it first: one wake, and one run, for all.
             tokio::task::yield_now().await;
         }
@@ -461,6 +461,13 @@ fn thread_name(model: &str) -> String {
 }
 
 impl Figures {
+    /// Whether others are likely to ask at the same time as the request of this number. Where nobody did of late, every
+    /// so many requests wait for a moment all the same: a session that answers each at once would never see two.
+    fn may_have_company(&self, number: u64) -> bool {
+        const TRY_EVERY: u64 = 16;
+        self.is_in_company.load(Ordering::Relaxed) || number.is_multiple_of(TRY_EVERY)
+    }
+
     /// Counts a run of `batch`, and how many bytes came of it.
     fn ran(&self, batch: &[Job], begun: Instant, outcome: Outcome, output_bytes: usize) {
         let took = begun.elapsed();
