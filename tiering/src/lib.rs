@@ -9,16 +9,26 @@
 //! long each of them may take).
 
 mod budget;
+mod combine;
 mod complexity;
+mod confidence;
 mod decide;
+mod elements;
+mod mode;
+mod plan;
 mod policy;
 mod requirements;
 mod rules;
+pub mod speculate;
 mod stated;
 
 pub use budget::{Attempt, attempt_timeout, reserve_for_local};
+pub use combine::{CombineError, Combined, CombinedOutput, MemberAnswer, MemberOutput, combine};
 pub use complexity::{Elements, entropy};
+pub use confidence::{Measure, NotScores, Rows};
 pub use decide::{Candidate, Decision, LocalModel, Node, Reason, SkipReason, Skipped, Source, decide};
+pub use mode::{Combine, Ensemble, Member, Mode, Speculative};
+pub use plan::Plan;
 pub use policy::{DEFAULT_TIMEOUT, Fault, Policy, RemoteTier};
 pub use requirements::Requirements;
 pub use stated::{ParameterValue, RequirementError, Stated};
