@@ -75,20 +75,18 @@ impl ModelPlan {
         let confidence = spec.confidence.as_ref().and_then(|asked| checks.confidence(asked));
         let policy = spec.policy_ref.as_ref().map(|reference| checks.policy(reference));
         match (uri, digest) {
-            (Some(uri), Some(digest)) if checks.0.is_empty() => {
-                Ok(Self {
-                    namespace,
-                    name,
-                    uri,
-                    digest,
-                    placement,
-                    upstreams,
-                    runtime,
-                    verification,
-                    confidence,
-                    policy,
-                })
-            }
+            (Some(uri), Some(digest)) if checks.0.is_empty() => Ok(Self {
+                namespace,
+                name,
+                uri,
+                digest,
+                placement,
+                upstreams,
+                runtime,
+                verification,
+                confidence,
+                policy,
+            }),
             _ => Err(checks.0),
         }
     }

@@ -28,7 +28,7 @@ pub mod speculate;
 mod stated;
 
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
-pub use budget::{Attempt, attempt_timeout, reserve_for_local};
+pub use budget::{Attempt, attempt_timeout, reserve_for_local, reserve_for_reply};
 pub use combine::{CombineError, Combined, CombinedOutput, MemberAnswer, MemberOutput, combine};
 pub use complexity::{Elements, entropy};
 pub use confidence::{Measure, NotScores, Rows};

@@ -19,6 +19,7 @@ fn measure() -> Measure {
 }
 
 /// A member that answers with scores for two or more rows, and a label for each.
+#[derive(Debug)]
 struct Answered {
     tier: Tier,
     weight: f64,
