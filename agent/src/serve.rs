@@ -158,7 +158,7 @@ fn message<E: Exchange>(
     decision: &Decision,
     request: &mut InferRequest,
 ) -> Result<Message, Refusal> {
-    let scores = match (&decision.plan, &entry.measure, &mut request.outputs) {
+    let scores = match (&decision.plan, &entry.measure, &request.outputs) {
         (Plan::Ensemble(_), Some(measure), Some(outputs))
             if outputs.iter().all(|output| output.name != measure.output()) =>
         {

@@ -56,7 +56,7 @@ pub const fn next(speculative: &Speculative, device: Device, verifier: Verifier,
             Next::TakeDevice(Source::Primary, Reason::Confident)
         }
         (Device::Answered(_), Verifier::Idle) => Next::AskVerifier,
-        (Device::Answered(_), Verifier::Running) | (Device::Failed, Verifier::Running) => Next::Wait,
+        (Device::Answered(_) | Device::Failed, Verifier::Running) => Next::Wait,
         (Device::Answered(_), Verifier::Answered) => {
             Next::TakeVerifier(Source::Verifier, Reason::NotConfident)
         }

@@ -34,14 +34,15 @@ pub fn combined(
 }
 
 fn read(answered: &Answered) -> MemberAnswer<'_> {
-    let output = |tensor: &'_ Tensor| -> MemberOutput<'_> {
-        MemberOutput { name: tensor.name(), shape: tensor.shape(), elements: elements(tensor.data()) }
-    };
     MemberAnswer {
         tier: answered.member.tier,
         weight: answered.member.weight,
         outputs: answered.tensors.iter().map(output).collect(),
     }
+}
+
+fn output(tensor: &Tensor) -> MemberOutput<'_> {
+    MemberOutput { name: tensor.name(), shape: tensor.shape(), elements: elements(tensor.data()) }
 }
 
 fn named<'a>(tensors: &'a [Tensor], name: &str) -> Option<&'a Tensor> {
