@@ -15,12 +15,16 @@ MOST_VERIFIED = 0.5
 DEVICE = Requirement("the device alone", "tier device", lambda _: {"tier": "device"})
 EDGE = Requirement("the edge alone", "tier edge", lambda _: {"tier": "edge"})
 CLOUD = Requirement("the cloud alone", "tier cloud", lambda _: {"tier": "cloud"})
-SPECULATIVE = Requirement("speculative: the cloud where the device is not sure", "", lambda _: {}, "digits-speculative")
-ENSEMBLE = Requirement("ensemble: the mean of all three", "", lambda _: {}, "digits-ensemble")
+SPECULATIVE = Requirement("speculative", "", lambda _: {}, "digits-speculative")
+ENSEMBLE = Requirement("ensemble", "", lambda _: {}, "digits-ensemble")
 
 
 def act_modes(site: Site, client: Client, digits: Sequence[Digit]) -> list[Answer]:
-    say("\n3. The same digits under policies of other modes: a second tier where the first is not sure, or all at once")
+    say(
+        "\n3. The same digits under policies of other modes"
+        "\n\n  speculative   the device answers, and the cloud where the device is not sure"
+        "\n  ensemble      all three answer at once; their probabilities are averaged"
+    )
     answers = ask_all(client, digits, (DEVICE, EDGE, CLOUD, SPECULATIVE, ENSEMBLE))
     show_modes(answers)
     check_verified(answers)
@@ -28,7 +32,7 @@ def act_modes(site: Site, client: Client, digits: Sequence[Digit]) -> list[Answe
         "\n  Speculation comes near the cloud and sends few requests there. An ensemble need not beat its best member;"
         "\n  what it buys shows when that one is gone."
     )
-    say("\n  The cloud ends:")
+    say("\n  The policies stand in e2e/manifests/quickstart/device/{speculative,ensemble}.yaml. Now the cloud ends:")
     site.stop(("cloud",))
     left = ask_all(client, digits, (DEVICE, SPECULATIVE, ENSEMBLE))
     show_modes(left)

@@ -186,10 +186,8 @@ async fn a_batch_is_as_sure_as_its_least_sure_image_and_verified_as_a_whole() ->
 #[tokio::test]
 async fn however_the_verifier_fails_the_devices_answer_comes_unverified_and_in_time() -> Result<()> {
     let (refused, black_hole) = (Refused::new()?, BlackHole::new().await?);
-    let mut failing = vec![
-        ("refused", refused.url(), "ConnectFailed"),
-        ("black-hole", black_hole.url(), "TimedOut"),
-    ];
+    let mut failing =
+        vec![("refused", refused.url(), "ConnectFailed"), ("black-hole", black_hole.url(), "TimedOut")];
     let mut servers = Vec::new();
     for (name, outcome, server) in [
         ("silent", "TimedOut", upstreams::silent().await?),
@@ -198,7 +196,11 @@ async fn however_the_verifier_fails_the_devices_answer_comes_unverified_and_in_t
         ("error-500", "BadStatus", upstreams::planned(Plan::status(500, "{\"error\": \"x\"}")).await?),
         ("error-400", "Rejected", upstreams::planned(Plan::status(400, "{\"error\": \"x\"}")).await?),
         ("garbage", "Malformed", upstreams::planned(Plan::ok("<html>Welcome</html>")).await?),
-        ("half", "ConnectionBroken", upstreams::planned(upstreams::outputs().pace(Pace::CutAfter(40))).await?),
+        (
+            "half",
+            "ConnectionBroken",
+            upstreams::planned(upstreams::outputs().pace(Pace::CutAfter(40))).await?,
+        ),
     ] {
         failing.push((name, server.url(), outcome));
         servers.push(server);
@@ -250,7 +252,11 @@ async fn a_verifier_that_is_asked_early_answers_for_a_slow_device_whose_run_is_s
     let slow = device.infer(&patient(0.95, FOR_EVER)).await?.answered()?;
     assert_eq!(slow.route()?, Route::of("cloud", "verifier", "DeviceSlow"));
     assert_eq!(slow.walk()?, "cloud Answered, device Cancelled");
-    assert_eq!(slow.parameter("confidence")?, Value::Null, "nobody knows how sure the device would have been");
+    assert_eq!(
+        slow.parameter("confidence")?,
+        Value::Null,
+        "nobody knows how sure the device would have been"
+    );
     assert!(slow.latency_ms()? >= 250.0);
     wait::until("the run to stop", || async {
         let stopped = device.counted("terrace_model_stopped_total", &[]).await?;
@@ -267,11 +273,8 @@ async fn a_verifier_that_is_asked_early_answers_for_a_slow_device_whose_run_is_s
 async fn a_verifier_that_loses_is_cancelled_and_leaks_nothing() -> Result<()> {
     let cloud = upstreams::silent().await?;
     let policy = Policy::named("near").cloud(&cloud.url());
-    let (_site, device) =
-        patient_under(&policy.speculative("{verifier: Cloud, parallelAfter: 0s}")).await?;
-    let open = || -> Result<usize> {
-        Ok(std::fs::read_dir(format!("/proc/{}/fd", device.pid()))?.count())
-    };
+    let (_site, device) = patient_under(&policy.speculative("{verifier: Cloud, parallelAfter: 0s}")).await?;
+    let open = || -> Result<usize> { Ok(std::fs::read_dir(format!("/proc/{}/fd", device.pid()))?.count()) };
     let mut lost = 0;
     // The device must be slow enough for the verifier to be asked at all.
     for _ in 0..50 {
@@ -302,8 +305,7 @@ async fn a_verifier_that_loses_is_cancelled_and_leaks_nothing() -> Result<()> {
 async fn a_slow_device_that_is_not_sure_waits_for_the_verifier_that_was_asked_early() -> Result<()> {
     let cloud = scores([0.25, 0.75], Pace::After(Duration::from_millis(200))).await?;
     let policy = Policy::named("near").cloud(&cloud.url());
-    let (_site, device) =
-        patient_under(&policy.speculative("{verifier: Cloud, parallelAfter: 0s}")).await?;
+    let (_site, device) = patient_under(&policy.speculative("{verifier: Cloud, parallelAfter: 0s}")).await?;
     let reply = device.infer(&patient(0.6, 1_000)).await?.answered()?;
     assert_eq!(reply.route()?, Route::of("cloud", "verifier", "NotConfident"));
     assert_eq!(reply.walk()?, "device Answered, cloud Answered");
@@ -365,7 +367,8 @@ async fn a_request_for_other_outputs_is_measured_all_the_same() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_confidence_that_the_model_does_not_give_fails_the_revision_and_what_served_goes_on() -> Result<()> {
+async fn a_confidence_that_the_model_does_not_give_fails_the_revision_and_what_served_goes_on() -> Result<()>
+{
     let cloud = upstreams::answering().await?;
     let policy = Policy::named("near").cloud(&cloud.url()).speculative("{verifier: Cloud, threshold: 0}");
     let (site, device) = device_under(&policy).await?;
@@ -425,12 +428,16 @@ fn by_the_book(how: &str, members: &[&Outputs], weights: &[f64]) -> Outputs {
     };
     for image in 0..members[0].labels.len() {
         let confidences: Vec<f64> = members.iter().map(|member| member.confidence(image)).collect();
-        let classes: Vec<usize> = members.iter().map(|member| largest(&member.probabilities[image])).collect();
+        let classes: Vec<usize> =
+            members.iter().map(|member| largest(&member.probabilities[image])).collect();
         let all: f64 = weights.iter().sum();
         let mean: Vec<f64> = (0..10)
             .map(|class| {
-                let sum: f64 =
-                    members.iter().zip(weights).map(|(m, weight)| m.probabilities[image][class] * weight).sum();
+                let sum: f64 = members
+                    .iter()
+                    .zip(weights)
+                    .map(|(m, weight)| m.probabilities[image][class] * weight)
+                    .sum();
                 sum / all
             })
             .collect();
@@ -441,9 +448,7 @@ fn by_the_book(how: &str, members: &[&Outputs], weights: &[f64]) -> Outputs {
         };
         let chosen = (0..members.len())
             .rev()
-            .max_by(|a, b| {
-                support(*a).cmp(&support(*b)).then(confidences[*a].total_cmp(&confidences[*b]))
-            })
+            .max_by(|a, b| support(*a).cmp(&support(*b)).then(confidences[*a].total_cmp(&confidences[*b])))
             .unwrap_or_default();
         labels.push(members[chosen].labels[image]);
         let averaged = how.ends_with("Mean");
@@ -471,8 +476,7 @@ async fn members_answers_are_combined_as_the_policy_says() -> Result<()> {
     );
     let members = [&device, &edge, &cloud];
     let (at_edge, at_cloud) = (three.edge.as_ref().map(url), three.cloud.as_ref().map(url));
-    let tiers =
-        Policy::named("near").edge(&at_edge.context("an edge")?).cloud(&at_cloud.context("a cloud")?);
+    let tiers = Policy::named("near").edge(&at_edge.context("an edge")?).cloud(&at_cloud.context("a cloud")?);
     for (how, weights, expected) in [
         ("Mean", "", [1.0, 1.0, 1.0]),
         ("WeightedMean", ", weights: [1, 2, 4.5]", [1.0, 2.0, 4.5]),
@@ -498,7 +502,12 @@ async fn members_answers_are_combined_as_the_policy_says() -> Result<()> {
         let told = confidence(&reply)?;
         let least = found.least();
         assert!((told - least).abs() < 1e-6, "{how}: {told}, not {least}");
-        assert!(found.right() > device.right(), "{how}: {} right, the device alone {}", found.right(), device.right());
+        assert!(
+            found.right() > device.right(),
+            "{how}: {} right, the device alone {}",
+            found.right(),
+            device.right()
+        );
         assert_eq!(Some(reply.model_version()?), three.device.model("digits").await?.serving_revision);
     }
     Ok(())
@@ -570,15 +579,19 @@ async fn below_the_quorum_the_fallback_order_says_what_happens() -> Result<()> {
 
 #[tokio::test]
 async fn what_cannot_be_combined_is_a_502_that_says_why() -> Result<()> {
-    let output = |name: &str, datatype: &str, shape: Value, data: Value| {
-        json!({"name": name, "datatype": datatype, "shape": shape, "data": data})
-    };
+    let output = |name: &str, datatype: &str, shape: Value, data: Value| json!({"name": name, "datatype": datatype, "shape": shape, "data": data});
     let ten = json!([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]);
     let label = output("label", "INT64", json!([1]), json!([7]));
     for (outputs, told) in [
-        (json!([output("scores", "FP32", json!([1, 10]), ten.clone()), label]), ["\"probabilities\"", "cloud"]),
+        (
+            json!([output("scores", "FP32", json!([1, 10]), ten.clone()), label]),
+            ["\"probabilities\"", "cloud"],
+        ),
         (json!([output("probabilities", "FP64", json!([1, 10]), ten), label]), ["FP64 [1, 10]", "cloud"]),
-        (json!([output("probabilities", "FP32", json!([1, 2]), json!([0.5, 0.5])), label]), ["[1, 2]", "cloud"]),
+        (
+            json!([output("probabilities", "FP32", json!([1, 2]), json!([0.5, 0.5])), label]),
+            ["[1, 2]", "cloud"],
+        ),
     ] {
         let body = json!({"model_name": "digits", "outputs": outputs}).to_string();
         let cloud = upstreams::planned(Plan::ok(body).header("content-type", "application/json")).await?;
@@ -653,7 +666,8 @@ async fn a_request_that_every_member_rejects_is_wrong() -> Result<()> {
     let cloud = upstreams::planned(Plan::status(400, words)).await?;
     let policy = Policy::named("near").cloud(&cloud.url());
     let (_site, device) = device_under(&policy.ensemble("{members: [Device, Cloud]}")).await?;
-    let wrong = Ask::inputs(json!([{"name": "image", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]));
+    let wrong =
+        Ask::inputs(json!([{"name": "image", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]));
     let reply = device.infer(&wrong).await?;
     assert_eq!(reply.status, 400, "{}", reply.text());
     assert!(reply.error()?.contains("shape"), "{}", reply.text());

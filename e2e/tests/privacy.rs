@@ -229,7 +229,9 @@ async fn a_private_request_has_no_answer_where_the_device_has_no_model() -> Resu
     let elsewhere = Model::digits("digits-edge")?.on("Edge");
     let absent = missing.clone();
     let models = [missing, junk, wrong, elsewhere];
-    for (model, policy) in models.into_iter().zip(modes()).chain(modes().map(|policy| (absent.clone(), policy))) {
+    for (model, policy) in
+        models.into_iter().zip(modes()).chain(modes().map(|policy| (absent.clone(), policy)))
+    {
         let watched = Watched::start(policy, model, |launch| launch).await?;
         for ask in drawn(private()) {
             let reply = watched.device.infer(&ask).await?;
