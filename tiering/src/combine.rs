@@ -3,8 +3,8 @@
 //! What goes by numbers is averaged: in the modes Mean and WeightedMean every floating-point output, element by
 //! element. Everything else is taken over as it is, row by row, from one of the members:
 //!
-//! - `Mean`, `WeightedMean`: from the most confident of those that are for the same class as the averaged scores (for
-//!   none, where no member is).
+//! - `Mean`, `WeightedMean`: from the most confident of those that are for the same class as the averaged scores, or
+//!   of all, where none is.
 //! - `Vote`: from the most confident of those that are for the class with the most votes. Where two classes have as
 //!   many, the most confident member decides between them.
 //! - `MaxConfidence`: from the most confident.

@@ -205,11 +205,11 @@ mod tests {
         faults.into_iter().map(|fault| fault.field).collect()
     }
 
-    fn speculative(fields: Value) -> Value {
+    fn speculative(fields: &Value) -> Value {
         json!({"mode": "Speculative", "speculative": fields})
     }
 
-    fn ensemble(fields: Value) -> Value {
+    fn ensemble(fields: &Value) -> Value {
         json!({"mode": "Ensemble", "ensemble": fields})
     }
 
@@ -240,13 +240,9 @@ mod tests {
             (json!({"verifier": "Edge", "threshold": -0.1}), Some("spec.speculative.threshold")),
             (json!({"verifier": "Device"}), Some("spec.speculative.verifier")),
         ] {
-            assert_eq!(
-                faults(&speculative(fields.clone())).first().map(String::as_str),
-                expected,
-                "{fields}"
-            );
+            assert_eq!(faults(&speculative(&fields)).first().map(String::as_str), expected, "{fields}");
         }
-        let mut unreachable = speculative(json!({"verifier": "Cloud"}));
+        let mut unreachable = speculative(&json!({"verifier": "Cloud"}));
         unreachable["tiers"] = json!({"edge": {"url": "http://edge"}});
         assert_eq!(faults(&unreachable), ["spec.speculative.verifier"]);
     }
@@ -275,9 +271,9 @@ mod tests {
             (json!({"members": ["Device", "Edge"], "quorum": 3}), Some("spec.ensemble.quorum")),
             (json!({"members": ["Device", "Edge"], "quorum": 0}), Some("spec.ensemble.quorum")),
         ] {
-            assert_eq!(faults(&ensemble(fields.clone())).first().map(String::as_str), expected, "{fields}");
+            assert_eq!(faults(&ensemble(&fields)).first().map(String::as_str), expected, "{fields}");
         }
-        let mut unreachable = ensemble(json!({"members": ["Device", "Edge", "Cloud"]}));
+        let mut unreachable = ensemble(&json!({"members": ["Device", "Edge", "Cloud"]}));
         unreachable["tiers"] = json!({"cloud": {"url": "http://cloud"}});
         assert_eq!(faults(&unreachable), ["spec.ensemble.members"]);
     }
@@ -286,12 +282,12 @@ mod tests {
     fn a_resolved_mode_is_the_same_with_its_defaults_written_out() {
         for (short, long) in [
             (
-                speculative(json!({"verifier": "Edge"})),
-                speculative(json!({"verifier": "Edge", "threshold": 0.9})),
+                speculative(&json!({"verifier": "Edge"})),
+                speculative(&json!({"verifier": "Edge", "threshold": 0.9})),
             ),
             (
-                ensemble(json!({"members": ["Edge", "Device"]})),
-                ensemble(json!({"members": ["Edge", "Device"], "combine": "Mean", "quorum": 1})),
+                ensemble(&json!({"members": ["Edge", "Device"]})),
+                ensemble(&json!({"members": ["Edge", "Device"], "combine": "Mean", "quorum": 1})),
             ),
             (json!({"mode": "Select"}), json!({})),
         ] {
@@ -301,7 +297,7 @@ mod tests {
             assert_eq!(Policy::parse(&short.to_spec()).unwrap(), short);
         }
         let weighted =
-            ensemble(json!({"members": ["Edge", "Device"], "combine": "WeightedMean", "weights": [3, 1]}));
+            ensemble(&json!({"members": ["Edge", "Device"], "combine": "WeightedMean", "weights": [3, 1]}));
         let policy = Policy::parse(&spec(&weighted)).unwrap();
         assert_eq!(Policy::parse(&policy.to_spec()).unwrap(), policy);
     }

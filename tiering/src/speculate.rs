@@ -48,21 +48,26 @@ pub enum Next {
 
 /// What to do next. `slow`: the node has had as long as it may have alone.
 pub const fn next(speculative: &Speculative, device: Device, verifier: Verifier, slow: bool) -> Next {
-    match (device, verifier) {
-        (Device::Running, Verifier::Answered) => Next::TakeVerifier(Source::Verifier, Reason::DeviceSlow),
-        (Device::Running, Verifier::Idle) if slow => Next::AskVerifier,
-        (Device::Running, _) => Next::Wait,
-        (Device::Answered(confidence), _) if confidence > speculative.threshold => {
+    match device {
+        Device::Running => match verifier {
+            Verifier::Answered => Next::TakeVerifier(Source::Verifier, Reason::DeviceSlow),
+            Verifier::Idle if slow => Next::AskVerifier,
+            Verifier::Idle | Verifier::Running | Verifier::Failed => Next::Wait,
+        },
+        Device::Answered(confidence) if confidence > speculative.threshold => {
             Next::TakeDevice(Source::Primary, Reason::Confident)
         }
-        (Device::Answered(_), Verifier::Idle) => Next::AskVerifier,
-        (Device::Answered(_) | Device::Failed, Verifier::Running) => Next::Wait,
-        (Device::Answered(_), Verifier::Answered) => {
-            Next::TakeVerifier(Source::Verifier, Reason::NotConfident)
-        }
-        (Device::Answered(_), Verifier::Failed) => Next::TakeDevice(Source::Unverified, Reason::NotConfident),
-        (Device::Failed, Verifier::Answered) => Next::TakeVerifier(Source::Verifier, Reason::DeviceFailed),
-        (Device::Failed, Verifier::Idle | Verifier::Failed) => Next::FallBack,
+        Device::Answered(_) => match verifier {
+            Verifier::Idle => Next::AskVerifier,
+            Verifier::Running => Next::Wait,
+            Verifier::Answered => Next::TakeVerifier(Source::Verifier, Reason::NotConfident),
+            Verifier::Failed => Next::TakeDevice(Source::Unverified, Reason::NotConfident),
+        },
+        Device::Failed => match verifier {
+            Verifier::Running => Next::Wait,
+            Verifier::Answered => Next::TakeVerifier(Source::Verifier, Reason::DeviceFailed),
+            Verifier::Idle | Verifier::Failed => Next::FallBack,
+        },
     }
 }
 

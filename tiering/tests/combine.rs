@@ -1,6 +1,6 @@
 //! Combining: each method by hand, what cannot be combined, and what holds whatever members answer.
 
-#![allow(clippy::unwrap_used)] // helpers of tests fail like tests
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests fail like tests
 
 use proptest::prelude::*;
 use terrace_crds::Tier::{self, Cloud, Device, Edge};
