@@ -9,8 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use terrace_e2e::agent::onnxruntime;
 use terrace_e2e::infer::Ask;
-use terrace_e2e::manifests::Model;
-use terrace_e2e::scenes;
+use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::site::Site;
 use terrace_e2e::{checkout, digits, wait};
 
@@ -55,7 +54,13 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
-    let (_site, agent) = scenes::device().await?;
+    // A policy whose mode measures how sure the model is; nobody needs to be asked.
+    let policy = Policy::named("near").cloud("http://127.0.0.1:9");
+    let site = Site::new()?;
+    site.manifests().policy(&policy.speculative("{verifier: Cloud, threshold: 0}"))?;
+    let model = Model::digits("digits-device")?.confidence("{output: probabilities, method: Probability}");
+    site.manifests().model(&model.policy("near"))?;
+    let agent = site.agent().ready().await?;
     agent.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
     Ok(())
@@ -104,6 +109,74 @@ fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
     }
     let missing: Vec<&String> = words.iter().filter(|word| !page.contains(&format!("`{word}`"))).collect();
     assert!(missing.is_empty(), "docs/standalone.md says nothing of {missing:?}");
+    Ok(())
+}
+
+/// The pages that a reader may begin with, and those of the folders that hold more.
+fn pages() -> Result<Vec<PathBuf>> {
+    let mut folders = vec![checkout().join("docs")];
+    let mut pages: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "e2e/digits/README.md"]
+        .map(|page| checkout().join(page))
+        .into();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            // A template's links hold for where the page is written to.
+            if path.ends_with("experiment/script") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    Ok(pages)
+}
+
+/// A page without what stands between its fences.
+fn prose(page: &Path) -> Result<String> {
+    let text = fs::read_to_string(page).with_context(|| format!("no {}", page.display()))?;
+    let mut fenced = false;
+    let lines = text.lines().filter(|line| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        !fenced && !fence
+    });
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// The names by which a page's headings are linked to.
+fn anchors(page: &Path) -> Result<BTreeSet<String>> {
+    let text = prose(page)?;
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let name = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = name.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    Ok(headings.map(anchor).collect())
+}
+
+#[test]
+fn every_link_of_every_page_leads_somewhere() -> Result<()> {
+    let (mut followed, mut broken) = (0, Vec::new());
+    for page in pages()? {
+        let text = prose(&page)?;
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:")) {
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let there = if path.is_empty() { page.clone() } else { page.with_file_name(path) };
+            let found = there.exists() && (anchor.is_empty() || anchors(&there)?.contains(anchor));
+            if !found {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+            followed += 1;
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(followed > 20, "only {followed} links were found");
     Ok(())
 }
 
