@@ -120,8 +120,9 @@ pub struct Attempt {
 pub async fn run(job: Job<'_>) -> Result<Answer, Refusal> {
     match &job.decision.plan {
         Plan::Walk => walk::walk(&job, &job.decision.candidates, Tried::default()).await,
-        Plan::Speculate(speculative) => speculative::run(&job, speculative).await,
-        Plan::Ensemble(members) => ensemble::run(&job, members).await,
+        // Large, and not what most requests need: those should not carry it along.
+        Plan::Speculate(speculative) => Box::pin(speculative::run(&job, speculative)).await,
+        Plan::Ensemble(members) => Box::pin(ensemble::run(&job, members)).await,
     }
 }
 
