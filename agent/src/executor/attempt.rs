@@ -40,7 +40,8 @@ pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration) ->
         }
     };
     match (remote, entry.served()) {
-        (Some(remote), _) => forward(job, candidate.tier, remote, limit).await,
+        // Large, and not what a request that is answered here should carry along.
+        (Some(remote), _) => Box::pin(forward(job, candidate.tier, remote, limit)).await,
         (None, Some(served)) => run_here(job, served).await,
         (None, None) => Err(Failure {
             outcome: "NotLoaded",

@@ -206,7 +206,7 @@ async fn infer(State(node): State<Arc<Node>>, target: Target, request: Request) 
         Http { body: Some(body), headers: parts.headers, limits: node.body_limits(), message: None };
     let answered = serve::infer(&node, call, &mut exchange).await;
     if let Some(unread) = exchange.body {
-        body::pass_over(unread).await;
+        Box::pin(body::pass_over(unread)).await;
     }
     answered.map(Encoded::into_response)
 }
