@@ -58,27 +58,31 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
     let most = limits.bytes.saturating_add(PREFIX);
-    let (mut whole, mut taken) = (Pieces::default(), Taken::default());
+    let (mut whole, mut taken, mut claimed) = (Pieces::default(), Taken::default(), 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Status::cancelled("the call ended before its message was whole"))?;
         let Ok(data) = frame.into_data() else { continue };
-        let size = whole.len() + data.len();
-        if size > most {
+        if whole.len() == 0 {
+            claimed = size(&data);
+        }
+        let needed = claimed.max(whole.len() + data.len());
+        if needed > most {
             let limit = limits.bytes;
             return Err(Status::out_of_range(format!(
                 "the message is larger than {limit} bytes, the limit of this agent (--max-body-bytes)"
             )));
         }
-        limits.room.cover(&mut taken, size).map_err(|full| Status::resource_exhausted(full.to_string()))?;
-        whole.push(data, stated(&whole, size, most));
+        let covered = limits.room.cover(&mut taken, needed);
+        covered.map_err(|full| Status::resource_exhausted(full.to_string()))?;
+        whole.push(data, claimed);
     }
     Ok((whole.into_bytes(), taken))
 }
 
-/// How large the whole will be, as its first bytes say.
-fn stated(whole: &Pieces, size: usize, most: usize) -> usize {
-    let length = whole.first().and_then(|first| first.get(1..PREFIX)?.try_into().ok());
-    length.map_or(size, |length| (u32::from_be_bytes(length) as usize).saturating_add(PREFIX).min(most))
+/// How large a message will be with what precedes it, if its first bytes say so already.
+fn size(first: &[u8]) -> usize {
+    let length = first.get(1..PREFIX).and_then(|length| length.try_into().ok()).map(u32::from_be_bytes);
+    length.map_or(0, |length| (length as usize).saturating_add(PREFIX))
 }
 
 /// The only message of a call.
@@ -187,6 +191,7 @@ mod tests {
             (framed(1, 3, named), Code::Internal),
             (framed(0, 3, b"\xff\xff\xff"), Code::Internal),
             (framed(0, 101, &[0; 101]), Code::OutOfRange),
+            (framed(0, u32::MAX, named), Code::OutOfRange),
         ] {
             assert_eq!(read_one(bytes).await.unwrap_err(), expected);
         }

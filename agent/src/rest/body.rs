@@ -83,11 +83,6 @@ impl Pieces {
         self.first.len() + self.all.len()
     }
 
-    /// What has come, if it is one piece.
-    pub fn first(&self) -> Option<&[u8]> {
-        Some(&*self.first).filter(|first| !first.is_empty())
-    }
-
     /// Memory is taken for what was stated, which is no more than the limit, once the first piece of it has come.
     pub fn push(&mut self, data: Bytes, stated: usize) {
         if self.len() == 0 {
