@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn what_nearly_all_numbers_look_like_is_short() {
-        let read = |text: &str| short_decimal(format!("{text}, 123456789").as_bytes(), 0);
+        let read = |text: &str| short_decimal(format!("{text}, 12345678901234567890").as_bytes(), 0);
         for (text, expected) in
             [("0.123456789", 0.123_456_789), ("-1.5", -1.5), ("7", 7.0), ("-0", -0.0), ("123.0", 123.0)]
         {
@@ -321,7 +321,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_short_decimal_is_the_number_that_it_is_otherwise(text in "-?[0-9]{0,9}(\\.[0-9]{0,22})?[,e ]{0,2}[0-9]{9}") {
+        fn a_short_decimal_is_the_number_that_it_is_otherwise(text in "-?[0-9]{0,9}(\\.[0-9]{0,22})?[,e ]{0,2}[0-9]{20}") {
             if let Some((value, next)) = short_decimal(text.as_bytes(), 0) {
                 let (number, end) = Number::scan(&text, 0);
                 let number = number.map(|number| number.to_f64("").unwrap().to_bits());
