@@ -76,6 +76,12 @@ impl<T> Writer<T> {
     pub fn len(&self) -> usize {
         self.0.state().waiting.len()
     }
+
+    /// How many readers sleep.
+    #[cfg(test)]
+    pub fn sleepers(&self) -> usize {
+        self.0.state().sleepers.len()
+    }
 }
 
 impl<T> fmt::Debug for Writer<T> {
@@ -184,7 +190,7 @@ mod tests {
 
     fn wait_for_sleepers(writer: &Writer<u32>, count: usize) {
         let until = Instant::now() + SOON;
-        while writer.0.state().sleepers.len() != count {
+        while writer.sleepers() != count {
             assert!(Instant::now() < until, "the readers do not sleep");
             thread::yield_now();
         }
