@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
+use terrace_e2e::http::Connection;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::site::Site;
@@ -43,6 +44,7 @@ fn the_scripts_compute_what_their_definitions_say() -> Result<()> {
 #[derive(Deserialize)]
 struct Committed {
     gates: BTreeMap<String, Gate>,
+    ensembles: BTreeMap<String, Together>,
     confidences: Vec<Confidences>,
 }
 
@@ -51,6 +53,14 @@ struct Gate {
     #[serde(rename = "sent up")]
     sent_up: usize,
     right: usize,
+}
+
+#[derive(Deserialize, Debug, PartialEq)]
+struct Together {
+    weights: [u32; 3],
+    right: usize,
+    #[serde(rename = "right without cloud")]
+    right_without_cloud: usize,
 }
 
 #[derive(Deserialize)]
@@ -66,20 +76,33 @@ fn committed() -> Result<Committed> {
 }
 
 /// The committed device's model under a name, with a measure of confidence, and a policy of the same name.
-fn speculating(
-    site: &Site,
-    name: &str,
-    cloud: &str,
-    threshold: f64,
-    (method, temperature): (&str, f64),
-) -> Result<()> {
-    let policy = Policy::named(name).cloud(cloud).yaml();
-    let mode = format!("  mode: Speculative\n  speculative: {{threshold: {threshold}, verifier: Cloud}}\n");
-    site.manifests().write(&format!("policy-{name}.yaml"), &(policy + &mode))?;
-    let model = Model::digits("digits-device")?.named(name).policy(name).called("cloud", "digits").yaml();
-    let confidence =
-        format!("  confidence: {{output: probabilities, method: {method}, temperature: {temperature}}}\n");
-    site.manifests().write(&format!("{name}.yaml"), &(model + &confidence))
+fn serve(site: &Site, name: &str, confidence: &str, policy: Policy, mode: &str) -> Result<()> {
+    // Both manifests end within `spec`.
+    site.manifests().write(&format!("policy-{name}.yaml"), &(policy.yaml() + mode))?;
+    let model = Model::digits("digits-device")?.named(name).policy(name);
+    let model = model.called("edge", "digits").called("cloud", "digits").yaml();
+    site.manifests().write(&format!("{name}.yaml"), &format!("{model}  confidence: {confidence}\n"))
+}
+
+/// Without a threshold that anything must be verified for, by a verifier that is not there.
+fn sure(site: &Site, name: &str, method: &str, temperature: f64) -> Result<()> {
+    let confidence = format!("{{output: probabilities, method: {method}, temperature: {temperature}}}");
+    let mode = "  mode: Speculative\n  speculative: {threshold: 0, verifier: Cloud}\n";
+    serve(site, name, &confidence, Policy::named(name).cloud("http://127.0.0.1:9"), mode)
+}
+
+const PROBABILITY: &str = "{output: probabilities, method: Probability}";
+
+/// How many of the test images the cloud has part in, and how many are right.
+async fn asked(connection: &mut Connection, model: &str) -> Result<Gate> {
+    let mut gate = Gate { sent_up: 0, right: 0 };
+    let test = digits::test_set();
+    for (image, label) in test.images.iter().zip(&test.labels) {
+        let reply = connection.send(&Ask::image(image).model(model).request()).await?.answered()?;
+        gate.sent_up += usize::from(reply.walk()?.contains("cloud Answered"));
+        gate.right += usize::from(reply.labels()? == [*label]);
+    }
+    Ok(gate)
 }
 
 #[tokio::test]
@@ -88,14 +111,7 @@ async fn real_agents_are_as_sure_as_the_scripts() -> Result<()> {
     let expected = committed()?.confidences;
     ensure!(expected.len() == 9, "{} lists of confidences", expected.len());
     for (place, one) in expected.iter().enumerate() {
-        // Nobody is there to verify, and above a threshold of 0 nobody needs to.
-        speculating(
-            &site,
-            &format!("sure-{place}"),
-            "http://127.0.0.1:9",
-            0.0,
-            (&one.method, one.temperature),
-        )?;
+        sure(&site, &format!("sure-{place}"), &one.method, one.temperature)?;
     }
     let device = site.agent().ready().await?;
     let mut connection = device.connect().await?;
@@ -126,30 +142,49 @@ async fn real_agents_send_up_as_many_and_get_as_many_right_as_the_scripts() -> R
     ensure!(expected.len() == 3, "{} gates", expected.len());
     let named = |threshold: &str| format!("gate-{}", threshold.replace('.', "-"));
     for threshold in expected.keys() {
-        speculating(
-            &site,
-            &named(threshold),
-            &scenes::url(&cloud),
-            threshold.parse()?,
-            ("Probability", 1.0),
-        )?;
+        let mode =
+            format!("  mode: Speculative\n  speculative: {{threshold: {threshold}, verifier: Cloud}}\n");
+        let policy = Policy::named(&named(threshold)).cloud(&scenes::url(&cloud));
+        serve(&site, &named(threshold), PROBABILITY, policy, &mode)?;
     }
     let device = site.agent().ready().await?;
     let mut connection = device.connect().await?;
-    let test = digits::test_set();
     let mut found = BTreeMap::new();
     for threshold in expected.keys() {
-        let mut gate = Gate { sent_up: 0, right: 0 };
-        for (image, label) in test.images.iter().zip(&test.labels) {
-            let ask = Ask::image(image).model(&named(threshold));
-            let reply = connection.send(&ask.request()).await?.answered()?;
-            let route = reply.route()?;
-            ensure!(route.source != "unverified", "{}", reply.text());
-            gate.sent_up += usize::from(route.tier == "cloud");
-            gate.right += usize::from(reply.labels()? == [*label]);
-        }
-        found.insert(threshold.clone(), gate);
+        found.insert(threshold.clone(), asked(&mut connection, &named(threshold)).await?);
     }
     assert_eq!(found, expected);
+    Ok(())
+}
+
+#[tokio::test]
+async fn ensembles_of_real_agents_get_as_many_right_as_the_scripts() -> Result<()> {
+    let (_cloud_site, cloud) = scenes::tier("Cloud", "digits-cloud", "digits").await?;
+    let (_edge_site, edge) = scenes::tier("Edge", "digits-edge", "digits").await?;
+    let site = Site::new()?;
+    let expected = committed()?.ensembles;
+    ensure!(expected.len() == 4, "{} ensembles", expected.len());
+    for (combination, together) in &expected {
+        let weights = match combination.as_str() {
+            "WeightedMean" => format!(", weights: {:?}", together.weights),
+            _ => String::new(),
+        };
+        let members = format!("{{members: [Device, Edge, Cloud], combine: {combination}{weights}}}");
+        let mode = format!("  mode: Ensemble\n  ensemble: {members}\n");
+        for (suffix, cloud) in [("all", scenes::url(&cloud)), ("left", "http://127.0.0.1:9".to_owned())] {
+            let name = format!("{}-{suffix}", combination.to_lowercase());
+            let policy = Policy::named(&name).edge(&scenes::url(&edge)).cloud(&cloud);
+            serve(&site, &name, PROBABILITY, policy, &mode)?;
+        }
+    }
+    let device = site.agent().ready().await?;
+    let mut connection = device.connect().await?;
+    for (combination, together) in &expected {
+        let name = combination.to_lowercase();
+        let all = asked(&mut connection, &format!("{name}-all")).await?;
+        assert_eq!(all, Gate { sent_up: 360, right: together.right }, "{combination}");
+        let left = asked(&mut connection, &format!("{name}-left")).await?;
+        assert_eq!(left, Gate { sent_up: 0, right: together.right_without_cloud }, "{combination}");
+    }
     Ok(())
 }
