@@ -6,6 +6,7 @@ mod cluster;
 mod crashes;
 mod describe;
 mod executor;
+mod facts;
 mod fetch;
 mod grpc;
 mod heavy;

@@ -13,6 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use terrace_crds::Tier;
+use terrace_tiering::{Failed, Policy};
 
 use crate::registry::{ModelKey, Served};
 
@@ -24,6 +25,7 @@ pub struct Metrics {
     durations: Family<ModelLabels, Histogram, fn() -> Histogram>,
     attempts: Family<AttemptLabels, Counter>,
     activations: Family<ActivationLabels, Counter>,
+    rule_failures: Family<RuleLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,6 +51,12 @@ struct AttemptLabels {
 struct ActivationLabels {
     model: String,
     outcome: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RuleLabels {
+    model: Arc<str>,
+    rule: String,
 }
 
 /// A request that is over.
@@ -81,7 +89,13 @@ impl Metrics {
         registry.register("attempts", "Attempts at a tier, by outcome", attempts.clone());
         let activations = Family::default();
         registry.register("activations", "Revisions that were to be served, by outcome", activations.clone());
-        Self { registry, requests, durations, attempts, activations }
+        let rule_failures = Family::default();
+        registry.register(
+            "rule_failures",
+            "Rules that had no value for a request and were passed over; complexity: the policy's expression",
+            rule_failures.clone(),
+        );
+        Self { registry, requests, durations, attempts, activations, rule_failures }
     }
 
     /// Counts a request for a model that exists.
@@ -98,6 +112,15 @@ impl Metrics {
     /// Counts one attempt at a tier.
     pub fn attempt(&self, tier: Tier, outcome: &'static str) {
         self.attempts.get_or_create(&AttemptLabels { tier: tier.as_str(), outcome }).inc();
+    }
+
+    /// Counts what failed while the rules of a policy were asked.
+    pub fn rules_failed(&self, model: &Arc<str>, policy: &Policy, failed: Failed) {
+        let rules = failed.rules().filter_map(|place| policy.rules()?.get(place));
+        let names = rules.map(|rule| rule.name().to_string());
+        for rule in names.chain(failed.complexity().then(|| "complexity".to_owned())) {
+            self.rule_failures.get_or_create(&RuleLabels { model: Arc::clone(model), rule }).inc();
+        }
     }
 
     /// Counts a revision that serves now, or cannot.

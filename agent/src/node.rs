@@ -1,7 +1,10 @@
 //! What the ports and the sync share: one value a process.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use terrace_crds::Tier;
 
 use crate::metrics::Metrics;
@@ -15,6 +18,8 @@ use crate::upstream::Upstream;
 pub struct Node {
     /// The tier that it is, by its place in [`Tier::ALL`]: in a cluster it is told, and may be told another one.
     tier: AtomicUsize,
+    /// Its labels, as far as rules of its policies read them.
+    labels: ArcSwap<BTreeMap<String, String>>,
     /// The namespace of models that a client names without one.
     pub default_namespace: String,
     /// How large a request's body may be.
@@ -51,6 +56,7 @@ impl Node {
     pub fn new(parts: Parts) -> Self {
         Self {
             tier: AtomicUsize::new(place(parts.tier)),
+            labels: ArcSwap::default(),
             default_namespace: parts.default_namespace,
             body: parts.body,
             registry: Registry::default(),
@@ -69,6 +75,16 @@ impl Node {
     /// It is of this tier from now on.
     pub fn become_tier(&self, tier: Tier) {
         self.tier.store(place(tier), Ordering::Relaxed);
+    }
+
+    /// Its labels, as far as rules of its policies read them.
+    pub fn labels(&self) -> Arc<BTreeMap<String, String>> {
+        self.labels.load_full()
+    }
+
+    /// It has these labels from now on.
+    pub fn be_labelled(&self, labels: &BTreeMap<String, String>) {
+        self.labels.store(Arc::new(labels.clone()));
     }
 
     /// How large a request's body may be.

@@ -14,6 +14,7 @@ use terrace_tiering::{
 use tracing::debug;
 
 use crate::executor::{self, Answer, Attempt, Job, Output};
+use crate::facts::RequestFacts;
 use crate::heavy::heavy;
 use crate::message::Message;
 use crate::metrics::Finished;
@@ -60,6 +61,9 @@ pub trait Exchange: Send {
         deadline: Option<Instant>,
     ) -> impl Future<Output = Result<(InferRequest, Taken), Refusal>> + Send;
 
+    /// The first value of a header, by its name in lower case.
+    fn header(&self, name: &str) -> Option<&[u8]>;
+
     /// The request as other tiers are asked.
     fn message(&self, request: &InferRequest) -> Result<Message, Refusal>;
 
@@ -103,8 +107,12 @@ async fn answer<E: Exchange>(
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
 
     let snapshot = snapshot(entry, tier);
-    let inputs = request.inputs.iter().map(|input| &input.tensor);
-    let decision = tiering::decide(&entry.policy, &requirements, &snapshot, || requirements::complexity(inputs));
+    let header = |name: &str| exchange.header(name);
+    let facts = RequestFacts { request: &request, model: &entry.key, labels: node.labels(), header: &header };
+    let decision = tiering::decide(&entry.policy, &requirements, &snapshot, facts);
+    if !decision.failed.is_none() {
+        node.metrics.rules_failed(&entry.label, &entry.policy, decision.failed);
+    }
 
     let may_leave = decision.candidates.iter().any(|candidate| candidate.tier != tier);
     let message = if may_leave { Some(exchange.message(&request)?) } else { None };

@@ -2,9 +2,11 @@
 
 use terrace_crds::Tier;
 
+use crate::cel::EvalError;
+use crate::facts::Facts;
 use crate::policy::Policy;
 use crate::requirements::Requirements;
-use crate::rules::default_rules;
+use crate::rules::{Failed, Rule, RuleName, Scope, default_rules, first_match};
 use crate::snapshot::Snapshot;
 
 /// The node that decides.
@@ -40,6 +42,8 @@ pub struct Decision {
     pub complexity: Option<f64>,
     /// Nothing of the request may leave the node.
     pub privacy_required: bool,
+    /// What failed while the rules were asked.
+    pub failed: Failed,
 }
 
 /// A tier that may answer.
@@ -107,6 +111,12 @@ pub enum Reason {
     ModerateComplexity,
     /// All others: the cloud.
     HighComplexity,
+    /// A rule of the policy matched.
+    Rule(RuleName),
+    /// No rule of the policy matches: the node itself.
+    NoRuleMatched,
+    /// No rule of the policy matches, and one failed: the node itself.
+    RulesFailed,
     /// The rules chose a tier that the policy does not configure on this node.
     TierNotConfigured,
 }
@@ -150,8 +160,19 @@ impl SkipReason {
 }
 
 impl Reason {
+    /// What no rule may be called: decisions that no rule takes.
+    pub(crate) const RESERVED: [Self; 7] = [
+        Self::Forwarded,
+        Self::NoPolicy,
+        Self::PrivacyRequired,
+        Self::RequestedTier,
+        Self::NoRuleMatched,
+        Self::RulesFailed,
+        Self::TierNotConfigured,
+    ];
+
     /// The name in responses and metrics.
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::Forwarded => "Forwarded",
             Self::NoPolicy => "NoPolicy",
@@ -161,8 +182,16 @@ impl Reason {
             Self::ModerateDeadline => "ModerateDeadline",
             Self::ModerateComplexity => "ModerateComplexity",
             Self::HighComplexity => "HighComplexity",
+            Self::Rule(name) => name.as_str(),
+            Self::NoRuleMatched => "NoRuleMatched",
+            Self::RulesFailed => "RulesFailed",
             Self::TierNotConfigured => "TierNotConfigured",
         }
+    }
+
+    /// Whether no rule was asked.
+    pub(crate) const fn is_settled(&self) -> bool {
+        matches!(self, Self::Forwarded | Self::NoPolicy | Self::PrivacyRequired | Self::RequestedTier)
     }
 
     /// What the reason rules out, for a person: why there is no other tier to try.
@@ -176,6 +205,9 @@ impl Reason {
             | Self::ModerateDeadline
             | Self::ModerateComplexity
             | Self::HighComplexity
+            | Self::Rule(_)
+            | Self::NoRuleMatched
+            | Self::RulesFailed
             | Self::TierNotConfigured => None,
         }
     }
@@ -188,23 +220,37 @@ impl Reason {
 /// policy's fallback order follows. The choice means the node itself where it is the node's own tier. Where it is
 /// a tier that this node does not reach, the fallback order alone is left; with fallback off, the node itself.
 ///
-/// `complexity` estimates the request's complexity. It is called only where a rule must know and the request does
-/// not say.
+/// `facts` are read only where a rule reads them: the complexity, which costs a pass over the inputs, only where a rule
+/// must know and the request does not say.
 pub fn decide(
     policy: &Policy,
     requirements: &Requirements,
     snapshot: &Snapshot,
-    complexity: impl FnOnce() -> f64,
+    facts: impl Facts,
+) -> Decision {
+    let scope = Scope::new(policy, requirements, snapshot, &facts);
+    decide_by(policy, requirements, snapshot, &scope, &mut |_, rule| rule.when.test(&scope))
+}
+
+/// Decides, and has the policy's own rules asked by `ask`.
+pub(crate) fn decide_by(
+    policy: &Policy,
+    requirements: &Requirements,
+    snapshot: &Snapshot,
+    scope: &Scope<'_>,
+    ask: &mut dyn FnMut(usize, &Rule) -> Result<bool, EvalError>,
 ) -> Decision {
     let node = snapshot.node;
     let mut walk =
         Walk { policy, node, candidates: Vec::with_capacity(Tier::ALL.len()), skipped: Vec::new() };
-    let (reason, complexity) = if let Some((tier, reason)) = settled(policy, requirements, node.tier) {
+    let (reason, mut failed) = if let Some((tier, reason)) = settled(policy, requirements, node.tier) {
         walk.visit(tier, Source::Primary);
-        (reason, None)
+        (reason, Failed::NONE)
     } else {
-        let estimate = || requirements.complexity().unwrap_or_else(complexity);
-        let choice = default_rules(requirements.max_latency_ms(), estimate);
+        let choice = match policy.rules() {
+            Some(rules) => first_match(rules, node.tier, ask),
+            None => default_rules(requirements.max_latency_ms(), || scope.complexity()),
+        };
         let reached = walk.reaches(choice.tier);
         walk.visit(choice.tier, Source::Primary);
         match policy.fallback() {
@@ -212,14 +258,16 @@ pub fn decide(
             None if !reached => walk.visit(node.tier, Source::Primary),
             None => {}
         }
-        (if reached { choice.reason } else { Reason::TierNotConfigured }, choice.complexity)
+        (if reached { choice.reason } else { Reason::TierNotConfigured }, choice.failed)
     };
+    failed.complexity = scope.complexity_failed();
     Decision {
         candidates: walk.candidates,
         skipped: walk.skipped,
         reason,
-        complexity,
+        complexity: scope.asked_complexity(),
         privacy_required: requirements.privacy_required(),
+        failed,
     }
 }
 

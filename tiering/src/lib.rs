@@ -10,8 +10,11 @@
 
 mod breaker;
 mod budget;
+mod cel;
 mod complexity;
 mod decide;
+mod explain;
+mod facts;
 mod policy;
 mod requirements;
 mod rules;
@@ -20,9 +23,13 @@ mod stated;
 
 pub use breaker::BreakerState;
 pub use budget::{Attempt, attempt_timeout, reserve_for_local};
-pub use complexity::{Elements, entropy};
+pub use cel::{CompileError, EvalError};
+pub use complexity::{Complexity, Elements, entropy};
 pub use decide::{Candidate, Decision, LocalModel, Node, Reason, SkipReason, Skipped, Source, decide};
 pub use policy::{DEFAULT_TIMEOUT, Fault, Policy, RemoteTier};
+pub use explain::{ExplainedRule, Explanation, Outcome, explain};
+pub use facts::{Facts, Input};
 pub use requirements::Requirements;
+pub use rules::{Failed, Rule, RuleName};
 pub use snapshot::{LocalState, RemoteState, Snapshot};
 pub use stated::{ParameterValue, RequirementError, Stated};

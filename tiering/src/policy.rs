@@ -3,12 +3,17 @@
 //! The checks are those of the CRD's schema and rules: an agent that reads manifests from a folder has no API
 //! server before it.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_crds::policy::{Fallback, RemoteTier as RemoteTierSpec, RequestDefaults, Tiers};
 use terrace_crds::{Tier, TierPolicySpec};
 use url::Url;
+
+use crate::complexity::Complexity;
+use crate::rules::{self, Rule};
 
 /// The longest that one attempt at a remote tier may take, unless its policy says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,6 +56,10 @@ pub struct Policy {
     cloud: Option<RemoteTier>,
     /// `None` where fallback is off.
     fallback: Option<Vec<Tier>>,
+    /// `None` where the default rules hold.
+    rules: Option<Arc<[Rule]>>,
+    complexity: Complexity,
+    request_headers: Vec<String>,
 }
 
 /// A tier that is reached over the network.
@@ -75,6 +84,7 @@ impl Policy {
     /// The policy that `spec` describes, or everything that is wrong with it.
     pub fn parse(spec: &TierPolicySpec) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
+        let request_headers = rules::headers(spec, &mut faults);
         let policy = Self {
             local_only: false,
             max_latency: positive(spec.defaults.max_latency, "spec.defaults.maxLatency", &mut faults),
@@ -82,6 +92,9 @@ impl Policy {
             edge: remote_tier(spec.tiers.edge.as_ref(), "spec.tiers.edge", &mut faults),
             cloud: remote_tier(spec.tiers.cloud.as_ref(), "spec.tiers.cloud", &mut faults),
             fallback: fallback(spec.fallback.as_ref(), &mut faults),
+            rules: rules::parse(spec.rules.as_deref(), &request_headers, &mut faults),
+            complexity: Complexity::parse(spec.complexity.as_ref(), &request_headers, &mut faults),
+            request_headers,
         };
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
     }
@@ -96,6 +109,9 @@ impl Policy {
             edge: None,
             cloud: None,
             fallback: None,
+            rules: None,
+            complexity: Complexity::Entropy,
+            request_headers: Vec::new(),
         }
     }
 
@@ -128,6 +144,26 @@ impl Policy {
         self.fallback.as_deref()
     }
 
+    /// The policy's own rules; `None` where the default ones hold.
+    pub fn rules(&self) -> Option<&[Rule]> {
+        self.rules.as_deref()
+    }
+
+    /// How a request that does not state its complexity is measured.
+    pub const fn complexity(&self) -> &Complexity {
+        &self.complexity
+    }
+
+    /// The labels of nodes that its rules read.
+    pub fn labels(&self) -> BTreeSet<&str> {
+        let rules = self.rules.iter().flat_map(|rules| rules.iter().map(|rule| &rule.when));
+        let mut labels = BTreeSet::new();
+        for expression in rules.chain(self.complexity.expression()) {
+            expression.labels(&mut labels);
+        }
+        labels
+    }
+
     /// The same policy as a spec with every default written out, and nothing in it that has no effect. Two specs
     /// that mean the same give the same one. The lack of a policy gives that of a private policy without tiers.
     pub fn to_spec(&self) -> TierPolicySpec {
@@ -142,6 +178,9 @@ impl Policy {
             },
             tiers: Tiers { edge: self.edge.as_ref().map(tier), cloud: self.cloud.as_ref().map(tier) },
             fallback: Some(Fallback { enabled: Some(self.fallback.is_some()), order: self.fallback.clone() }),
+            rules: self.rules.as_ref().map(|rules| rules.iter().map(Rule::to_spec).collect()),
+            complexity: self.complexity.to_spec(),
+            request_headers: self.request_headers.clone(),
         }
     }
 }
@@ -301,6 +340,7 @@ mod tests {
                 cloud: Some(RemoteTierSpec { url: "http://cloud?a".to_owned(), timeout: None }),
             },
             fallback: Some(Fallback { enabled: None, order: Some(vec![]) }),
+            ..TierPolicySpec::default()
         };
         assert_eq!(
             fields(&spec),

@@ -11,6 +11,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use terrace_engine::TensorSpec;
 use terrace_oip::metadata::{ConfigTensor, ModelStatistics, Spent};
 use terrace_oip::proto::{self, model_metadata_response::TensorMetadata};
@@ -124,7 +125,7 @@ impl GrpcInferenceService for Inference {
             started,
         };
         let held = extensions.get::<Held>().map(Held::take).unwrap_or_default();
-        let mut exchange = Grpc { message: Some(message), held: Some(held) };
+        let mut exchange = Grpc { message: Some(message), headers, held: Some(held) };
         Ok(Response::new(serve::infer(&self.node, call, &mut exchange).await?))
     }
 
@@ -196,6 +197,7 @@ impl GrpcInferenceService for Inference {
 struct Grpc {
     /// Until it is read.
     message: Option<proto::ModelInferRequest>,
+    headers: HeaderMap,
     held: Option<Taken>,
 }
 
@@ -207,6 +209,10 @@ impl Exchange for Grpc {
         let request =
             InferRequest::from_grpc(message).map_err(|error| Refusal::Invalid(error.to_string()))?;
         Ok((request, self.held.take().unwrap_or_default()))
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.get(name).map(HeaderValue::as_bytes)
     }
 
     fn message(&self, request: &InferRequest) -> Result<Message, Refusal> {

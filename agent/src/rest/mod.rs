@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use terrace_engine::TensorSpec;
 use terrace_oip::InferRequest;
@@ -190,6 +190,10 @@ impl Exchange for Http {
             heavy(message.json().len(), decode).map_err(|error| Refusal::Invalid(error.to_string()))?;
         self.message = Some(message);
         Ok((request, room))
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.get(name).map(HeaderValue::as_bytes)
     }
 
     fn message(&self, _: &InferRequest) -> Result<Message, Refusal> {

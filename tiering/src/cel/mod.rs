@@ -13,12 +13,14 @@ mod parse;
 mod tree;
 mod variables;
 
+use std::collections::BTreeSet;
 use std::fmt;
+
+use tree::Node;
 
 pub use eval::{EvalError, Value};
 pub(crate) use eval::Variables;
-pub(crate) use tree::Node;
-pub use variables::Variable;
+pub use variables::{RemoteField, Variable};
 pub(crate) use variables::{Declarations, Type};
 
 /// The longest text, in characters; also in the CRD's schema.
@@ -106,9 +108,13 @@ impl Expression {
         &self.text
     }
 
-    /// Every variable that it may read.
-    pub(crate) fn variables(&self, visit: &mut dyn FnMut(&Variable)) {
-        self.root.variables(visit);
+    /// Adds the labels of nodes that it may read.
+    pub(crate) fn labels<'a>(&'a self, labels: &mut BTreeSet<&'a str>) {
+        self.root.variables(&mut |variable| {
+            if let Variable::Label(key) = variable {
+                labels.insert(key);
+            }
+        });
     }
 
     /// Its value, where it is a condition.

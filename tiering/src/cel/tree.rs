@@ -5,7 +5,7 @@ use super::variables::Variable;
 
 /// An expression whose types are right.
 #[derive(Clone, Debug)]
-pub(crate) enum Node {
+pub(super) enum Node {
     Bool(bool),
     Int(i64),
     Double(f64),
@@ -39,7 +39,7 @@ pub(crate) enum Node {
 
 /// What can be asked of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TextTest {
+pub(super) enum TextTest {
     StartsWith,
     EndsWith,
     Contains,
@@ -47,7 +47,7 @@ pub(crate) enum TextTest {
 
 impl Node {
     /// Visits every variable that may be read.
-    pub(super) fn variables(&self, visit: &mut dyn FnMut(&Variable)) {
+    pub(super) fn variables<'a>(&'a self, visit: &mut dyn FnMut(&'a Variable)) {
         match self {
             Self::Bool(_) | Self::Int(_) | Self::Double(_) | Self::Text(_) => {}
             Self::Read(variable) | Self::Has(variable) => visit(variable),

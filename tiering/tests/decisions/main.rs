@@ -5,11 +5,12 @@
 mod arbitrary;
 mod fallback;
 mod properties;
+mod rules;
 mod seed;
 
 use std::time::Duration;
 
-use terrace_crds::policy::{Fallback, RemoteTier, RequestDefaults, Tiers};
+use terrace_crds::policy::{Fallback, RemoteTier, RequestDefaults, TierRule, Tiers};
 use terrace_crds::{Tier, TierPolicySpec};
 use terrace_tiering::{Decision, LocalModel, Node, Policy, Requirements, Snapshot, Stated, decide};
 
@@ -25,6 +26,7 @@ struct Sketch {
     cloud: bool,
     enabled: Option<bool>,
     order: Option<Vec<Tier>>,
+    rules: Option<Vec<(String, Tier)>>,
 }
 
 impl Sketch {
@@ -33,8 +35,12 @@ impl Sketch {
     }
 
     fn policy(&self) -> Policy {
+        Policy::parse(&self.spec()).unwrap()
+    }
+
+    fn spec(&self) -> TierPolicySpec {
         let tier = |url: &str| RemoteTier { url: url.to_owned(), timeout: None };
-        let spec = TierPolicySpec {
+        TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency_ms.map(|limit| Duration::from_millis(limit).into()),
                 privacy_required: self.private,
@@ -44,8 +50,12 @@ impl Sketch {
                 cloud: self.cloud.then(|| tier("https://cloud.example")),
             },
             fallback: Some(Fallback { enabled: self.enabled, order: self.order.clone() }),
-        };
-        Policy::parse(&spec).unwrap()
+            rules: self.rules.as_ref().map(|rules| {
+                let rule = |(when, tier): &(String, Tier)| TierRule { when: when.clone(), tier: *tier, name: None };
+                rules.iter().map(rule).collect()
+            }),
+            ..TierPolicySpec::default()
+        }
     }
 }
 
