@@ -4,6 +4,7 @@
 //! word, and the executor only walks the candidates that it named.
 
 use std::borrow::Cow;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
@@ -13,7 +14,7 @@ use terrace_tiering::{
 };
 use tracing::debug;
 
-use crate::executor::{self, Answer, Attempt, Job, Output};
+use crate::executor::{self, Answer, Attempt, Job, Output, Work};
 use crate::facts::RequestFacts;
 use crate::heavy::heavy;
 use crate::message::Message;
@@ -116,16 +117,19 @@ async fn answer<E: Exchange>(
 
     let may_leave = decision.candidates.iter().any(|candidate| candidate.tier != tier);
     let message = if may_leave { Some(exchange.message(&request)?) } else { None };
-    let job = Job {
-        node,
-        tier,
-        entry,
-        decision: &decision,
+    let work = Work {
         inputs: std::mem::take(&mut request.inputs).into_iter().map(|input| input.tensor).collect(),
         outputs: request
             .outputs
             .as_ref()
             .map(|outputs| outputs.iter().map(|output| output.name.clone()).collect()),
+    };
+    let job = Job {
+        node,
+        tier,
+        entry,
+        decision: &decision,
+        work: Mutex::new(Some(work)),
         message,
         deadline: due(requirements.max_latency()),
     };

@@ -39,7 +39,7 @@ impl Sketch {
     }
 
     fn spec(&self) -> TierPolicySpec {
-        let tier = |url: &str| RemoteTier { url: url.to_owned(), timeout: None };
+        let tier = |url: &str| RemoteTier { url: url.to_owned(), ..Default::default() };
         TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency_ms.map(|limit| Duration::from_millis(limit).into()),
