@@ -65,9 +65,12 @@ bench-serving: setup ## Measure throughput beside other servers; ROUNDS=, ONLY=m
 	$(CARGO) build --release --locked -p terrace-agent
 	$(CARGO) run --release --locked -p terrace-e2e --bin bench-serving -- $(RECORD)
 
+bench-decide: ## Measure decisions and complexity, in nanoseconds
+	$(CARGO) run --release --locked -q -p terrace-tiering --example bench_decide
+
 help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: quickstart setup test lint drift crds proto digits bench bench-fleet bench-serving help
+.PHONY: quickstart setup test lint drift crds proto digits bench bench-fleet bench-serving bench-decide help

@@ -1,7 +1,6 @@
 //! What rules may ask of a request: its inputs, its headers, its model, and this node's labels.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use terrace_oip::{InferRequest, InputTensor};
 use terrace_tiering::{Facts, Input};
@@ -13,13 +12,14 @@ use crate::requirements;
 const MAX_HEADER_VALUE: usize = 1024;
 
 /// A request, as rules see it.
+#[derive(Clone, Copy)]
 pub struct RequestFacts<'a> {
     /// The request.
     pub request: &'a InferRequest,
     /// The model that it asks for.
     pub model: &'a ModelKey,
     /// This node's labels.
-    pub labels: Arc<BTreeMap<String, String>>,
+    pub labels: &'a BTreeMap<String, String>,
     /// The first value of a header, by its name in lower case.
     pub header: &'a dyn Fn(&str) -> Option<&'a [u8]>,
 }

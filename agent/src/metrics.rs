@@ -26,6 +26,7 @@ pub struct Metrics {
     attempts: Family<AttemptLabels, Counter>,
     activations: Family<ActivationLabels, Counter>,
     rule_failures: Family<RuleLabels, Counter>,
+    decisions_unrecorded: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,7 +96,13 @@ impl Metrics {
             "Rules that had no value for a request and were passed over; complexity: the policy's expression",
             rule_failures.clone(),
         );
-        Self { registry, requests, durations, attempts, activations, rule_failures }
+        let decisions_unrecorded = Counter::default();
+        registry.register(
+            "decisions_unrecorded",
+            "Decisions that --record-decisions could not write in time",
+            decisions_unrecorded.clone(),
+        );
+        Self { registry, requests, durations, attempts, activations, rule_failures, decisions_unrecorded }
     }
 
     /// Counts a request for a model that exists.
@@ -121,6 +128,11 @@ impl Metrics {
         for rule in names.chain(failed.complexity().then(|| "complexity".to_owned())) {
             self.rule_failures.get_or_create(&RuleLabels { model: Arc::clone(model), rule }).inc();
         }
+    }
+
+    /// Counts a decision that was not recorded.
+    pub fn decision_unrecorded(&self) {
+        self.decisions_unrecorded.inc();
     }
 
     /// Counts a revision that serves now, or cannot.

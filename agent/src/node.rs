@@ -3,13 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use terrace_crds::Tier;
 
+use crate::executor::By;
 use crate::metrics::Metrics;
+use crate::record::{Record, Recorder};
 use crate::registry::Registry;
 use crate::rest::body;
+use crate::serve::millis;
 use crate::status::Board;
 use crate::upstream::Upstream;
 
@@ -32,6 +36,8 @@ pub struct Node {
     pub board: Board,
     /// What it counts.
     pub metrics: Metrics,
+    /// Where decisions are recorded, if they are.
+    pub recorder: Option<Recorder>,
     /// Set once a shutdown has begun.
     ending: AtomicBool,
 }
@@ -49,6 +55,8 @@ pub struct Parts {
     pub upstream: Upstream,
     /// What it reports.
     pub board: Board,
+    /// Where decisions are recorded, if they are.
+    pub recorder: Option<Recorder>,
 }
 
 impl Node {
@@ -62,6 +70,7 @@ impl Node {
             registry: Registry::default(),
             upstream: parts.upstream,
             board: parts.board,
+            recorder: parts.recorder,
             metrics: Metrics::new(),
             ending: AtomicBool::new(false),
         }
@@ -90,6 +99,19 @@ impl Node {
     /// How large a request's body may be.
     pub fn body_limits(&self) -> body::Limits {
         self.body.clone()
+    }
+
+    /// Records what became of a decision.
+    pub fn record(&self, mut record: Record, by: By, code: u16, took: Duration) {
+        let Some(recorder) = &self.recorder else { return };
+        let (tier, source) = by.unzip();
+        record.happened.tier = tier.map(|tier| tier.as_str().to_owned());
+        record.happened.source = source.map(str::to_owned);
+        record.happened.code = code;
+        record.happened.latency_ms = millis(took);
+        if !recorder.record(record) {
+            self.metrics.decision_unrecorded();
+        }
     }
 
     /// Says that traffic should go elsewhere from now on.

@@ -20,6 +20,7 @@ use crate::heavy::heavy;
 use crate::message::Message;
 use crate::metrics::Finished;
 use crate::node::Node;
+use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey};
 use crate::requirements;
@@ -76,11 +77,14 @@ pub trait Exchange: Send {
 pub async fn infer<E: Exchange>(node: &Node, call: Call, exchange: &mut E) -> Result<E::Encoded, Refusal> {
     let entry = node.registry.get(&call.model).ok_or_else(|| unknown_model(&call.model))?;
     let started = call.started;
-    let mut by = None;
-    let reply = answer(node, &entry, call, exchange, &mut by).await;
+    let (mut by, mut record) = (None, None);
+    let reply = answer(node, &entry, call, exchange, (&mut by, &mut record)).await;
     let code = reply.as_ref().map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
     let took = started.elapsed();
     node.metrics.request(Finished { model: &entry.label, answer: by, code, took });
+    if let Some(record) = record {
+        node.record(record, by, code, took);
+    }
     debug!(model = %entry.key, code, tier = by.map(|(tier, _)| tier.as_str()), ?took, "request over");
     reply
 }
@@ -90,7 +94,7 @@ async fn answer<E: Exchange>(
     entry: &Entry,
     call: Call,
     exchange: &mut E,
-    by: &mut executor::By,
+    (by, record): (&mut executor::By, &mut Option<Record>),
 ) -> Result<E::Encoded, Refusal> {
     check_version(entry, call.version.as_deref())?;
     // Asked once: a node that becomes another tier meanwhile decides this request as what it was.
@@ -107,13 +111,10 @@ async fn answer<E: Exchange>(
     let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
 
-    let snapshot = snapshot(entry, tier);
-    let header = |name: &str| exchange.header(name);
-    let facts = RequestFacts { request: &request, model: &entry.key, labels: node.labels(), header: &header };
-    let decision = tiering::decide(&entry.policy, &requirements, &snapshot, facts);
-    if !decision.failed.is_none() {
-        node.metrics.rules_failed(&entry.label, &entry.policy, decision.failed);
-    }
+    let stated = parameters.and(headers).map_err(invalid)?;
+    let asked = Asked { request: &request, requirements: &requirements, stated: &stated };
+    let (decision, noted) = decide(node, entry, tier, asked, |name| exchange.header(name));
+    *record = noted;
 
     let may_leave = decision.candidates.iter().any(|candidate| candidate.tier != tier);
     let message = if may_leave { Some(exchange.message(&request)?) } else { None };
@@ -136,6 +137,9 @@ async fn answer<E: Exchange>(
     let deadline = job.deadline;
     let answer = executor::run(job).await?;
     *by = Some((answer.tier, answer.source.as_str()));
+    if let Some(record) = record {
+        record.happened.attempts = answer.attempts.iter().map(Into::into).collect();
+    }
     let parameters = told(&decision, &answer, call.started);
     let model_name = entry.key.to_url(&node.default_namespace);
     let size = answer.output.size();
@@ -146,6 +150,35 @@ async fn answer<E: Exchange>(
         return Err(Refusal::Deadline("the answer was there, but not within the deadline".to_owned()));
     }
     Ok(encoded)
+}
+
+/// What is decided on.
+struct Asked<'a> {
+    request: &'a InferRequest,
+    requirements: &'a Requirements,
+    stated: &'a Stated,
+}
+
+/// Who may answer; and a record of that, where decisions are recorded.
+fn decide<'a>(
+    node: &Node,
+    entry: &Entry,
+    tier: Tier,
+    asked: Asked<'_>,
+    header: impl Fn(&str) -> Option<&'a [u8]>,
+) -> (Decision, Option<Record>) {
+    let Asked { request, requirements, stated } = asked;
+    let (snapshot, labels) = (snapshot(entry, tier), node.labels());
+    let facts = RequestFacts { request, model: &entry.key, labels: &labels, header: &header };
+    let decision = tiering::decide(&entry.policy, requirements, &snapshot, facts);
+    if !decision.failed.is_none() {
+        node.metrics.rules_failed(&entry.label, &entry.policy, decision.failed);
+    }
+    let record = node
+        .recorder
+        .is_some()
+        .then(|| Record::begin(&entry.policy, stated, &snapshot, &decision, &facts));
+    (decision, record)
 }
 
 /// Triton's extension that answers with the best classes instead of the outputs. An answer that is not what was asked
@@ -206,7 +239,7 @@ pub fn check_version(entry: &Entry, version: Option<&str>) -> Result<(), Refusal
 }
 
 /// What this node knows now.
-fn snapshot(entry: &Entry, tier: Tier) -> Snapshot {
+pub fn snapshot(entry: &Entry, tier: Tier) -> Snapshot {
     let mut snapshot = Snapshot::of(tiering::Node { tier, model: standing(entry) });
     if let Some(served) = entry.served() {
         let figures = served.model.load_figures();

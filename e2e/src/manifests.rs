@@ -41,6 +41,7 @@ pub struct Policy {
     private: Option<bool>,
     tiers: Vec<(&'static str, String, Option<String>)>,
     fallback: Option<String>,
+    more: Vec<String>,
 }
 
 impl Manifests {
@@ -281,6 +282,13 @@ impl Policy {
         self
     }
 
+    /// With more of a spec, as it is written here: `rules: [{when: 'true', tier: Edge}]`.
+    #[must_use]
+    pub fn with(mut self, yaml: &str) -> Self {
+        self.more.push(yaml.to_owned());
+        self
+    }
+
     /// The manifest.
     pub fn yaml(&self) -> String {
         let mut text = header("TierPolicy", &self.name);
@@ -303,6 +311,9 @@ impl Policy {
         }
         if let Some(fallback) = &self.fallback {
             let _ = writeln!(spec, "  fallback: {fallback}");
+        }
+        for yaml in &self.more {
+            let _ = writeln!(spec, "  {}", yaml.replace('\n', "\n  "));
         }
         text.push_str(if spec.is_empty() { "spec: {}\n" } else { "spec:\n" });
         text + &spec

@@ -154,6 +154,11 @@ impl Policy {
         &self.complexity
     }
 
+    /// The headers that its rules may read, in lower case.
+    pub fn request_headers(&self) -> &[String] {
+        &self.request_headers
+    }
+
     /// The labels of nodes that its rules read.
     pub fn labels(&self) -> BTreeSet<&str> {
         let rules = self.rules.iter().flat_map(|rules| rules.iter().map(|rule| &rule.when));
