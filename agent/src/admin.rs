@@ -15,12 +15,12 @@ use tracing::info;
 
 use crate::explained::Explained;
 use crate::facts::RequestFacts;
+use crate::heavy::heavy;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::ModelKey;
-use crate::serve::{snapshot, unknown_model};
 use crate::requirements;
-use crate::heavy::heavy;
+use crate::serve::{snapshot, unknown_model};
 
 /// What the admin port shows.
 #[derive(Clone, Debug)]

@@ -174,10 +174,8 @@ fn decide<'a>(
     if !decision.failed.is_none() {
         node.metrics.rules_failed(&entry.label, &entry.policy, decision.failed);
     }
-    let record = node
-        .recorder
-        .is_some()
-        .then(|| Record::begin(&entry.policy, stated, &snapshot, &decision, &facts));
+    let record =
+        node.recorder.is_some().then(|| Record::begin(&entry.policy, stated, &snapshot, &decision, &facts));
     (decision, record)
 }
 

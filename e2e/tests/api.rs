@@ -206,12 +206,20 @@ fn policies() -> Vec<Row> {
         ("input size", json!({"complexity": {"method": "InputSize", "fullBytes": 1024}}), ""),
         ("an expression", json!({"complexity": {"method": "Expression", "expression": "0.5"}}), ""),
         ("input size of what", json!({"complexity": {"method": "InputSize"}}), "fullBytes is needed"),
-        ("bytes of entropy", json!({"complexity": {"fullBytes": 1}}), "fullBytes is needed with method InputSize"),
+        (
+            "bytes of entropy",
+            json!({"complexity": {"fullBytes": 1}}),
+            "fullBytes is needed with method InputSize",
+        ),
         ("no byte", json!({"complexity": {"method": "InputSize", "fullBytes": 0}}), "fullBytes"),
         ("no expression", json!({"complexity": {"method": "Expression"}}), "expression is needed"),
         ("headers", json!({"requestHeaders": ["x-class", "x-a"]}), ""),
         ("a header in capitals", json!({"requestHeaders": ["X-Class"]}), "spec.requestHeaders[0]"),
-        ("a header twice", json!({"requestHeaders": ["x-a", "x-a"]}), "spec.requestHeaders[1]: Duplicate value"),
+        (
+            "a header twice",
+            json!({"requestHeaders": ["x-a", "x-a"]}),
+            "spec.requestHeaders[1]: Duplicate value",
+        ),
         (
             "four tiers",
             json!({"fallback": {"order": ["Edge", "Cloud", "Device", "Edge"]}}),

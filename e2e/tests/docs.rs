@@ -24,7 +24,11 @@ fn documented() -> Result<BTreeMap<String, Metric>> {
     rows.map(|row| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let [_, name, kind, unit, labels, ..] = cells[..] else { bail!("no row of metrics: {row}") };
-        let labels = labels.split(", ").filter(|label| !label.is_empty()).map(|label| label.trim_matches('`').to_owned()).collect();
+        let labels = labels
+            .split(", ")
+            .filter(|label| !label.is_empty())
+            .map(|label| label.trim_matches('`').to_owned())
+            .collect();
         Ok((name.trim_matches('`').to_owned(), (kind.to_owned(), unit.to_owned(), labels)))
     })
     .collect()

@@ -29,7 +29,10 @@ fn image() -> Ask {
 }
 
 fn tool(words: &[&str]) -> Result<Output> {
-    Command::new(executable("terrace-agent")?).args(words).output().context("the agent's program does not run")
+    Command::new(executable("terrace-agent")?)
+        .args(words)
+        .output()
+        .context("the agent's program does not run")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -147,7 +150,10 @@ fn the_example_is_accepted_explained_and_what_the_page_shows() -> Result<()> {
     let explained = tool(&line)?;
     let explained: Value =
         serde_json::from_slice(&explained.stdout).with_context(|| text(&explained.stderr))?;
-    assert_eq!((&explained["reason"], &explained["candidates"][0]["tier"]), (&json!("GoldCustomers"), &json!("cloud")));
+    assert_eq!(
+        (&explained["reason"], &explained["candidates"][0]["tier"]),
+        (&json!("GoldCustomers"), &json!("cloud"))
+    );
     Ok(())
 }
 

@@ -79,7 +79,8 @@ fn measure(mut call: impl FnMut()) -> [f64; 3] {
     while round(calls) < ROUND {
         calls = calls.saturating_mul(2);
     }
-    let mut rounds: Vec<f64> = (0..ROUNDS).map(|_| round(calls).as_nanos() as f64 / f64::from(calls)).collect();
+    let mut rounds: Vec<f64> =
+        (0..ROUNDS).map(|_| round(calls).as_nanos() as f64 / f64::from(calls)).collect();
     rounds.sort_by(f64::total_cmp);
     [rounds[ROUNDS / 2], rounds[0], rounds[ROUNDS - 1]]
 }
@@ -91,11 +92,8 @@ fn row(name: &str, [median, least, greatest]: [f64; 3], more: &str) {
 fn decisions() -> Result<(), String> {
     println!("| decision | ns | least–greatest | |\n|---|---|---|---|");
     let snapshot = Snapshot::of(Node { tier: Tier::Device, model: LocalModel::Serving });
-    let by_size = Complexity {
-        method: Some(ComplexityMethod::InputSize),
-        full_bytes: Some(1 << 20),
-        expression: None,
-    };
+    let by_size =
+        Complexity { method: Some(ComplexityMethod::InputSize), full_bytes: Some(1 << 20), expression: None };
     let stated = Stated { complexity: Some(0.5), ..Stated::default() };
     let private = Stated { privacy_required: Some(true), ..stated };
     for (name, policy, stated) in [
@@ -120,10 +118,9 @@ fn entropies() {
     for values in [64_usize, 1 << 10, 1 << 14, 1 << 16, 150_528, 1 << 20, 1 << 24] {
         let floats: Vec<f32> = (0..values).map(|place| (place % 251) as f32 * 0.37).collect();
         let bytes: Vec<u8> = (0..values).map(|place| u8::try_from(place % 251).unwrap_or_default()).collect();
-        for (kind, elements, size) in [
-            ("FP32", Elements::F32(&floats), values * 4),
-            ("UINT8", Elements::U8(&bytes), values),
-        ] {
+        for (kind, elements, size) in
+            [("FP32", Elements::F32(&floats), values * 4), ("UINT8", Elements::U8(&bytes), values)]
+        {
             let measured = measure(|| {
                 black_box(entropy(black_box(&[elements])));
             });

@@ -41,7 +41,10 @@ fn each_row_of_the_dialects_table_does_what_it_says() {
                 assert!(message.contains(part), "{expression}: {message}");
             }
             Ok(Outcome::Matched) => {
-                assert!(expected.starts_with("true") || expected.starts_with("ordering"), "{expression}: true");
+                assert!(
+                    expected.starts_with("true") || expected.starts_with("ordering"),
+                    "{expression}: true"
+                );
             }
             Ok(Outcome::NotMatched) => assert!(expected.starts_with("false"), "{expression}: false"),
             Ok(Outcome::Failed(_)) => assert!(expected.starts_with("fails"), "{expression}: fails"),
@@ -62,7 +65,11 @@ fn the_page_names_every_variable_and_none_that_is_not() {
                 None => (variable.to_owned(), false),
             };
             // Compared with itself, whatever its type; a list is not comparable, and has a size.
-            let when = if base.ends_with("shape") { format!("size({base}) >= 0") } else { format!("{base} == {base}") };
+            let when = if base.ends_with("shape") {
+                format!("size({base}) >= 0")
+            } else {
+                format!("{base} == {base}")
+            };
             assert!(said(&when).is_ok(), "{variable} ({is_field}): {:?}", said(&when));
         }
     }

@@ -91,8 +91,7 @@ fn explained(args: &Args) -> anyhow::Result<Explained> {
     let labels: BTreeMap<String, String> = args.node_labels.iter().cloned().collect();
     let model = ModelKey::from_url(&args.model, "default");
     let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
-    let facts =
-        RequestFacts { request: &request, model: &model, labels: &labels, header: &header };
+    let facts = RequestFacts { request: &request, model: &model, labels: &labels, header: &header };
     Ok(Explained::of(&policy, stated, &seen.snapshot(args.tier), &facts)?)
 }
 
@@ -192,7 +191,9 @@ reason Gold
     fn what_cannot_be_explained_says_why() {
         let folder = tempfile::tempdir().unwrap();
         let error = |more: &[&str]| explain(folder.path(), more).unwrap_err().to_string();
-        assert!(error(&["--header", "terrace-tier: fog"]).contains("terrace-tier must be device, edge or cloud"));
+        assert!(
+            error(&["--header", "terrace-tier: fog"]).contains("terrace-tier must be device, edge or cloud")
+        );
         assert!(error(&["--policy-name", "other"]).contains("has no such TierPolicy"));
         assert!(error(&["--header", "nonsense"]).contains("expected NAME:VALUE"));
     }

@@ -282,7 +282,11 @@ struct Moved {
 impl Outcome {
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let open = self.requests - self.private;
-        writeln!(out, "{} requests, {} of them private and answered by their node", self.requests, self.private)?;
+        writeln!(
+            out,
+            "{} requests, {} of them private and answered by their node",
+            self.requests, self.private
+        )?;
         writeln!(out, "\n{:<28}{:>16}{:>16}", "", "happened", "this policy")?;
         for tier in ["device", "edge", "cloud", NOBODY] {
             let (was, would) = (self.happened.of(tier), self.would.of(tier));
@@ -391,16 +395,25 @@ spec:
             record["request"]["tier"] = tier.into();
             record
         };
-        [record(100, "cloud", 50.0), record(2000, "cloud", 60.0), record(2000, "device", 4.0), private, asks("edge")]
-            .iter()
-            .map(Value::to_string)
-            .collect()
+        [
+            record(100, "cloud", 50.0),
+            record(2000, "cloud", 60.0),
+            record(2000, "device", 4.0),
+            private,
+            asks("edge"),
+        ]
+        .iter()
+        .map(Value::to_string)
+        .collect()
     }
 
     #[test]
     fn what_a_policy_would_do_stands_beside_what_happened() {
         let told: Value = serde_json::from_str(&simulate(&recorded(), &["--json"]).unwrap()).unwrap();
-        assert_eq!((&told["requests"], &told["private"], &told["refused"]), (&5.into(), &1.into(), &1.into()));
+        assert_eq!(
+            (&told["requests"], &told["private"], &told["refused"]),
+            (&5.into(), &1.into(), &1.into())
+        );
         assert_eq!(told["happened"]["tiers"], json!({"cloud": 2, "device": 1, "edge": 1}));
         assert_eq!(told["would"]["tiers"], json!({"cloud": 2, "device": 1, "nobody": 1}));
         assert_eq!(told["would"]["reasons"], json!({"Rule[0]": 1, "Rule[2]": 2, "Refused": 1}));

@@ -63,7 +63,8 @@ impl Checker<'_> {
                 let condition = self.of_type(condition, Type::Bool, "the condition before ?")?;
                 let ((then, type_), (otherwise, other)) = (self.value(then)?, self.value(otherwise)?);
                 if type_ != other {
-                    let message = format!("both values of a condition need one type, and are {type_} and {other}");
+                    let message =
+                        format!("both values of a condition need one type, and are {type_} and {other}");
                     return Err(Wrong::new(expr.at, message));
                 }
                 Ok((Node::If(Box::new([condition, then, otherwise])), type_))
@@ -75,7 +76,9 @@ impl Checker<'_> {
     fn of_type(&self, expr: &Expr, wanted: Type, what: &str) -> Result<Node, Wrong> {
         match self.value(expr)? {
             (node, found) if found == wanted => Ok(node),
-            (_, found) => Err(Wrong::new(start(expr), format!("{what} must be a {wanted}, and is a {found}"))),
+            (_, found) => {
+                Err(Wrong::new(start(expr), format!("{what} must be a {wanted}, and is a {found}")))
+            }
         }
     }
 
@@ -93,7 +96,10 @@ impl Checker<'_> {
                 let Kind::Text(key) = &key.kind else {
                     return match of {
                         Place::Variable(_) => Ok(None),
-                        of => Err(Wrong::new(key.at, format!("a key of {} must be a text in quotes", of.name()))),
+                        of => Err(Wrong::new(
+                            key.at,
+                            format!("a key of {} must be a text in quotes", of.name()),
+                        )),
                     };
                 };
                 of.entry(key, self.declared).map(Some).map_err(wrong)
@@ -128,7 +134,8 @@ impl Checker<'_> {
                 let sides = format!("both sides of {}", operator.sign());
                 let left = Box::new(self.of_type(left, Type::Bool, &sides)?);
                 let right = Box::new(self.of_type(right, Type::Bool, &sides)?);
-                let node = if operator == Binary::And { Node::And(left, right) } else { Node::Or(left, right) };
+                let node =
+                    if operator == Binary::And { Node::And(left, right) } else { Node::Or(left, right) };
                 Ok((node, Type::Bool))
             }
             Binary::Equal | Binary::NotEqual => self.equality(at, operator, left, right),
@@ -237,19 +244,25 @@ impl Checker<'_> {
                 let part = self.of_type(part, Type::Text, &format!("what {name}() looks for"))?;
                 Ok((Node::TextTest(test, Box::new(of), Box::new(part)), Type::Bool))
             }
-            ("all" | "exists" | "exists_one" | "existsOne" | "map" | "filter" | "transformList" | "transformMap", ..) => {
-                Err(Wrong::new(at, format!("{name}() is not known here: there are no macros that loop")))
-            }
+            (
+                "all" | "exists" | "exists_one" | "existsOne" | "map" | "filter" | "transformList"
+                | "transformMap",
+                ..,
+            ) => Err(Wrong::new(at, format!("{name}() is not known here: there are no macros that loop"))),
             ("matches" | "find" | "findAll", ..) => Err(Wrong::new(
                 at,
-                format!("{name}() is not known here: regular expressions cannot be bounded; use startsWith, endsWith, contains or in"),
+                format!(
+                    "{name}() is not known here: regular expressions cannot be bounded; use startsWith, endsWith, contains or in"
+                ),
             )),
             ("has" | "size" | "int" | "double" | "startsWith" | "endsWith" | "contains", ..) => {
                 Err(Wrong::new(at, format!("{name} is called as {}", usage(name))))
             }
             _ => Err(Wrong::new(
                 at,
-                format!("{name}() is not known: expected has, size, int, double, startsWith, endsWith or contains"),
+                format!(
+                    "{name}() is not known: expected has, size, int, double, startsWith, endsWith or contains"
+                ),
             )),
         }
     }
@@ -259,10 +272,14 @@ impl Checker<'_> {
             return Err(Wrong::new(at, "has() takes a field; of an entry ask 'key' in …"));
         }
         match self.place(argument)? {
-            Some(place @ (Place::Variable(_) | Place::Input(_))) if matches!(argument.kind, Kind::Select(..)) => {
+            Some(place @ (Place::Variable(_) | Place::Input(_)))
+                if matches!(argument.kind, Kind::Select(..)) =>
+            {
                 Ok((has(place), Type::Bool))
             }
-            Some(_) => Err(Wrong::new(start(argument), "is always there; has() takes a field that may be unknown")),
+            Some(_) => {
+                Err(Wrong::new(start(argument), "is always there; has() takes a field that may be unknown"))
+            }
             None => Err(Wrong::new(start(argument), "has() takes a field, as in has(request.maxLatencyMs)")),
         }
     }

@@ -80,20 +80,30 @@ pub(super) fn eval<'a>(node: &'a Node, variables: &'a dyn Variables) -> Result<V
         Node::And(left, right) => Value::Bool(match test(left) {
             Ok(false) => false,
             Ok(true) => test(right)?,
-            Err(error) => if test(right) == Ok(false) { false } else { return Err(error) },
+            Err(error) => {
+                if test(right) == Ok(false) {
+                    false
+                } else {
+                    return Err(error);
+                }
+            }
         }),
         Node::Or(left, right) => Value::Bool(match test(left) {
             Ok(true) => true,
             Ok(false) => test(right)?,
-            Err(error) => if test(right) == Ok(true) { true } else { return Err(error) },
+            Err(error) => {
+                if test(right) == Ok(true) {
+                    true
+                } else {
+                    return Err(error);
+                }
+            }
         }),
         Node::If(parts) => {
             let [condition, then, otherwise] = &**parts;
             value(if test(condition)? { then } else { otherwise })?
         }
-        Node::Compare(operator, left, right) => {
-            Value::Bool(compare(*operator, value(left)?, value(right)?)?)
-        }
+        Node::Compare(operator, left, right) => Value::Bool(compare(*operator, value(left)?, value(right)?)?),
         Node::Calculate(operator, left, right) => calculate(*operator, value(left)?, value(right)?)?,
         Node::Among(of, items) => {
             let (of, mut found) = (value(of)?, false);
@@ -194,9 +204,10 @@ fn order(left: i64, right: f64) -> Option<Ordering> {
         Some(Ordering::Greater)
     } else {
         let whole = right.trunc();
-        Some(left.cmp(&(whole as i64)).then_with(|| {
-            0.0_f64.partial_cmp(&(right - whole)).unwrap_or(Ordering::Equal)
-        }))
+        Some(
+            left.cmp(&(whole as i64))
+                .then_with(|| 0.0_f64.partial_cmp(&(right - whole)).unwrap_or(Ordering::Equal)),
+        )
     }
 }
 

@@ -173,7 +173,8 @@ impl<'a> Lexer<'a> {
 
     /// What stands behind a backslash.
     fn escape(&mut self, at: usize) -> Result<char, Wrong> {
-        const KNOWN: &str = r#"this escape is not known: \\ \' \" \` \? \a \b \f \n \r \t \v \xHH \uHHHH are"#;
+        const KNOWN: &str =
+            r#"this escape is not known: \\ \' \" \` \? \a \b \f \n \r \t \v \xHH \uHHHH are"#;
         let c = self.peek().ok_or_else(|| Wrong::new(at, KNOWN))?;
         self.at += c.len_utf8();
         let digits = match c {

@@ -18,10 +18,10 @@ use std::fmt;
 
 use tree::Node;
 
-pub use eval::{EvalError, Value};
 pub(crate) use eval::Variables;
-pub use variables::{RemoteField, Variable};
+pub use eval::{EvalError, Value};
 pub(crate) use variables::{Declarations, Type};
+pub use variables::{RemoteField, Variable};
 
 /// The longest text, in characters; also in the CRD's schema.
 pub const MAX_LENGTH: usize = 1024;

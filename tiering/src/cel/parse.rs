@@ -6,8 +6,22 @@ use super::{MAX_DEPTH, MAX_ITEMS, MAX_NODES, Wrong};
 
 /// Words that CEL keeps for itself.
 const RESERVED: [&str; 16] = [
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
-    "namespace", "return", "var", "while",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "while",
 ];
 
 /// What a text says.
@@ -19,7 +33,9 @@ pub(super) fn parse(text: &str) -> Result<Expr, Wrong> {
     let expr = parser.expr()?;
     match parser.peek() {
         Token::End => Ok(expr),
-        found => Err(Wrong::new(parser.at(), format!("expected an operator or the end, found {}", shown(found)))),
+        found => {
+            Err(Wrong::new(parser.at(), format!("expected an operator or the end, found {}", shown(found))))
+        }
     }
 }
 
@@ -61,7 +77,10 @@ impl Parser {
     fn node(&mut self, at: usize, kind: Kind) -> Result<Expr, Wrong> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            return Err(Wrong::new(at, format!("has more than {MAX_NODES} parts: split it into several rules")));
+            return Err(Wrong::new(
+                at,
+                format!("has more than {MAX_NODES} parts: split it into several rules"),
+            ));
         }
         Ok(Expr { at, kind })
     }
@@ -153,7 +172,10 @@ impl Parser {
             if self.take(".") {
                 let at = self.at();
                 let Token::Name(name) = self.peek().clone() else {
-                    return Err(Wrong::new(at, format!("expected a field's name, found {}", shown(self.peek()))));
+                    return Err(Wrong::new(
+                        at,
+                        format!("expected a field's name, found {}", shown(self.peek())),
+                    ));
                 };
                 self.next += 1;
                 of = if self.take("(") {

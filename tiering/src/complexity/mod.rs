@@ -58,7 +58,10 @@ impl Complexity {
             },
             ComplexityMethod::Expression => {
                 let Some(text) = &spec.expression else {
-                    faults.push(Fault::new(EXPRESSION, "is missing: what says how hard a request is, from 0 to 1"));
+                    faults.push(Fault::new(
+                        EXPRESSION,
+                        "is missing: what says how hard a request is, from 0 to 1",
+                    ));
                     return Self::Entropy;
                 };
                 match Expression::compile(text, Type::Double, &Declarations { headers, complexity: false }) {

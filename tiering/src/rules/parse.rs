@@ -41,14 +41,17 @@ pub(crate) fn headers(spec: &TierPolicySpec, faults: &mut Vec<Fault>) -> Vec<Str
 }
 
 fn is_header_name(name: &str) -> bool {
-    let is_token = |byte: u8| {
-        byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte)
-    };
+    let is_token =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&byte);
     (1..=MAX_HEADER_NAME).contains(&name.len()) && name.bytes().all(is_token)
 }
 
 /// The rules that `spec.rules` has; none where the default ones hold.
-pub(crate) fn parse(rules: Option<&[Spec]>, headers: &[String], faults: &mut Vec<Fault>) -> Option<Arc<[Rule]>> {
+pub(crate) fn parse(
+    rules: Option<&[Spec]>,
+    headers: &[String],
+    faults: &mut Vec<Fault>,
+) -> Option<Arc<[Rule]>> {
     const FIELD: &str = "spec.rules";
     let rules = rules?;
     if rules.is_empty() {

@@ -51,7 +51,8 @@ impl Sketch {
             },
             fallback: Some(Fallback { enabled: self.enabled, order: self.order.clone() }),
             rules: self.rules.as_ref().map(|rules| {
-                let rule = |(when, tier): &(String, Tier)| TierRule { when: when.clone(), tier: *tier, name: None };
+                let rule =
+                    |(when, tier): &(String, Tier)| TierRule { when: when.clone(), tier: *tier, name: None };
                 rules.iter().map(rule).collect()
             }),
             ..TierPolicySpec::default()

@@ -69,7 +69,8 @@ impl Facts for Images {
 }
 
 fn with_headers(rules: &[(&str, Tier)]) -> TierPolicySpec {
-    let rules = rules.iter().map(|(when, tier)| TierRule { when: (*when).to_owned(), tier: *tier, name: None });
+    let rules =
+        rules.iter().map(|(when, tier)| TierRule { when: (*when).to_owned(), tier: *tier, name: None });
     TierPolicySpec {
         rules: Some(rules.collect()),
         request_headers: vec!["x-class".to_owned(), "x-none".to_owned()],
@@ -217,7 +218,9 @@ fn faults_have_the_rules_place() {
             rule("request.headers['x-b'] == ''", Some("NoRuleMatched")),
             rule("true", Some("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456")),
         ]),
-        request_headers: ["x-a", "x-a", "X-B", "authorization", "terrace-tier", ""].map(str::to_owned).to_vec(),
+        request_headers: ["x-a", "x-a", "X-B", "authorization", "terrace-tier", ""]
+            .map(str::to_owned)
+            .to_vec(),
         ..TierPolicySpec::default()
     };
     let faults = Policy::parse(&spec).unwrap_err();
@@ -245,7 +248,10 @@ fn faults_have_the_rules_place() {
         Policy::parse(spec).unwrap_err().into_iter().map(|fault| fault.to_string()).collect::<Vec<_>>()
     };
     let none = TierPolicySpec { rules: Some(Vec::new()), ..TierPolicySpec::default() };
-    assert_eq!(fields(&none), ["spec.rules: must have at least one rule; leave it away for the default rules"]);
+    assert_eq!(
+        fields(&none),
+        ["spec.rules: must have at least one rule; leave it away for the default rules"]
+    );
     let many = TierPolicySpec { rules: Some(vec![rule("true", None); 33]), ..TierPolicySpec::default() };
     assert_eq!(fields(&many), ["spec.rules: must have at most 32 rules"]);
 }
@@ -362,7 +368,8 @@ fn an_expression_says_how_hard_a_request_is_and_counts_as_hard_where_it_fails() 
 #[test]
 fn complexity_is_measured_once_however_many_rules_read_it() {
     let entropies = Cell::new(0);
-    let policy = rules(&[("request.complexity < 0.1", Tier::Device), ("request.complexity < 0.6", Tier::Edge)]);
+    let policy =
+        rules(&[("request.complexity < 0.1", Tier::Device), ("request.complexity < 0.6", Tier::Edge)]);
     assert_eq!(reason(&decided_counting(&policy.policy(), &entropies)), "Rule[1]");
     assert_eq!(entropies.get(), 1);
 }
@@ -417,8 +424,11 @@ impl Facts for Sized {
 }
 
 fn by_size(bytes: u64, full_bytes: u64) -> f64 {
-    let complexity =
-        Complexity { method: Some(ComplexityMethod::InputSize), full_bytes: Some(full_bytes), expression: None };
+    let complexity = Complexity {
+        method: Some(ComplexityMethod::InputSize),
+        full_bytes: Some(full_bytes),
+        expression: None,
+    };
     let spec = TierPolicySpec { complexity: Some(complexity), ..Sketch::both_tiers().spec() };
     let policy = Policy::parse(&spec).unwrap();
     let requirements =

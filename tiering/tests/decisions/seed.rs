@@ -60,7 +60,8 @@ fn a_dense_grid_of_requests() {
     let boundaries = [0.3_f64.next_down(), 0.3_f64.next_up(), 0.7_f64.next_down(), 0.7_f64.next_up()];
     let complexities = (0..=100).map(|step| f64::from(step) / 100.0).chain(boundaries);
     for complexity in complexities {
-        let boundaries = [50_f64.next_down(), 50_f64.next_up(), 200_f64.next_down(), 200_f64.next_up(), f64::MAX];
+        let boundaries =
+            [50_f64.next_down(), 50_f64.next_up(), 200_f64.next_down(), 200_f64.next_up(), f64::MAX];
         let deadlines = (0..=60).map(|step| f64::from(step) * 5.0).chain(boundaries);
         for max_latency_ms in deadlines.map(Some).chain([None]) {
             for privacy in [None, Some(false), Some(true)] {
