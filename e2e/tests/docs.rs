@@ -10,7 +10,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use terrace_e2e::agent::onnxruntime;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
-use terrace_e2e::scenes;
 use terrace_e2e::site::Site;
 use terrace_e2e::{checkout, digits, wait};
 
@@ -59,9 +58,18 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
-    // Its rule fails, and is counted.
-    let policy = Policy::named("near").with("rules: [{when: request.batch / 0 == 1, tier: Device}]");
-    let (_site, agent) = scenes::device_under(&policy).await?;
+    // A policy whose mode measures how sure the model is; nobody needs to be asked.
+    let policy = Policy::named("near").cloud("http://127.0.0.1:9");
+    let site = Site::new()?;
+    site.manifests().policy(&policy.speculative("{verifier: Cloud, threshold: 0}"))?;
+    let model = Model::digits("digits-device")?.confidence("{output: probabilities, method: Probability}");
+    site.manifests().model(&model.policy("near"))?;
+    // One whose rule fails.
+    site.manifests()
+        .policy(&Policy::named("ruled").with("rules: [{when: request.batch / 0 == 1, tier: Device}]"))?;
+    site.manifests().model(&Model::digits("digits-device")?.named("ruled").policy("ruled"))?;
+    let agent = site.agent().ready().await?;
+    agent.infer(&Ask::image(&digits::test_set().images[0]).model("ruled")).await?.answered()?;
     agent.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
     Ok(())

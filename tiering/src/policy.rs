@@ -13,6 +13,7 @@ use terrace_crds::{Tier, TierPolicySpec};
 use url::Url;
 
 use crate::complexity::Complexity;
+use crate::mode::Mode;
 use crate::rules::{self, Rule};
 
 /// The longest that one attempt at a remote tier may take, unless its policy says otherwise.
@@ -46,7 +47,7 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// Which tiers may answer the requests of a model, and what holds where a request states nothing stricter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// There is no policy: the node answers, or nobody.
     local_only: bool,
@@ -60,6 +61,7 @@ pub struct Policy {
     rules: Option<Arc<[Rule]>>,
     complexity: Complexity,
     request_headers: Vec<String>,
+    mode: Mode,
 }
 
 /// A tier that is reached over the network.
@@ -95,7 +97,11 @@ impl Policy {
             rules: rules::parse(spec.rules.as_deref(), &request_headers, &mut faults),
             complexity: Complexity::parse(spec.complexity.as_ref(), &request_headers, &mut faults),
             request_headers,
+            mode: Mode::parse(spec, &mut faults),
         };
+        if policy.mode != Mode::Select {
+            rules::refuse_unasked(spec, &mut faults);
+        }
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
     }
 
@@ -112,6 +118,7 @@ impl Policy {
             rules: None,
             complexity: Complexity::Entropy,
             request_headers: Vec::new(),
+            mode: Mode::Select,
         }
     }
 
@@ -169,6 +176,11 @@ impl Policy {
         labels
     }
 
+    /// How many tiers are asked.
+    pub const fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
     /// The same policy as a spec with every default written out, and nothing in it that has no effect. Two specs
     /// that mean the same give the same one. The lack of a policy gives that of a private policy without tiers.
     pub fn to_spec(&self) -> TierPolicySpec {
@@ -176,7 +188,7 @@ impl Policy {
             url: tier.url.to_string(),
             timeout: Some(tier.timeout.into()),
         };
-        TierPolicySpec {
+        let mut spec = TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency.map(Into::into),
                 privacy_required: Some(self.privacy_required),
@@ -186,7 +198,10 @@ impl Policy {
             rules: self.rules.as_ref().map(|rules| rules.iter().map(Rule::to_spec).collect()),
             complexity: self.complexity.to_spec(),
             request_headers: self.request_headers.clone(),
-        }
+            ..TierPolicySpec::default()
+        };
+        self.mode.write(&mut spec);
+        spec
     }
 }
 
