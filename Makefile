@@ -68,7 +68,6 @@ bench-serving: setup ## Measure throughput beside other servers; ROUNDS=, ONLY=m
 bench-decide: ## Measure decisions and complexity, in nanoseconds
 	$(CARGO) run --release --locked -q -p terrace-tiering --example bench_decide
 
-experiment: ## Measure what tiers buy on real data, some minutes; writes docs/experiment.md, its results and plots
 experiment: setup ## Measure what tiers buy on real data, some minutes; writes docs/experiment.md, its results and plots
 	tools/venv experiment
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .tools/venv/experiment/bin/python docs/experiment/script/experiment.py
