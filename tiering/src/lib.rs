@@ -16,6 +16,7 @@ mod endpoints;
 mod hedge;
 mod latency;
 mod policy;
+mod remote;
 mod requirements;
 mod rules;
 mod snapshot;
@@ -28,7 +29,8 @@ pub use decide::{Candidate, Decision, LocalModel, Node, Reason, SkipReason, Skip
 pub use endpoints::{EndpointState, pick};
 pub use hedge::HedgeBudget;
 pub use latency::Latency;
-pub use policy::{DEFAULT_TIMEOUT, Fault, Policy, RemoteTier};
+pub use policy::{Fault, Policy};
+pub use remote::{DEFAULT_TIMEOUT, Hedge, RemoteTier};
 pub use requirements::Requirements;
 pub use snapshot::{LocalState, RemoteState, Snapshot};
 pub use stated::{ParameterValue, RequirementError, Stated};
