@@ -151,7 +151,7 @@ impl Tiers {
         self.open.load(Ordering::Relaxed)
     }
 
-    fn tls(&self, version: HttpVersion, tls: &TierTls) -> Result<TlsConnector, TierTlsError> {
+    fn tls(&self, version: HttpVersion, tls: &TierTls) -> Result<Arc<ClientConfig>, TierTlsError> {
         let builder = ClientConfig::builder();
         let builder = match &tls.authorities {
             Some(pem) => {
@@ -175,7 +175,7 @@ impl Tiers {
             HttpVersion::Any => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             HttpVersion::Two => vec![b"h2".to_vec()],
         };
-        Ok(TlsConnector::from(Arc::new(config)))
+        Ok(Arc::new(config))
     }
 
     /// A machine without certificates can still reach tiers over http, and those whose authority is named.
@@ -280,11 +280,10 @@ struct ConnectTimedOut;
 #[derive(Clone, Debug)]
 struct Connector {
     tcp: HttpConnector<Resolver>,
-    tls: Option<TlsConnector>,
+    tls: Option<Arc<ClientConfig>>,
     open: Arc<AtomicUsize>,
 }
 
-// `TlsConnector` says nothing of itself.
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a connection")
@@ -319,6 +318,7 @@ impl Connector {
         let established = Established { took: begun.elapsed(), answered: Arc::default() };
         let transport = match &self.tls {
             Some(tls) if is_encrypted => {
+                let tls = TlsConnector::from(Arc::clone(tls));
                 Transport::Tls(Box::new(tls.connect(ServerName::try_from(host)?, tcp).await?))
             }
             None if is_encrypted => return Err("https:// without TLS".into()),
