@@ -16,13 +16,13 @@ use tracing::debug;
 
 use crate::executor::{self, Answer, Attempt, Job, Output, Work};
 use crate::heavy::heavy;
-use crate::message::Message;
 use crate::metrics::Finished;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
+use crate::upstream::{Original, Outgoing, Trace};
 
 /// A request as it arrived.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Call {
     pub stated: Result<Stated, RequirementError>,
     /// When its headers had been read: its clock starts here.
     pub started: Instant,
+    /// The trace that it is part of.
+    pub trace: Option<Trace>,
 }
 
 /// An answer, before its front end encodes it.
@@ -61,8 +63,8 @@ pub trait Exchange: Send {
         deadline: Option<Instant>,
     ) -> impl Future<Output = Result<(InferRequest, Taken), Refusal>> + Send;
 
-    /// The request as other tiers are asked.
-    fn message(&self, request: &InferRequest) -> Result<Message, Refusal>;
+    /// The request in the form that it came in, for other tiers.
+    fn original(&self) -> Result<Original, Refusal>;
 
     /// Encodes the answer.
     fn encode(&self, reply: Reply<'_>) -> Result<Self::Encoded, Refusal>;
@@ -103,13 +105,12 @@ async fn answer<E: Exchange>(
     let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
 
-    let snapshot = snapshot(entry, tier);
+    let snapshot = snapshot(entry, tier, node.upstream.now());
     let inputs = request.inputs.iter().map(|input| &input.tensor);
     let decision =
         tiering::decide(&entry.policy, &requirements, &snapshot, || requirements::complexity(inputs));
 
-    let may_leave = decision.candidates.iter().any(|candidate| candidate.tier != tier);
-    let message = if may_leave { Some(exchange.message(&request)?) } else { None };
+    let outgoing = outgoing(&decision, tier, entry, exchange, &request)?;
     let work = Work {
         inputs: std::mem::take(&mut request.inputs).into_iter().map(|input| input.tensor).collect(),
         outputs: request
@@ -123,7 +124,8 @@ async fn answer<E: Exchange>(
         entry,
         decision: &decision,
         work: Mutex::new(Some(work)),
-        message,
+        outgoing,
+        trace: call.trace.as_ref(),
         deadline: due(requirements.max_latency()),
     };
     let deadline = job.deadline;
@@ -199,7 +201,7 @@ pub fn check_version(entry: &Entry, version: Option<&str>) -> Result<(), Refusal
 }
 
 /// What this node knows now.
-fn snapshot(entry: &Entry, tier: Tier) -> Snapshot {
+fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
     let mut snapshot = Snapshot::of(tiering::Node { tier, model: standing(entry) });
     if let Some(served) = entry.served() {
         let figures = served.model.load_figures();
@@ -207,12 +209,30 @@ fn snapshot(entry: &Entry, tier: Tier) -> Snapshot {
             queued: figures.queued,
             in_flight: figures.running,
             longest_run: figures.longest_run,
-            ..LocalState::default()
+            shortest_run: served.pace().shortest(now),
+            predicted: served.pace().predicted_p90(now, None),
         };
     }
-    snapshot.edge.available = entry.policy.remote(Tier::Edge).is_some();
-    snapshot.cloud.available = entry.policy.remote(Tier::Cloud).is_some();
+    snapshot.edge = entry.reach.state(Tier::Edge, now);
+    snapshot.cloud = entry.reach.state(Tier::Cloud, now);
     snapshot
+}
+
+/// The request as those tiers are asked that may answer it.
+fn outgoing<E: Exchange>(
+    decision: &Decision,
+    here: Tier,
+    entry: &Entry,
+    exchange: &E,
+    request: &InferRequest,
+) -> Result<Option<Outgoing>, Refusal> {
+    let remote = || decision.candidates.iter().filter(|candidate| candidate.tier != here);
+    if decision.privacy_required || remote().next().is_none() {
+        return Ok(None);
+    }
+    let protocols = remote().filter_map(|candidate| Some(entry.reach.to(candidate.tier)?.remote.protocol));
+    let outgoing = Outgoing::new(exchange.original()?, request, protocols);
+    outgoing.map(Some).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 const fn standing(entry: &Entry) -> LocalModel {

@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use terrace_e2e::agent::onnxruntime;
 use terrace_e2e::infer::Ask;
-use terrace_e2e::manifests::Model;
+use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::scenes;
 use terrace_e2e::site::Site;
-use terrace_e2e::{checkout, digits, wait};
+use terrace_e2e::{checkout, digits, upstreams, wait};
 
 /// Type, unit and labels of a metric.
 type Metric = (String, String, BTreeSet<String>);
@@ -24,7 +24,8 @@ fn documented() -> Result<BTreeMap<String, Metric>> {
     rows.map(|row| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let [_, name, kind, unit, labels, ..] = cells[..] else { bail!("no row of metrics: {row}") };
-        let labels = labels.split(", ").map(|label| label.trim_matches('`').to_owned()).collect();
+        let labels = labels.split(", ").filter(|label| !label.is_empty());
+        let labels = labels.map(|label| label.trim_matches('`').to_owned()).collect();
         Ok((name.trim_matches('`').to_owned(), (kind.to_owned(), unit.to_owned(), labels)))
     })
     .collect()
@@ -39,7 +40,7 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
             ["#", "UNIT", name, unit] => metrics.entry(name.to_owned()).or_default().1 = unit.to_owned(),
             ["#", ..] => {}
             _ => {
-                let (series, labels) = line.split_once('{').context("a series without labels")?;
+                let (series, labels) = line.split_once('{').unwrap_or((line, "}"));
                 let labels = labels.split_once('}').context("no end of labels")?.0;
                 let (_, metric) = metrics
                     .iter_mut()
@@ -55,8 +56,11 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
-    let (_site, agent) = scenes::device().await?;
-    agent.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
+    let cloud = upstreams::answering().await?;
+    let (_site, agent) = scenes::device_under(&Policy::named("near").cloud(&cloud.url())).await?;
+    for ask in [Ask::image(&digits::test_set().images[0]).private(), Ask::image(&[7.0; 64]).complexity(0.9)] {
+        agent.infer(&ask).await?.answered()?;
+    }
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
     Ok(())
 }
@@ -98,7 +102,7 @@ fn is_word(text: &str) -> bool {
 fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
     let page = fs::read_to_string(checkout().join("docs/standalone.md"))?;
     let words =
-        words(&["src/sync", "src/standalone", "src/fetch", "src/executor", "src/upstream.rs", "engine/src"])?;
+        words(&["src/sync", "src/standalone", "src/fetch", "src/executor", "src/upstream", "engine/src"])?;
     for known in ["DigestMismatch", "ProbeRefused", "LoadFailed", "DigestUnknown", "ConnectFailed"] {
         assert!(words.contains(known), "{known} is not found any more: {words:?}");
     }

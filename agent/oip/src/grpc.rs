@@ -185,9 +185,10 @@ pub fn check_response(message: &ModelInferResponse) -> Result<(), DecodeError> {
         }
         let datatype = Datatype::parse(&output.datatype)
             .ok_or_else(|| locate(DecodeError::new(Fault::UnknownDatatype).in_field("datatype")))?;
-        let shape = read_shape(&output.shape)
-            .map_err(|fault| locate(DecodeError::new(fault).in_field("shape")))?;
-        let expected = element_count(&shape).zip(datatype.size()).and_then(|(count, size)| count.checked_mul(size));
+        let shape =
+            read_shape(&output.shape).map_err(|fault| locate(DecodeError::new(fault).in_field("shape")))?;
+        let expected =
+            element_count(&shape).zip(datatype.size()).and_then(|(count, size)| count.checked_mul(size));
         let actual = raw.get(index).map(Bytes::len);
         if let (Some(actual), Some(_)) = (actual, datatype.size())
             && expected != Some(actual)
@@ -212,8 +213,14 @@ impl DecodedResponse {
     /// Reads the tensors of an answer.
     pub fn from_grpc(message: ModelInferResponse) -> Result<Self, DecodeError> {
         check_response(&message)?;
-        let ModelInferResponse { model_name, model_version, id, parameters, outputs, raw_output_contents: raw } =
-            message;
+        let ModelInferResponse {
+            model_name,
+            model_version,
+            id,
+            parameters,
+            outputs,
+            raw_output_contents: raw,
+        } = message;
         let inputs = outputs.into_iter().map(|output| InferInputTensor {
             name: output.name,
             datatype: output.datatype,
@@ -221,8 +228,7 @@ impl DecodedResponse {
             parameters: output.parameters,
             contents: output.contents,
         });
-        let outputs =
-            read_inputs(inputs.collect(), &raw).map_err(|error| error.in_field("outputs"))?;
+        let outputs = read_inputs(inputs.collect(), &raw).map_err(|error| error.in_field("outputs"))?;
         Ok(Self {
             model_name,
             model_version: Some(model_version).filter(|version| !version.is_empty()),

@@ -11,7 +11,7 @@ use terrace_oip::proto::infer_parameter::ParameterChoice;
 use terrace_oip::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use terrace_oip::proto::model_infer_response::InferOutputTensor;
 use terrace_oip::proto::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
-use terrace_oip::{DecodedResponse, Datatype, InferRequest, Parameter, Parameters, Tensor, TensorData, grpc};
+use terrace_oip::{Datatype, DecodedResponse, InferRequest, Parameter, Parameters, Tensor, TensorData, grpc};
 
 fn input(name: &str, datatype: Datatype, shape: &[i64], contents: InferTensorContents) -> InferInputTensor {
     InferInputTensor {
@@ -262,16 +262,22 @@ fn a_request_that_came_over_http_goes_on_over_grpc_with_the_bytes_that_it_came_w
     let body = [&json[..], &binary].concat();
     let request = InferRequest::from_http(&body, Some(json.len())).unwrap();
     let raw = request.raw_inputs(&binary);
-    assert_eq!(raw.iter().map(|raw| raw.as_ptr()).collect::<Vec<_>>(), [binary.as_ptr(), binary[8..].as_ptr()]);
+    assert_eq!(
+        raw.iter().map(|raw| raw.as_ptr()).collect::<Vec<_>>(),
+        [binary.as_ptr(), binary[8..].as_ptr()]
+    );
 
     let mut message = ModelInferRequest::decode(&*request.grpc_head()).unwrap();
-    assert!(!message.parameters.contains_key("binary_data_output") && message.parameters.contains_key("note"));
+    assert!(
+        !message.parameters.contains_key("binary_data_output") && message.parameters.contains_key("note")
+    );
     assert!(message.outputs[0].parameters.is_empty());
     message.raw_input_contents = raw;
     let read = InferRequest::from_grpc(message).unwrap();
     assert!(read.inputs == request.inputs && read.id == request.id);
     // Elements that came as JSON are written.
-    let written = InferRequest::from_json(br#"{"inputs":[{"name":"x","datatype":"UINT8","shape":[2],"data":[1,2]}]}"#);
+    let written =
+        InferRequest::from_json(br#"{"inputs":[{"name":"x","datatype":"UINT8","shape":[2],"data":[1,2]}]}"#);
     assert_eq!(written.unwrap().raw_inputs(&Bytes::new()), [&[1_u8, 2][..]]);
 }
 

@@ -104,7 +104,8 @@ impl CredentialsDir {
             })
         };
         let authorities = wanted.authority.as_deref().map(|name| read(name, "ca.crt")).transpose()?;
-        let identity = wanted.certificate.as_deref().map(|name| Ok((read(name, "tls.crt")?, read(name, "tls.key")?)));
+        let identity =
+            wanted.certificate.as_deref().map(|name| Ok((read(name, "tls.crt")?, read(name, "tls.key")?)));
         let bearer = wanted.bearer.as_deref().map(|name| {
             let token = read(name, "token")?;
             header(&[b"Bearer ", token.trim_ascii()].concat())
@@ -145,7 +146,8 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let group =
+            chunk.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for place in 0..4 {
             let symbol = ALPHABET[(group >> (18 - 6 * place) & 63) as usize];
             text.push(if place <= chunk.len() { char::from(symbol) } else { '=' });
@@ -198,7 +200,9 @@ mod tests {
             folder(&[("vision/cloud/username", b"Aladdin\n"), ("vision/cloud/password", b"open sesame\n")]);
         let secrets = credentials.read(&Wanted { basic: Some("cloud".to_owned()), ..wanted() }).unwrap();
         assert_eq!(secrets.authorization.unwrap(), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
-        for (bytes, text) in [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"\xff\xfe", "//4=")] {
+        for (bytes, text) in
+            [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"\xff\xfe", "//4=")]
+        {
             assert_eq!(base64(bytes), text);
         }
     }

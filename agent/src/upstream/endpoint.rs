@@ -117,7 +117,11 @@ impl Endpoint {
 
     /// Reads its credentials; where they changed, new connections are made with them, and requests carry them.
     pub fn read_credentials(&self, credentials: &CredentialsDir) {
-        let read = self.key.wanted.as_ref().map_or_else(|| Ok(Secrets::default()), |wanted| credentials.read(wanted));
+        let read = self
+            .key
+            .wanted
+            .as_ref()
+            .map_or_else(|| Ok(Secrets::default()), |wanted| credentials.read(wanted));
         let secrets = read.map_err(|error| error.to_string());
         let known = self.access.load();
         if known.secrets == secrets {

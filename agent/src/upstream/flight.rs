@@ -101,7 +101,9 @@ impl Flight {
         };
         let timeout = until.saturating_duration_since(self.begun);
         let ended = match tokio::time::timeout_at(until.into(), exchange).await {
-            Ok(Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, .. })) if ask.deadline.is_some() => {
+            Ok(Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, .. }))
+                if ask.deadline.is_some() =>
+            {
                 let late = Some((self.begun.elapsed(), full));
                 Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, late })
             }
@@ -121,7 +123,10 @@ impl Flight {
                 self.route.with(|latency| latency.observe(now, took));
             }
             Err((error, _)) => {
-                if matches!(error, UpstreamError::TimedOut { .. } | UpstreamError::Status { late: Some(_), .. }) {
+                if matches!(
+                    error,
+                    UpstreamError::TimedOut { .. } | UpstreamError::Status { late: Some(_), .. }
+                ) {
                     self.route.with(|latency| latency.observe_at_least(now, took));
                 }
                 if error.weight().is_some() {

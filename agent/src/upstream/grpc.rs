@@ -90,7 +90,6 @@ fn refusal(status: &Status) -> UpstreamError {
     UpstreamError::Status { status, late: None }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,7 +107,8 @@ mod tests {
         let mut compressed = good.clone();
         compressed[0] = 1;
         let (short, two) = (good[..good.len() - 1].to_vec(), [good.clone(), good].concat());
-        for bad in [Vec::new(), vec![0; 4], compressed, short, two, [&[0, 0, 0, 0, 1][..], &[0xff]].concat()] {
+        for bad in [Vec::new(), vec![0; 4], compressed, short, two, [&[0, 0, 0, 0, 1][..], &[0xff]].concat()]
+        {
             assert!(matches!(message(bad.clone().into()), Err(UpstreamError::Malformed(_))), "{bad:?}");
         }
     }
@@ -116,7 +116,9 @@ mod tests {
     #[test]
     fn a_status_says_whether_the_request_was_wrong_or_the_tier() {
         let of = |code| refusal(&Status::new(code, "shape"));
-        assert!(matches!(of(Code::InvalidArgument), UpstreamError::Rejected { message } if message == "shape"));
+        assert!(
+            matches!(of(Code::InvalidArgument), UpstreamError::Rejected { message } if message == "shape")
+        );
         for (code, weight) in [
             (Code::NotFound, None),
             (Code::ResourceExhausted, None),

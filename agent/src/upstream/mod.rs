@@ -17,8 +17,8 @@ mod relayed;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
@@ -106,7 +106,8 @@ pub struct Trace {
 impl Trace {
     /// What headers say.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        let of = |name| headers.get(name).filter(|value: &&HeaderValue| value.len() <= MAX_TRACE_BYTES).cloned();
+        let of =
+            |name| headers.get(name).filter(|value: &&HeaderValue| value.len() <= MAX_TRACE_BYTES).cloned();
         Some(Self { parent: of(TRACE_PARENT)?, state: of(TRACE_STATE) })
     }
 }
@@ -153,7 +154,8 @@ impl Upstream {
                 self.endpoints().into_iter().filter(|endpoint| endpoint.has_credentials()).collect();
             if !endpoints.is_empty() {
                 let credentials = self.credentials.clone();
-                let read = move || endpoints.iter().for_each(|endpoint| endpoint.read_credentials(&credentials));
+                let read =
+                    move || endpoints.iter().for_each(|endpoint| endpoint.read_credentials(&credentials));
                 tokio::task::spawn_blocking(read).await?;
             }
         }

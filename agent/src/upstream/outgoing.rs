@@ -88,10 +88,8 @@ impl Outgoing {
         let GrpcParts { head, raw } = self.grpc.as_ref()?;
         let tags: Vec<Bytes> = raw.iter().map(|raw| field(RAW_TAG, raw.len())).collect();
         let name = field(MODEL_TAG, model.len());
-        let length = name.len()
-            + model.len()
-            + head.len()
-            + raw.iter().chain(&tags).map(Bytes::len).sum::<usize>();
+        let length =
+            name.len() + model.len() + head.len() + raw.iter().chain(&tags).map(Bytes::len).sum::<usize>();
         let mut first = BytesMut::with_capacity(5 + name.len() + model.len() + head.len());
         first.put_u8(0); // not compressed
         first.put_u32(u32::try_from(length).ok()?);
@@ -136,8 +134,7 @@ mod tests {
         let message = Message { bytes: bytes.clone(), json_length: Some(json.len()) };
         let request = InferRequest::from_http(&bytes, Some(json.len())).unwrap();
         let both = [Protocol::HTTP, Protocol::GRPC];
-        let outgoing =
-            Outgoing::new(Original::Http(message.clone()), &request, both.into_iter()).unwrap();
+        let outgoing = Outgoing::new(Original::Http(message.clone()), &request, both.into_iter()).unwrap();
         let (body, json_length) = outgoing.http().unwrap();
         assert_eq!((whole(&body), json_length), (bytes.to_vec(), message.json_length));
         let body = outgoing.grpc("digits").unwrap();
@@ -146,8 +143,7 @@ mod tests {
 
         let framed = whole(&body);
         assert_eq!(framed[..5], [&[0][..], &u32::try_from(framed.len() - 5).unwrap().to_be_bytes()].concat());
-        let read: terrace_oip::proto::ModelInferRequest =
-            prost::Message::decode(&framed[5..]).unwrap();
+        let read: terrace_oip::proto::ModelInferRequest = prost::Message::decode(&framed[5..]).unwrap();
         assert_eq!(read.model_name, "digits");
         let back = InferRequest::from_grpc(read.clone()).unwrap();
         assert!(back.inputs == request.inputs);

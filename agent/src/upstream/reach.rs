@@ -189,7 +189,8 @@ impl TierReach {
                 self.routes.iter().all(|route| route.endpoint.breaker_state(now) == BreakerState::Open);
             return skipped(if are_open { SkipReason::BreakerOpen } else { SkipReason::TooManyInFlight });
         };
-        let is_back = route.endpoint.breaker_state(now) == BreakerState::HalfOpen && route.endpoint.was_away();
+        let is_back =
+            route.endpoint.breaker_state(now) == BreakerState::HalfOpen && route.endpoint.was_away();
         if !is_back && allowed.is_some_and(|allowed| !route.admits(now, allowed)) {
             return skipped(SkipReason::PredictedTooLate);
         }
