@@ -209,7 +209,7 @@ fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
             queued: figures.queued,
             in_flight: figures.running,
             longest_run: figures.longest_run,
-            shortest_run: served.pace().shortest(now),
+            shortest_run: served.pace().shortest(),
             predicted: served.pace().predicted_p90(now, None),
         };
     }

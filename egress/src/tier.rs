@@ -431,3 +431,71 @@ impl Service<Name> for Resolver {
         Box::pin(async move { Ok(resolver.lookup(name.as_str()).await?.into_iter()) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use http_body_util::Empty;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn client(allowances: &[&str]) -> (Tiers, TierClient<Empty<&'static [u8]>>) {
+        let egress = Egress::new(allowances.iter().map(|allowance| allowance.parse().unwrap()).collect());
+        let tiers = egress.tiers();
+        let client = tiers.client(HttpVersion::Any, None).unwrap();
+        (tiers, client)
+    }
+
+    fn is_denied(error: &(dyn Error + 'static)) -> bool {
+        error.is::<Denied>() || error.source().is_some_and(is_denied)
+    }
+
+    #[tokio::test]
+    async fn a_name_that_resolves_to_loopback_is_connected_to_only_where_that_is_listed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to: Uri = format!("http://localhost:{}/", listener.local_addr().unwrap().port()).parse().unwrap();
+        let (_, client_of_nothing) = client(&[]);
+        let error = client_of_nothing.connect(to.clone()).await.unwrap_err();
+        assert!(is_denied(&*error), "{error:?}");
+        let (_, listed) = client(&["127.0.0.0/8"]);
+        assert!(!listed.connect(to).await.unwrap().is_reused());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_dropped_takes_its_connection_along() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (tiers, client) = client(&["127.0.0.0/8"]);
+        let uri = format!("http://{}/", listener.local_addr().unwrap());
+        let request = Request::post(uri).body(Empty::new()).unwrap();
+        let (link, answer) = client.send(request);
+        let asking = tokio::spawn(answer);
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut read = [0; 4];
+        stream.read_exact(&mut read).await.unwrap();
+        assert_eq!((&read, tiers.open_connections()), (b"POST", 1));
+        assert!(link.established().is_some_and(|connection| !connection.is_reused()));
+        asking.abort();
+        while tiers.open_connections() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut rest = Vec::new();
+        // Closed in one way or the other.
+        let _ = stream.read_to_end(&mut rest).await;
+    }
+
+    #[test]
+    fn what_is_no_certificate_makes_no_client() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (tiers, _) = client(&[]);
+        let make = |tls: TierTls| tiers.client::<Empty<&'static [u8]>>(HttpVersion::Two, Some(&tls)).err();
+        let some = |text: &str| Some(text.as_bytes().to_vec());
+        let error = make(TierTls { authorities: some("secret"), identity: None });
+        assert!(matches!(error, Some(TierTlsError::Authorities)), "{error:?}");
+        let pair = Some((b"secret".to_vec(), b"secret".to_vec()));
+        let error = make(TierTls { authorities: None, identity: pair });
+        assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+    }
+}

@@ -133,6 +133,9 @@ async fn forward(
         let outcome = error.outcome();
         debug!(%tier, outcome, error = causes(&error), "a tier did not answer");
         match error {
+            UpstreamError::Skipped(why @ (SkipReason::PredictedTooLate | SkipReason::DeadlineExceeded)) => {
+                skipped(why)
+            }
             UpstreamError::Skipped(why) => {
                 Failure { refusal: Refusal::NoTier(format!("{tier} {}", why.text())), ..skipped(why) }
             }

@@ -145,6 +145,9 @@ fn nobody(job: &Job<'_>, refusals: Vec<Refusal>, attempts: &[Attempt]) -> Refusa
     let mut refusals = refusals;
     match refusals.len() {
         1 => refusals.remove(0),
+        _ if refusals.iter().all(|refusal| matches!(refusal, Refusal::Deadline(_))) => {
+            Refusal::Deadline(format!("no tier can answer within the deadline: {}", told(attempts)))
+        }
         _ => Refusal::NoTier(format!("no tier answered: {}", told(attempts))),
     }
 }

@@ -24,6 +24,7 @@ impl Pieces {
     }
 
     /// What is left of them.
+    #[cfg(test)]
     pub fn all(&self) -> impl Iterator<Item = &Bytes> {
         self.0.iter()
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use terrace_crds::policy::Protocol;
-use terrace_egress::{Denied, Established, HttpVersion, TierClient, Tiers};
+use terrace_egress::{Denied, Established, HttpVersion, TierClient, Tiers, causes};
 use terrace_tiering::{Breaker, BreakerSettings, BreakerState, Failure, Pass, RemoteTier};
 use tracing::{info, warn};
 use url::Url;
@@ -42,7 +42,9 @@ pub struct Endpoint {
     tiers: Tiers,
     /// What the rules say of its URL.
     denied: Option<Denied>,
-    access: ArcSwap<Access>,
+    /// None where it cannot be asked, and `complaint` says why.
+    access: ArcSwap<Option<Access>>,
+    complaint: Mutex<Option<String>>,
     breaker: Mutex<Breaker>,
     /// Why it failed last, in one word.
     last_failure: Mutex<Option<&'static str>>,
@@ -60,8 +62,8 @@ pub struct Endpoint {
 /// What it is asked with.
 #[derive(Debug)]
 struct Access {
-    secrets: Result<Secrets, String>,
-    client: Option<TierClient<Pieces>>,
+    secrets: Secrets,
+    client: TierClient<Pieces>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -96,7 +98,8 @@ impl Endpoint {
             label,
             tiers: tiers.clone(),
             denied,
-            access: ArcSwap::from_pointee(Access { secrets: Err(String::new()), client: None }),
+            access: ArcSwap::from_pointee(None),
+            complaint: Mutex::default(),
             breaker: Mutex::default(),
             last_failure: Mutex::default(),
             in_flight: AtomicUsize::new(0),
@@ -115,49 +118,46 @@ impl Endpoint {
         self.key.wanted.is_some()
     }
 
-    /// Reads its credentials; where they changed, new connections are made with them, and requests carry them.
+    /// Reads its credentials; where they changed, new connections are made with them, and requests carry them. Where they
+    /// cannot be used, as while a folder is exchanged file by file, what was read last goes on.
     pub fn read_credentials(&self, credentials: &CredentialsDir) {
-        let read = self
-            .key
-            .wanted
-            .as_ref()
-            .map_or_else(|| Ok(Secrets::default()), |wanted| credentials.read(wanted));
-        let secrets = read.map_err(|error| error.to_string());
-        let known = self.access.load();
-        if known.secrets == secrets {
-            return;
+        let wanted = self.key.wanted.as_ref();
+        let read = wanted.map_or_else(|| Ok(Secrets::default()), |wanted| credentials.read(wanted));
+        let loaded = self.access.load();
+        let known = Option::<Access>::as_ref(&loaded);
+        let access = read.map_err(|error| error.to_string()).and_then(|secrets| {
+            if known.is_some_and(|known| known.secrets == secrets) {
+                return Ok(None);
+            }
+            let client = self.client(&secrets, known)?;
+            Ok(Some(Access { secrets, client }))
+        });
+        let complaint = access.as_ref().err().cloned();
+        if let Ok(Some(access)) = access {
+            if known.is_some() {
+                info!(endpoint = %self.label, "credentials changed");
+            }
+            self.access.store(Arc::new(Some(access)));
         }
-        if let (Err(why), Ok(_)) = (&secrets, &known.secrets) {
-            // As when a folder is exchanged: what was read last goes on.
-            warn!(endpoint = %self.label, why, "credentials cannot be read; those that were read last go on");
-            return;
+        let mut said = lock(&self.complaint);
+        if let Some(why) = complaint.as_ref().filter(|_| *said != complaint) {
+            let goes_on = known.is_some();
+            warn!(endpoint = %self.label, why, goes_on, "credentials of a tier cannot be used");
         }
-        if known.client.is_some() {
-            info!(endpoint = %self.label, "credentials changed");
-        }
-        let client = secrets.as_ref().ok().and_then(|secrets| self.client(secrets, &known));
-        let secrets = match (&client, secrets) {
-            (None, Ok(_)) => Err("the credentials are no certificates that TLS can use".to_owned()),
-            (_, secrets) => secrets,
-        };
-        if let Err(why) = &secrets {
-            warn!(endpoint = %self.label, why, "an endpoint cannot be asked");
-        }
-        self.access.store(Arc::new(Access { secrets, client }));
+        *said = complaint;
     }
 
     /// A client; the one that there is where TLS stays as it is.
-    fn client(&self, secrets: &Secrets, known: &Access) -> Option<TierClient<Pieces>> {
-        if known.secrets.as_ref().is_ok_and(|known| known.tls == secrets.tls) {
-            return known.client.clone();
+    fn client(&self, secrets: &Secrets, known: Option<&Access>) -> Result<TierClient<Pieces>, String> {
+        if let Some(known) = known.filter(|known| known.secrets.tls == secrets.tls) {
+            return Ok(known.client.clone());
         }
         let version = match self.key.protocol {
             Protocol::HTTP => HttpVersion::Any,
             Protocol::GRPC => HttpVersion::Two,
         };
         let tls = (self.key.url.scheme() == "https").then_some(&secrets.tls);
-        let client = self.tiers.client(version, tls);
-        client.inspect_err(|error| warn!(endpoint = %self.label, %error, "TLS cannot be set up")).ok()
+        self.tiers.client(version, tls).map_err(|error| causes(&error))
     }
 
     /// Its client, and what each request carries.
@@ -165,11 +165,9 @@ impl Endpoint {
         if let Some(denied) = &self.denied {
             return Err(UpstreamError::NotAllowed(denied.clone()));
         }
-        let access = self.access.load();
-        match (&access.client, &access.secrets) {
-            (Some(client), Ok(secrets)) => Ok((client.clone(), secrets.authorization.clone())),
-            _ => Err(UpstreamError::CredentialsUnavailable),
-        }
+        let loaded = self.access.load();
+        let access = Option::<Access>::as_ref(&loaded).ok_or(UpstreamError::CredentialsUnavailable)?;
+        Ok((access.client.clone(), access.secrets.authorization.clone()))
     }
 
     /// Its base URL.
@@ -265,7 +263,7 @@ impl Endpoint {
             in_flight: self.in_flight(),
             connect: self.connect_time(),
             last_failure: *lock(&self.last_failure),
-            credentials: self.access.load().secrets.as_ref().err().cloned(),
+            credentials: lock(&self.complaint).clone(),
         }
     }
 

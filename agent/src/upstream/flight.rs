@@ -56,7 +56,7 @@ pub struct Flight {
     settings: BreakerSettings,
     clock: Clock,
     begun: Instant,
-    _in_flight: InFlight,
+    _counted: InFlight,
     is_over: bool,
 }
 
@@ -68,12 +68,12 @@ impl Flight {
     pub fn begin(
         route: &Arc<Route>,
         pass: Pass,
-        in_flight: InFlight,
+        counted: InFlight,
         settings: BreakerSettings,
         clock: Clock,
     ) -> Self {
         let route = Arc::clone(route);
-        Self { route, pass, settings, clock, begun: Instant::now(), _in_flight: in_flight, is_over: false }
+        Self { route, pass, settings, clock, begun: Instant::now(), _counted: counted, is_over: false }
     }
 
     /// Asks, until `until`; `full` is how long the tier may take where no deadline is nearer.

@@ -78,11 +78,10 @@ fn refusal(status: &Status) -> UpstreamError {
         Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
             return UpstreamError::Rejected { message: grpc_error(status.message()) };
         }
-        Code::NotFound => StatusCode::NOT_FOUND,
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::PermissionDenied => StatusCode::FORBIDDEN,
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-        Code::Unimplemented => StatusCode::NOT_FOUND,
+        Code::NotFound | Code::Unimplemented => StatusCode::NOT_FOUND,
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

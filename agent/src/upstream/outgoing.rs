@@ -102,6 +102,7 @@ impl Outgoing {
 }
 
 /// What stands before a field of so many bytes.
+#[allow(clippy::cast_possible_truncation)] // seven bits at a time
 fn field(tag: u8, mut length: usize) -> Bytes {
     let mut field = vec![tag];
     while length >= 0x80 {

@@ -77,14 +77,18 @@ impl Reach {
 impl TierReach {
     /// What is known of the endpoint that would be asked, or of the first where none would.
     fn state(&self, now: Duration) -> RemoteState {
-        let picked = pick(self.endpoints(now, None), self.turn.load(Ordering::Relaxed));
-        let Some(route) = self.routes.get(picked.unwrap_or(0)) else { return RemoteState::default() };
+        let place = match &self.routes[..] {
+            [_] => 0,
+            _ => pick(self.endpoints(now, None), self.turn.load(Ordering::Relaxed)).unwrap_or(0),
+        };
+        let Some(route) = self.routes.get(place) else { return RemoteState::default() };
+        let (breaker, in_flight) = (route.endpoint.breaker_state(now), route.endpoint.in_flight());
         RemoteState {
-            available: picked.is_some(),
-            breaker: route.endpoint.breaker_state(now),
+            available: breaker != BreakerState::Open && in_flight < self.remote.max_in_flight as usize,
+            breaker,
             predicted_p90: route.predicted(now),
             rtt: route.endpoint.connect_time(),
-            in_flight: route.endpoint.in_flight(),
+            in_flight,
         }
     }
 

@@ -27,13 +27,13 @@ impl Relayed {
             return Err(UpstreamError::Malformed("its JSON is said to be longer than it is".to_owned()));
         }
         let answer = HttpAnswer(message);
-        answer.response().map_err(malformed)?;
+        answer.response().map_err(|error| malformed(&error))?;
         Ok(Self::Http(answer))
     }
 
     /// An answer over gRPC, if it is one.
     pub fn grpc(message: ModelInferResponse) -> Result<Self, UpstreamError> {
-        grpc::check_response(&message).map_err(malformed)?;
+        grpc::check_response(&message).map_err(|error| malformed(&error))?;
         Ok(Self::Grpc(Box::new(message)))
     }
 
@@ -73,6 +73,6 @@ impl HttpAnswer {
     }
 }
 
-fn malformed(error: DecodeError) -> UpstreamError {
+fn malformed(error: &DecodeError) -> UpstreamError {
     UpstreamError::Malformed(error.to_string())
 }
