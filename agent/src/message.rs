@@ -38,11 +38,6 @@ impl Message {
         }
     }
 
-    /// What the body is.
-    pub const fn content_type(&self) -> HeaderValue {
-        content_type(self.json_length)
-    }
-
     /// What follows the JSON.
     pub fn tail(&self) -> Bytes {
         self.json_length.map_or_else(Bytes::new, |length| self.bytes.slice(length.min(self.bytes.len())..))

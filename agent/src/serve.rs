@@ -17,7 +17,6 @@ use tracing::debug;
 use crate::executor::{self, Answer, Attempt, Job, Output, Work};
 use crate::facts::RequestFacts;
 use crate::heavy::heavy;
-use crate::message::Message;
 use crate::metrics::Finished;
 use crate::node::Node;
 use crate::record::Record;
@@ -25,6 +24,7 @@ use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
+use crate::upstream::{Original, Outgoing, Trace};
 
 /// A request as it arrived.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub struct Call {
     pub stated: Result<Stated, RequirementError>,
     /// When its headers had been read: its clock starts here.
     pub started: Instant,
+    /// The trace that it is part of.
+    pub trace: Option<Trace>,
 }
 
 /// An answer, before its front end encodes it.
@@ -66,8 +68,8 @@ pub trait Exchange: Send {
     /// The first value of a header, by its name in lower case.
     fn header(&self, name: &str) -> Option<&[u8]>;
 
-    /// The request as other tiers are asked.
-    fn message(&self, request: &InferRequest) -> Result<Message, Refusal>;
+    /// The request in the form that it came in, for other tiers.
+    fn original(&self) -> Result<Original, Refusal>;
 
     /// Encodes the answer.
     fn encode(&self, reply: Reply<'_>) -> Result<Self::Encoded, Refusal>;
@@ -116,8 +118,7 @@ async fn answer<E: Exchange>(
     let (decision, noted) = decide(node, entry, tier, asked, |name| exchange.header(name));
     *record = noted;
 
-    let may_leave = decision.candidates.iter().any(|candidate| candidate.tier != tier);
-    let message = if may_leave { Some(exchange.message(&request)?) } else { None };
+    let outgoing = outgoing(&decision, tier, entry, exchange, &request)?;
     let work = Work {
         inputs: std::mem::take(&mut request.inputs).into_iter().map(|input| input.tensor).collect(),
         outputs: request
@@ -131,7 +132,8 @@ async fn answer<E: Exchange>(
         entry,
         decision: &decision,
         work: Mutex::new(Some(work)),
-        message,
+        outgoing,
+        trace: call.trace.as_ref(),
         deadline: due(requirements.max_latency()),
     };
     let deadline = job.deadline;
@@ -168,7 +170,7 @@ fn decide<'a>(
     header: impl Fn(&str) -> Option<&'a [u8]>,
 ) -> (Decision, Option<Record>) {
     let Asked { request, requirements, stated } = asked;
-    let (snapshot, labels) = (snapshot(entry, tier), node.labels());
+    let (snapshot, labels) = (snapshot(entry, tier, node.upstream.now()), node.labels());
     let facts = RequestFacts { request, model: &entry.key, labels: &labels, header: &header };
     let decision = tiering::decide(&entry.policy, requirements, &snapshot, facts);
     if !decision.failed.is_none() {
@@ -237,7 +239,7 @@ pub fn check_version(entry: &Entry, version: Option<&str>) -> Result<(), Refusal
 }
 
 /// What this node knows now.
-pub fn snapshot(entry: &Entry, tier: Tier) -> Snapshot {
+pub fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
     let mut snapshot = Snapshot::of(tiering::Node { tier, model: standing(entry) });
     if let Some(served) = entry.served() {
         let figures = served.model.load_figures();
@@ -245,12 +247,30 @@ pub fn snapshot(entry: &Entry, tier: Tier) -> Snapshot {
             queued: figures.queued,
             in_flight: figures.running,
             longest_run: figures.longest_run,
-            ..LocalState::default()
+            shortest_run: served.pace().shortest(),
+            predicted: served.pace().predicted_p90(now, None),
         };
     }
-    snapshot.edge.available = entry.policy.remote(Tier::Edge).is_some();
-    snapshot.cloud.available = entry.policy.remote(Tier::Cloud).is_some();
+    snapshot.edge = entry.reach.state(Tier::Edge, now);
+    snapshot.cloud = entry.reach.state(Tier::Cloud, now);
     snapshot
+}
+
+/// The request as those tiers are asked that may answer it.
+fn outgoing<E: Exchange>(
+    decision: &Decision,
+    here: Tier,
+    entry: &Entry,
+    exchange: &E,
+    request: &InferRequest,
+) -> Result<Option<Outgoing>, Refusal> {
+    let remote = || decision.candidates.iter().filter(|candidate| candidate.tier != here);
+    if decision.privacy_required || remote().next().is_none() {
+        return Ok(None);
+    }
+    let protocols = remote().filter_map(|candidate| Some(entry.reach.to(candidate.tier)?.remote.protocol));
+    let outgoing = Outgoing::new(exchange.original()?, request, protocols);
+    outgoing.map(Some).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 const fn standing(entry: &Entry) -> LocalModel {

@@ -12,7 +12,7 @@ use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::scenes;
 use terrace_e2e::site::Site;
-use terrace_e2e::{checkout, digits, wait};
+use terrace_e2e::{checkout, digits, upstreams, wait};
 
 /// Type, unit and labels of a metric.
 type Metric = (String, String, BTreeSet<String>);
@@ -59,10 +59,15 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
+    let cloud = upstreams::answering().await?;
     // Its rule fails, and is counted.
-    let policy = Policy::named("near").with("rules: [{when: request.batch / 0 == 1, tier: Device}]");
+    let policy = Policy::named("near")
+        .cloud(&cloud.url())
+        .with("rules: [{when: request.batch / 0 == 1, tier: Device}, {when: request.complexity > 0.8, tier: Cloud}]");
     let (_site, agent) = scenes::device_under(&policy).await?;
-    agent.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
+    for ask in [Ask::image(&digits::test_set().images[0]).private(), Ask::image(&[7.0; 64]).complexity(0.9)] {
+        agent.infer(&ask).await?.answered()?;
+    }
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
     Ok(())
 }
@@ -104,7 +109,7 @@ fn is_word(text: &str) -> bool {
 fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
     let page = fs::read_to_string(checkout().join("docs/standalone.md"))?;
     let words =
-        words(&["src/sync", "src/standalone", "src/fetch", "src/executor", "src/upstream.rs", "engine/src"])?;
+        words(&["src/sync", "src/standalone", "src/fetch", "src/executor", "src/upstream", "engine/src"])?;
     for known in ["DigestMismatch", "ProbeRefused", "LoadFailed", "DigestUnknown", "ConnectFailed"] {
         assert!(words.contains(known), "{known} is not found any more: {words:?}");
     }

@@ -10,12 +10,11 @@ use terrace_crds::Tier;
 use terrace_oip::Tensor;
 use terrace_tiering::{self as tiering, Decision, Source};
 
-use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Served};
 use crate::serve::millis;
-use crate::upstream::Relayed;
+use crate::upstream::{Outgoing, Relayed, Trace};
 use attempt::{attempt, left};
 
 /// What is to be answered.
@@ -32,7 +31,9 @@ pub struct Job<'a> {
     /// What this node's own model would compute on; whoever runs it takes it.
     pub work: Mutex<Option<Work>>,
     /// The request, as it is forwarded; there where another tier may answer.
-    pub message: Option<Message>,
+    pub outgoing: Option<Outgoing>,
+    /// The trace that it is part of.
+    pub trace: Option<&'a Trace>,
     /// When the answer is due, if ever.
     pub deadline: Option<Instant>,
 }
@@ -55,7 +56,7 @@ pub struct Answer {
     pub source: Source,
     /// The outputs.
     pub output: Output,
-    /// Everything that was tried, the last one included.
+    /// Everything that was tried, the last one included, and what was not and why.
     pub attempts: Vec<Attempt>,
 }
 
@@ -81,7 +82,7 @@ impl Output {
     pub fn size(&self) -> usize {
         match self {
             Self::Local { tensors, .. } => tensors.iter().map(|tensor| tensor.data().raw_size()).sum(),
-            Self::Relayed(relayed) => relayed.json_length(),
+            Self::Relayed(relayed) => relayed.text_size(),
         }
     }
 }
@@ -95,6 +96,9 @@ pub struct Attempt {
     pub outcome: &'static str,
     /// How long it took.
     pub ms: f64,
+    /// A second request was made because the first answer was late.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hedged: bool,
 }
 
 /// Tries each candidate in turn.
@@ -111,10 +115,15 @@ pub async fn run(job: Job<'_>) -> Result<Answer, Refusal> {
         let reserve = if local_comes_later { reserve } else { Duration::ZERO };
         let begun = Instant::now();
         let tried = attempt(&job, candidate, reserve).await;
-        let outcome = tried.as_ref().map_or_else(|failure| failure.outcome, |_| "Answered");
+        let outcome = tried.ended.as_ref().map_or_else(|failure| failure.outcome, |_| "Answered");
         job.node.metrics.attempt(candidate.tier, outcome);
-        attempts.push(Attempt { tier: candidate.tier.as_str(), outcome, ms: millis(begun.elapsed()) });
-        match tried {
+        attempts.push(Attempt {
+            tier: candidate.tier.as_str(),
+            outcome,
+            ms: millis(begun.elapsed()),
+            hedged: tried.hedged,
+        });
+        match tried.ended {
             Ok(output) => {
                 return Ok(Answer { tier: candidate.tier, source: candidate.source, output, attempts });
             }
@@ -136,6 +145,9 @@ fn nobody(job: &Job<'_>, refusals: Vec<Refusal>, attempts: &[Attempt]) -> Refusa
     let mut refusals = refusals;
     match refusals.len() {
         1 => refusals.remove(0),
+        _ if refusals.iter().all(|refusal| matches!(refusal, Refusal::Deadline(_))) => {
+            Refusal::Deadline(format!("no tier can answer within the deadline: {}", told(attempts)))
+        }
         _ => Refusal::NoTier(format!("no tier answered: {}", told(attempts))),
     }
 }

@@ -25,13 +25,13 @@ use self::service::grpc_inference_service_server::{GrpcInferenceService, GrpcInf
 use crate::describe;
 use crate::executor::Output;
 use crate::listen::Started;
-use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::ModelKey;
 use crate::requirements;
 use crate::room::Taken;
 use crate::serve::{self, Call, Exchange, Reply};
+use crate::upstream::{Original, Relayed, Trace};
 
 /// The gRPC port.
 pub fn router(node: Arc<Node>) -> Router {
@@ -123,9 +123,10 @@ impl GrpcInferenceService for Inference {
             version: stated(&message.model_version).map(str::to_owned),
             stated: stated_by_caller,
             started,
+            trace: Trace::from_headers(&headers),
         };
         let held = extensions.get::<Held>().map(Held::take).unwrap_or_default();
-        let mut exchange = Grpc { message: Some(message), headers, held: Some(held) };
+        let mut exchange = Grpc { message: Some(message), headers, raw: Vec::new(), held: Some(held) };
         Ok(Response::new(serve::infer(&self.node, call, &mut exchange).await?))
     }
 
@@ -198,6 +199,8 @@ struct Grpc {
     /// Until it is read.
     message: Option<proto::ModelInferRequest>,
     headers: HeaderMap,
+    /// Its elements, where they came raw.
+    raw: Vec<Bytes>,
     held: Option<Taken>,
 }
 
@@ -206,6 +209,7 @@ impl Exchange for Grpc {
 
     async fn read(&mut self, _: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
         let message = self.message.take().unwrap_or_default();
+        self.raw.clone_from(&message.raw_input_contents);
         let request =
             InferRequest::from_grpc(message).map_err(|error| Refusal::Invalid(error.to_string()))?;
         Ok((request, self.held.take().unwrap_or_default()))
@@ -215,14 +219,21 @@ impl Exchange for Grpc {
         self.headers.get(name).map(HeaderValue::as_bytes)
     }
 
-    fn message(&self, request: &InferRequest) -> Result<Message, Refusal> {
-        let (body, json_length) = request.to_http().map_err(|error| Refusal::Failed(error.to_string()))?;
-        Ok(Message { bytes: Bytes::from(body), json_length: Some(json_length) })
+    fn original(&self) -> Result<Original, Refusal> {
+        Ok(Original::Grpc(self.raw.clone()))
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
         let (version, parameters, outputs) = match reply.output {
             Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
+            Output::Relayed(Relayed::Grpc(mut message)) => {
+                // As it came, but for what this node says of it.
+                message.model_name = reply.model_name.into_owned();
+                message.id = reply.request.id.clone().unwrap_or_default();
+                message.parameters.remove("complexity");
+                grpc::extend_parameters(&mut message, &reply.parameters);
+                return Ok(*message);
+            }
             Output::Relayed(relayed) => {
                 let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
                 let mut parameters: Parameters = told.parameters;

@@ -10,12 +10,13 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use http_body::{Frame, SizeHint};
-use terrace_oip::{InferResponse, Tensor};
+use terrace_oip::{InferRequest, InferResponse, Parameters, Tensor};
 
 use crate::executor::Output;
 use crate::message::{JSON_LENGTH, content_type};
 use crate::refusal::Refusal;
 use crate::serve::Reply;
+use crate::upstream::Relayed;
 
 /// Below this size a body is sent as one piece: a copy costs less than a second write.
 const ONE_PIECE: usize = 16 << 10;
@@ -33,40 +34,48 @@ pub struct Encoded {
 impl Encoded {
     /// Encodes a reply as its request asks.
     pub fn new(reply: Reply<'_>) -> Result<Self, Refusal> {
-        match reply.output {
+        let relayed = match reply.output {
             Output::Local { served, tensors } => {
-                let response = InferResponse {
-                    model_name: &reply.model_name,
-                    model_version: Some(served.revision()),
-                    id: reply.request.id.as_deref(),
-                    parameters: &reply.parameters,
-                    outputs: &tensors,
-                };
-                let is_binary = |name: &str| reply.request.wants_binary(name);
-                let json = response.to_json_but(is_binary).map_err(|error| unwritable(&error))?;
-                let binary: Vec<Tensor> =
-                    tensors.into_iter().filter(|tensor| is_binary(tensor.name())).collect();
-                Ok(Self {
-                    json,
-                    is_binary: !binary.is_empty(),
-                    tail: binary.into_iter().filter_map(raw).collect(),
-                })
+                let version = Some(served.revision());
+                return Self::tensors(&reply.model_name, version, reply.request, &reply.parameters, tensors);
             }
+            Output::Relayed(Relayed::Http(relayed)) => relayed,
             Output::Relayed(relayed) => {
-                let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
-                response.model_name = reply.model_name;
-                response.id = reply.request.id.as_deref().map(Into::into);
-                response.parameters.remove("complexity");
-                response.parameters.extend(reply.parameters);
-                let json = response.to_json().map_err(|error| unwritable(&error))?;
-                let tail = relayed.tail();
-                Ok(Self {
-                    json,
-                    is_binary: relayed.is_binary(),
-                    tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
-                })
+                let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
+                let mut parameters = told.parameters;
+                parameters.remove("complexity");
+                parameters.extend(reply.parameters);
+                let version = told.model_version.as_deref();
+                return Self::tensors(&reply.model_name, version, reply.request, &parameters, told.outputs);
             }
-        }
+        };
+        let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
+        response.model_name = reply.model_name;
+        response.id = reply.request.id.as_deref().map(Into::into);
+        response.parameters.remove("complexity");
+        response.parameters.extend(reply.parameters);
+        let json = response.to_json().map_err(|error| unwritable(&error))?;
+        let tail = relayed.tail();
+        Ok(Self {
+            json,
+            is_binary: relayed.is_binary(),
+            tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
+        })
+    }
+
+    fn tensors(
+        model_name: &str,
+        model_version: Option<&str>,
+        request: &InferRequest,
+        parameters: &Parameters,
+        tensors: Vec<Tensor>,
+    ) -> Result<Self, Refusal> {
+        let id = request.id.as_deref();
+        let response = InferResponse { model_name, model_version, id, parameters, outputs: &tensors };
+        let is_binary = |name: &str| request.wants_binary(name);
+        let json = response.to_json_but(is_binary).map_err(|error| unwritable(&error))?;
+        let binary: Vec<Tensor> = tensors.into_iter().filter(|tensor| is_binary(tensor.name())).collect();
+        Ok(Self { json, is_binary: !binary.is_empty(), tail: binary.into_iter().filter_map(raw).collect() })
     }
 
     /// The response with status 200.
