@@ -255,12 +255,12 @@ impl Policy {
     /// The tier added last has a time-out.
     #[must_use]
     pub fn timeout(self, timeout: &str) -> Self {
-        self.with(&format!("timeout: {timeout}"))
+        self.having(&format!("timeout: {timeout}"))
     }
 
     /// The tier added last has one more field: `protocol: GRPC`, `breaker: {failures: 2}`.
     #[must_use]
-    pub fn with(mut self, field: &str) -> Self {
+    pub fn having(mut self, field: &str) -> Self {
         if let Some(tier) = self.tiers.last_mut() {
             tier.2.push(field.to_owned());
         }
