@@ -13,7 +13,7 @@ const MAX_HEADER_VALUE: usize = 1024;
 
 /// A request, as rules see it.
 #[derive(Clone, Copy)]
-pub struct RequestFacts<'a> {
+pub struct RequestFacts<'a, 'h> {
     /// The request.
     pub request: &'a InferRequest,
     /// The model that it asks for.
@@ -21,16 +21,16 @@ pub struct RequestFacts<'a> {
     /// This node's labels.
     pub labels: &'a BTreeMap<String, String>,
     /// The first value of a header, by its name in lower case.
-    pub header: &'a dyn Fn(&str) -> Option<&'a [u8]>,
+    pub header: &'a dyn Fn(&str) -> Option<&'h [u8]>,
 }
 
-impl RequestFacts<'_> {
+impl RequestFacts<'_, '_> {
     fn inputs(&self) -> &[InputTensor] {
         &self.request.inputs
     }
 }
 
-impl Facts for RequestFacts<'_> {
+impl Facts for RequestFacts<'_, '_> {
     fn entropy(&self) -> f64 {
         requirements::complexity(self.inputs().iter().map(|input| &input.tensor))
     }

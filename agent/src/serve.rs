@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
-use terrace_oip::{InferRequest, Parameters};
+use terrace_oip::{InferRequest, Parameter, Parameters};
 use terrace_tiering::{
     self as tiering, Decision, LocalModel, LocalState, RequirementError, Requirements, Snapshot, Stated,
 };
@@ -198,7 +198,7 @@ fn told(decision: &Decision, answer: &Answer, started: Instant) -> Parameters {
     let mut parameters = Parameters::with_capacity(6);
     parameters.insert("tier", answer.tier.as_str());
     parameters.insert("source", answer.source.as_str());
-    parameters.insert("reason", decision.reason.as_str());
+    parameters.insert("reason", Parameter::String(decision.reason.to_text()));
     if let Some(complexity) = decision.complexity {
         parameters.insert("complexity", complexity);
     }

@@ -1,5 +1,7 @@
 //! Which tiers may answer a request, in which order, and why.
 
+use std::borrow::Cow;
+
 use terrace_crds::Tier;
 
 use crate::cel::EvalError;
@@ -174,6 +176,22 @@ impl Reason {
     /// The name in responses and metrics.
     pub fn as_str(&self) -> &str {
         match self {
+            Self::Rule(name) => name.as_str(),
+            other => other.fixed(),
+        }
+    }
+
+    /// The same, to be kept.
+    pub fn to_text(&self) -> Cow<'static, str> {
+        match self {
+            Self::Rule(name) => Cow::Owned(name.to_string()),
+            other => Cow::Borrowed(other.fixed()),
+        }
+    }
+
+    /// The name of a reason that is no policy's own.
+    const fn fixed(&self) -> &'static str {
+        match self {
             Self::Forwarded => "Forwarded",
             Self::NoPolicy => "NoPolicy",
             Self::PrivacyRequired => "PrivacyRequired",
@@ -182,7 +200,7 @@ impl Reason {
             Self::ModerateDeadline => "ModerateDeadline",
             Self::ModerateComplexity => "ModerateComplexity",
             Self::HighComplexity => "HighComplexity",
-            Self::Rule(name) => name.as_str(),
+            Self::Rule(_) => "Rule",
             Self::NoRuleMatched => "NoRuleMatched",
             Self::RulesFailed => "RulesFailed",
             Self::TierNotConfigured => "TierNotConfigured",

@@ -141,7 +141,7 @@ impl Record {
         stated: &Stated,
         snapshot: &Snapshot,
         decision: &Decision,
-        facts: &RequestFacts<'_>,
+        facts: &RequestFacts<'_, '_>,
     ) -> Self {
         let mut record = Self {
             time: Timestamp::now(),
