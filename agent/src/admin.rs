@@ -117,8 +117,13 @@ async fn explain(
         let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
         let labels = admin.node.labels();
         let facts = RequestFacts { request: &request, model: &entry.key, labels: &labels, header: &header };
-        Explained::of(&entry.policy, stated, &snapshot(&entry, admin.node.tier(), admin.node.upstream.now()), &facts)
-            .map_err(|error| invalid(&error))
+        Explained::of(
+            &entry.policy,
+            stated,
+            &snapshot(&entry, admin.node.tier(), admin.node.upstream.now()),
+            &facts,
+        )
+        .map_err(|error| invalid(&error))
     })?;
     Ok(Json(explained))
 }

@@ -105,7 +105,7 @@ impl Node {
     pub fn record(&self, mut record: Record, by: By, code: u16, took: Duration) {
         let Some(recorder) = &self.recorder else { return };
         let (tier, source) = by.unzip();
-        record.happened.tier = tier.map(|tier| tier.as_str().to_owned());
+        record.happened.tier = tier.map(str::to_owned);
         record.happened.source = source.map(str::to_owned);
         record.happened.code = code;
         record.happened.latency_ms = millis(took);

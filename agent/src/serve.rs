@@ -8,9 +8,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
-use terrace_oip::{InferRequest, Parameter, Parameters};
+use terrace_oip::{InferRequest, Parameter, Parameters, RequestedOutput};
 use terrace_tiering::{
-    self as tiering, Decision, LocalModel, LocalState, RequirementError, Requirements, Snapshot, Stated,
+    self as tiering, Decision, LocalModel, LocalState, Plan, RequirementError, Requirements, Snapshot, Stated,
 };
 use tracing::debug;
 
@@ -25,6 +25,9 @@ use crate::registry::{Entry, Local, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
 use crate::upstream::{Original, Outgoing, Trace};
+
+/// What this node says of an answer only at times; what another tier said of its own answer is not passed on.
+pub const OURS: [&str; 2] = ["complexity", "confidence"];
 
 /// A request as it arrived.
 #[derive(Debug)]
@@ -87,7 +90,7 @@ pub async fn infer<E: Exchange>(node: &Node, call: Call, exchange: &mut E) -> Re
     if let Some(record) = record {
         node.record(record, by, code, took);
     }
-    debug!(model = %entry.key, code, tier = by.map(|(tier, _)| tier.as_str()), ?took, "request over");
+    debug!(model = %entry.key, code, tier = by.map(|(tier, _)| tier), ?took, "request over");
     reply
 }
 
@@ -118,7 +121,7 @@ async fn answer<E: Exchange>(
     let (decision, noted) = decide(node, entry, tier, asked, |name| exchange.header(name));
     *record = noted;
 
-    let outgoing = outgoing(&decision, tier, entry, exchange, &request)?;
+    let outgoing = outgoing(&decision, tier, entry, exchange, &mut request)?;
     let work = Work {
         inputs: std::mem::take(&mut request.inputs).into_iter().map(|input| input.tensor).collect(),
         outputs: request
@@ -141,6 +144,9 @@ async fn answer<E: Exchange>(
     *by = Some((answer.tier, answer.source.as_str()));
     if let Some(record) = record {
         record.happened.attempts = answer.attempts.iter().map(Into::into).collect();
+    }
+    if let Some(confidence) = answer.confidence {
+        node.metrics.confidence(&entry.label, confidence);
     }
     let parameters = told(&decision, &answer, call.started);
     let model_name = entry.key.to_url(&node.default_namespace);
@@ -195,10 +201,14 @@ fn refuse_classification(request: &InferRequest) -> Result<(), Refusal> {
 
 /// Who answered, and why.
 fn told(decision: &Decision, answer: &Answer, started: Instant) -> Parameters {
-    let mut parameters = Parameters::with_capacity(6);
-    parameters.insert("tier", answer.tier.as_str());
+    let mut parameters = Parameters::with_capacity(7);
+    parameters.insert("tier", answer.tier);
     parameters.insert("source", answer.source.as_str());
-    parameters.insert("reason", Parameter::String(decision.reason.to_text()));
+    parameters
+        .insert("reason", Parameter::String(answer.reason.as_ref().unwrap_or(&decision.reason).to_text()));
+    if let Some(confidence) = answer.confidence {
+        parameters.insert("confidence", confidence);
+    }
     if let Some(complexity) = decision.complexity {
         parameters.insert("complexity", complexity);
     }
@@ -256,20 +266,36 @@ pub fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
     snapshot
 }
 
-/// The request as those tiers are asked that may answer it.
+/// The request as those tiers are asked that may answer it. Members of an ensemble give their scores, too, where the client
+/// does not ask for them: without, their answers cannot be combined.
 fn outgoing<E: Exchange>(
     decision: &Decision,
     here: Tier,
     entry: &Entry,
     exchange: &E,
-    request: &InferRequest,
+    request: &mut InferRequest,
 ) -> Result<Option<Outgoing>, Refusal> {
-    let remote = || decision.candidates.iter().filter(|candidate| candidate.tier != here);
-    if decision.privacy_required || remote().next().is_none() {
+    if decision.privacy_required || !decision.asks_others(here) {
         return Ok(None);
     }
-    let protocols = remote().filter_map(|candidate| Some(entry.reach.to(candidate.tier)?.remote.protocol));
-    let outgoing = Outgoing::new(exchange.original()?, request, protocols);
+    let protocols = decision.others(here).filter_map(|tier| Some(entry.reach.to(tier)?.remote.protocol));
+    let original = exchange.original()?;
+    let scores = match (&decision.plan, &entry.measure, &request.outputs) {
+        (Plan::Ensemble(_), Some(measure), Some(outputs)) => {
+            Some(measure.output()).filter(|scores| outputs.iter().all(|output| output.name != *scores))
+        }
+        _ => None,
+    };
+    let outgoing = if let Some(scores) = scores {
+        let asked = request.outputs.clone();
+        let scores = RequestedOutput { name: scores.to_owned(), parameters: Parameters::new() };
+        request.outputs.get_or_insert_default().push(scores);
+        let outgoing = Outgoing::new(original.elements(request), request, protocols);
+        request.outputs = asked;
+        outgoing
+    } else {
+        Outgoing::new(original, request, protocols)
+    };
     outgoing.map(Some).map_err(|error| Refusal::Failed(error.to_string()))
 }
 

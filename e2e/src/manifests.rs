@@ -25,6 +25,7 @@ pub struct Model {
     cases: Option<Artifact>,
     policy: Option<String>,
     upstreams: Vec<(&'static str, String)>,
+    confidence: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +43,7 @@ pub struct Policy {
     tiers: Vec<(&'static str, String, Vec<String>)>,
     fallback: Option<String>,
     more: Vec<String>,
+    mode: Option<(&'static str, String)>,
 }
 
 impl Manifests {
@@ -97,6 +99,7 @@ impl Model {
             cases: None,
             policy: None,
             upstreams: Vec::new(),
+            confidence: None,
         }
     }
 
@@ -177,6 +180,13 @@ impl Model {
         self
     }
 
+    /// As sure as this measure says: `{output: probabilities, method: Probability}`.
+    #[must_use]
+    pub fn confidence(mut self, measure: &str) -> Self {
+        self.confidence = Some(measure.to_owned());
+        self
+    }
+
     /// Called otherwise on another tier: `edge`, `cloud`.
     #[must_use]
     pub fn called(mut self, tier: &'static str, name: &str) -> Self {
@@ -224,6 +234,9 @@ impl Model {
         }
         for (tier, name) in &self.upstreams {
             let _ = writeln!(text, "    {tier}: {{model: {name}}}");
+        }
+        if let Some(measure) = &self.confidence {
+            let _ = writeln!(text, "  confidence: {measure}");
         }
         if let Some(policy) = &self.policy {
             let _ = writeln!(text, "  policyRef: {{name: {policy}}}");
@@ -295,6 +308,20 @@ impl Policy {
         self
     }
 
+    /// The node answers, and somebody else what it is not sure of: `{verifier: Cloud}`.
+    #[must_use]
+    pub fn speculative(mut self, speculative: &str) -> Self {
+        self.mode = Some(("Speculative", speculative.to_owned()));
+        self
+    }
+
+    /// Several answer at once: `{members: [Device, Cloud]}`.
+    #[must_use]
+    pub fn ensemble(mut self, ensemble: &str) -> Self {
+        self.mode = Some(("Ensemble", ensemble.to_owned()));
+        self
+    }
+
     /// The manifest.
     pub fn yaml(&self) -> String {
         let mut text = header("TierPolicy", &self.name);
@@ -320,6 +347,9 @@ impl Policy {
         }
         for yaml in &self.more {
             let _ = writeln!(spec, "  {}", yaml.replace('\n', "\n  "));
+        }
+        if let Some((mode, fields)) = &self.mode {
+            let _ = writeln!(spec, "  mode: {mode}\n  {}: {fields}", mode.to_lowercase());
         }
         text.push_str(if spec.is_empty() { "spec: {}\n" } else { "spec:\n" });
         text + &spec

@@ -10,7 +10,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use terrace_e2e::agent::onnxruntime;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
-use terrace_e2e::scenes;
 use terrace_e2e::site::Site;
 use terrace_e2e::{checkout, digits, upstreams, wait};
 
@@ -60,14 +59,23 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
     let cloud = upstreams::answering().await?;
+    let confidence = "{output: probabilities, method: Probability}";
+    let site = Site::new()?;
     // Its rule fails, and is counted.
-    let policy = Policy::named("near")
-        .cloud(&cloud.url())
-        .with("rules: [{when: request.batch / 0 == 1, tier: Device}, {when: request.complexity > 0.8, tier: Cloud}]");
-    let (_site, agent) = scenes::device_under(&policy).await?;
+    let rules = "rules: [{when: request.batch / 0 == 1, tier: Device}, {when: request.complexity > 0.8, tier: Cloud}]";
+    site.manifests().policy(&Policy::named("near").cloud(&cloud.url()).with(rules))?;
+    site.manifests().model(&Model::digits("digits-device")?.policy("near"))?;
+    // Its mode measures how sure the model is; nobody needs to be asked.
+    let sure =
+        Policy::named("sure").cloud("http://127.0.0.1:9").speculative("{verifier: Cloud, threshold: 0}");
+    site.manifests().policy(&sure)?;
+    site.manifests()
+        .model(&Model::digits("digits-edge")?.named("digits-edge").confidence(confidence).policy("sure"))?;
+    let agent = site.agent().ready().await?;
     for ask in [Ask::image(&digits::test_set().images[0]).private(), Ask::image(&[7.0; 64]).complexity(0.9)] {
         agent.infer(&ask).await?.answered()?;
     }
+    agent.infer(&Ask::image(&digits::test_set().images[0]).model("digits-edge")).await?.answered()?;
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
     Ok(())
 }

@@ -12,6 +12,7 @@ use terrace_crds::policy::{Fallback, RequestDefaults, Tiers};
 use terrace_crds::{Tier, TierPolicySpec};
 
 use crate::complexity::Complexity;
+use crate::mode::Mode;
 use crate::remote::{RemoteTier, positive, remote_tier};
 use crate::rules::{self, Rule};
 
@@ -40,7 +41,7 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// Which tiers may answer the requests of a model, and what holds where a request states nothing stricter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// There is no policy: the node answers, or nobody.
     local_only: bool,
@@ -54,6 +55,7 @@ pub struct Policy {
     rules: Option<Arc<[Rule]>>,
     complexity: Complexity,
     request_headers: Vec<String>,
+    mode: Mode,
 }
 
 impl Policy {
@@ -80,6 +82,7 @@ impl Policy {
             rules: rules::parse(spec.rules.as_deref(), &request_headers, &mut faults),
             complexity: Complexity::parse(spec.complexity.as_ref(), &request_headers, &mut faults),
             request_headers,
+            mode: Mode::parse(spec, &mut faults),
         };
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
     }
@@ -97,6 +100,7 @@ impl Policy {
             rules: None,
             complexity: Complexity::Entropy,
             request_headers: Vec::new(),
+            mode: Mode::Select,
         }
     }
 
@@ -154,10 +158,15 @@ impl Policy {
         labels
     }
 
+    /// How many tiers are asked.
+    pub const fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
     /// The same policy as a spec with every default written out, and nothing in it that has no effect. Two specs
     /// that mean the same give the same one. The lack of a policy gives that of a private policy without tiers.
     pub fn to_spec(&self) -> TierPolicySpec {
-        TierPolicySpec {
+        let mut spec = TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency.map(Into::into),
                 privacy_required: Some(self.privacy_required),
@@ -170,7 +179,10 @@ impl Policy {
             rules: self.rules.as_ref().map(|rules| rules.iter().map(Rule::to_spec).collect()),
             complexity: self.complexity.to_spec(),
             request_headers: self.request_headers.clone(),
-        }
+            ..TierPolicySpec::default()
+        };
+        self.mode.write(&mut spec);
+        spec
     }
 }
 

@@ -155,7 +155,8 @@ fn skipped(why: SkipReason) -> Failure {
     Failure { outcome: why.as_str(), refusal: too_late(), last: false }
 }
 
-fn too_late() -> Refusal {
+/// What is said where a deadline leaves no time.
+pub fn too_late() -> Refusal {
     Refusal::Deadline("too little of the deadline was left".to_owned())
 }
 

@@ -9,6 +9,7 @@ use crate::policy::Fault;
 use crate::rules::Scope;
 
 pub use entropy::{Elements, entropy};
+pub(crate) use entropy::{from_bf16, from_f16};
 
 /// How a policy measures a request that does not state its complexity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 
 mod arbitrary;
 mod fallback;
+mod modes;
 mod properties;
 mod rules;
 mod seed;
@@ -27,6 +28,8 @@ struct Sketch {
     enabled: Option<bool>,
     order: Option<Vec<Tier>>,
     rules: Option<Vec<(String, Tier)>>,
+    /// The fields of a mode; all others are those above.
+    mode: TierPolicySpec,
 }
 
 impl Sketch {
@@ -55,7 +58,7 @@ impl Sketch {
                     |(when, tier): &(String, Tier)| TierRule { when: when.clone(), tier: *tier, name: None };
                 rules.iter().map(rule).collect()
             }),
-            ..TierPolicySpec::default()
+            ..self.mode.clone()
         }
     }
 }
