@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use terrace_crds::Tier;
 use terrace_tiering::{
-    ExplainedRule, Facts, Outcome, Policy, RequirementError, Requirements, Snapshot, Stated, explain,
+    ExplainedRule, Facts, Outcome, Plan, Policy, RequirementError, Requirements, Snapshot, Stated, explain,
 };
 
 /// An explanation of a decision.
@@ -16,7 +16,14 @@ pub struct Explained {
     model: String,
     /// The tier of the node that would decide.
     node: &'static str,
+    mode: &'static str,
     reason: String,
+    /// Who answers where the node is not sure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verifier: Option<&'static str>,
+    /// Who is asked at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    members: Vec<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     complexity: Option<f64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -82,7 +89,15 @@ impl Explained {
             .collect();
         let skipped =
             decision.skipped.iter().map(|one| Skipped { tier: one.tier.as_str(), why: one.why.as_str() });
+        let (verifier, members) = match &decision.plan {
+            Plan::Walk => (None, Vec::new()),
+            Plan::Speculate(speculative) => (Some(speculative.verifier.as_str()), Vec::new()),
+            Plan::Ensemble(members) => (None, members.iter().map(|member| member.tier.as_str()).collect()),
+        };
         Ok(Self {
+            mode: policy.mode().as_str(),
+            verifier,
+            members,
             model: format!("{}.{}", facts.model_namespace(), facts.model_name()),
             node: snapshot.node.tier.as_str(),
             reason: decision.reason.as_str().to_owned(),
@@ -90,7 +105,7 @@ impl Explained {
             complexity_failed: decision.failed.complexity(),
             max_latency_ms: requirements.max_latency_ms(),
             private: decision.privacy_required,
-            refusal: candidates.is_empty().then(|| decision.refusal()),
+            refusal: (candidates.is_empty() && decision.plan == Plan::Walk).then(|| decision.refusal()),
             candidates,
             skipped: skipped.collect(),
             default_rules: explanation.is_default,
@@ -132,6 +147,9 @@ impl fmt::Display for Explained {
         }
         f.write_str(if self.private { ", private\n" } else { "\n" })?;
 
+        if self.mode != "Select" {
+            return self.write_decision(f);
+        }
         f.write_str(if self.default_rules { "\nthe default rules:\n" } else { "\nrules:\n" })?;
         for rule in &self.rules {
             let mark = match rule.outcome {
@@ -151,7 +169,19 @@ impl fmt::Display for Explained {
             }
         }
 
+        self.write_decision(f)
+    }
+}
+
+impl Explained {
+    fn write_decision(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nreason {}", self.reason)?;
+        if !self.members.is_empty() {
+            writeln!(f, "  at once: {}", self.members.join(", "))?;
+        }
+        if let Some(verifier) = self.verifier {
+            writeln!(f, "  where the node is not sure: {verifier}")?;
+        }
         for (place, candidate) in self.candidates.iter().enumerate() {
             writeln!(f, "  {}. {} ({})", place + 1, candidate.tier, candidate.source)?;
         }

@@ -43,7 +43,9 @@ use crate::{Duration, Tier};
     validation = Rule::new("!has(self.speculative) || self.speculative.verifier == 'Device' || (has(self.tiers) && (self.speculative.verifier == 'Edge' ? has(self.tiers.edge) : has(self.tiers.cloud)))")
         .message("tiers must say how the verifier of speculative is reached"),
     validation = Rule::new("!has(self.ensemble) || self.ensemble.members.all(tier, tier == 'Device' || (has(self.tiers) && (tier == 'Edge' ? has(self.tiers.edge) : has(self.tiers.cloud))))")
-        .message("tiers must say how each of the ensemble's members but the device is reached")
+        .message("tiers must say how each of the ensemble's members but the device is reached"),
+    validation = Rule::new("!has(self.mode) || self.mode == 'Select' || !(has(self.rules) || has(self.complexity) || has(self.requestHeaders))")
+        .message("rules, complexity and requestHeaders go with mode: Select: the other modes ask no rule")
 )]
 pub struct TierPolicySpec {
     /// How many tiers are asked. Default Select.

@@ -258,6 +258,12 @@ fn policies() -> Vec<Row> {
         ),
         ("no byte", json!({"complexity": {"method": "InputSize", "fullBytes": 0}}), "fullBytes"),
         ("no expression", json!({"complexity": {"method": "Expression"}}), "expression is needed"),
+        (
+            "a rule that no mode asks",
+            json!({"mode": "Speculative", "speculative": {"verifier": "Cloud"},
+                "tiers": {"cloud": {"url": "http://cloud"}}, "rules": [{"when": "true", "tier": "Edge"}]}),
+            "go with mode: Select",
+        ),
         ("headers", json!({"requestHeaders": ["x-class", "x-a"]}), ""),
         ("a header in capitals", json!({"requestHeaders": ["X-Class"]}), "spec.requestHeaders[0]"),
         (

@@ -133,9 +133,6 @@ pub fn desired(
             if found.is_none() {
                 desired.warnings.push(policy_not_found(plan, name));
             }
-            if let Some(policy) = found {
-                read_labels(&mut desired.spec, policy, node);
-            }
             found.copied()
         });
         let Some(work) = work(wanted, node, previous, &mut desired.waiting) else { continue };
@@ -144,7 +141,10 @@ pub fn desired(
         if let Some(policy) = policy.filter(lacks_confidence) {
             desired.warnings.push(confidence_missing(plan, policy));
         }
-        let policy = policy.filter(|policy| !lacks_confidence(policy)).map(Policy::to_spec);
+        let policy = policy.filter(|policy| !lacks_confidence(policy)).map(|policy| {
+            read_labels(&mut desired.spec, policy, node);
+            policy.to_spec()
+        });
         let entry = entry(plan, work, policy.as_ref());
         if let (Some(hash), Some(policy)) = (&entry.policy, policy) {
             desired.spec.policies.insert(hash.clone(), policy);

@@ -191,7 +191,7 @@ impl SkipReason {
 
 impl Reason {
     /// What no rule may be called: decisions that no rule takes.
-    pub(crate) const RESERVED: [Self; 7] = [
+    pub(crate) const RESERVED: [Self; 15] = [
         Self::Forwarded,
         Self::NoPolicy,
         Self::PrivacyRequired,
@@ -199,6 +199,14 @@ impl Reason {
         Self::NoRuleMatched,
         Self::RulesFailed,
         Self::TierNotConfigured,
+        Self::Speculative,
+        Self::VerifierHere,
+        Self::Confident,
+        Self::NotConfident,
+        Self::DeviceSlow,
+        Self::DeviceFailed,
+        Self::Ensemble,
+        Self::QuorumNotMet,
     ];
 
     /// The name in responses and metrics.

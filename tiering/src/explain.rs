@@ -7,6 +7,7 @@ use terrace_crds::Tier;
 use crate::cel::{EvalError, Value, Variable, Variables};
 use crate::decide::{Decision, decide_by};
 use crate::facts::Facts;
+use crate::mode::Mode;
 use crate::policy::Policy;
 use crate::requirements::Requirements;
 use crate::rules::{Rule, Scope, first_match, in_cel};
@@ -69,7 +70,7 @@ pub fn explain(
     };
     let decision = decide_by(policy, requirements, snapshot, &scope, &mut ask);
     let is_default = policy.rules().is_none();
-    if is_default && !decision.reason.is_settled() {
+    if is_default && *policy.mode() == Mode::Select && !decision.reason.is_settled() {
         // They are decided by code that asks nobody. That it agrees is tested.
         first_match(rules, snapshot.node.tier, ask);
     }

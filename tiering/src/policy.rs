@@ -84,6 +84,9 @@ impl Policy {
             request_headers,
             mode: Mode::parse(spec, &mut faults),
         };
+        if policy.mode != Mode::Select {
+            rules::refuse_unasked(spec, &mut faults);
+        }
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
     }
 

@@ -10,7 +10,7 @@ use std::io::{self, BufRead, BufReader, Write};
 
 use serde::Serialize;
 use terrace_crds::Tier;
-use terrace_tiering::{Facts, Input, Policy, Requirements, Stated, decide};
+use terrace_tiering::{Facts, Input, Plan, Policy, Requirements, Stated, decide};
 
 use super::STDIN;
 use crate::args;
@@ -133,6 +133,7 @@ struct Simulation {
     unreadable: usize,
     refused: usize,
     failures: usize,
+    speculated: usize,
     happened: Side,
     would: Side,
     /// From the tier that answered to the one that would be asked first.
@@ -150,6 +151,7 @@ struct Side {
 }
 
 const NOBODY: &str = "nobody";
+const ENSEMBLE: &str = "ensemble";
 
 impl Simulation {
     fn add(&mut self, record: &Record, policy: &Policy, labels: &BTreeMap<String, String>) {
@@ -181,6 +183,13 @@ impl Simulation {
         let facts = Recorded { request, model: ModelKey::from_url(&record.model, "default"), labels };
         let decision = decide(policy, &requirements, &snapshot, facts);
         self.failures += usize::from(!decision.failed.is_none());
+        if let Plan::Ensemble(members) = &decision.plan {
+            let others = members.iter().filter(|member| member.tier != record.node).count() as u64;
+            self.would.add(ENSEMBLE, decision.reason.as_str(), None, others * request.bytes);
+            *self.moved.entry((answered.to_owned(), ENSEMBLE.to_owned())).or_default() += 1;
+            return;
+        }
+        self.speculated += usize::from(matches!(decision.plan, Plan::Speculate(_)));
         let tier = decision.candidates.first().map(|candidate| candidate.tier);
         let name = tier.map_or(NOBODY, Tier::as_str);
         let latency = match tier {
@@ -202,6 +211,7 @@ impl Simulation {
             unreadable: self.unreadable,
             refused: self.refused,
             rules_failed: self.failures,
+            speculated: self.speculated,
             happened: self.happened.told(),
             would: self.would.told(),
             moved: self
@@ -256,6 +266,8 @@ struct Outcome {
     refused: usize,
     /// A rule failed on so many of them.
     rules_failed: usize,
+    /// A verifier may be asked, too; how sure the node would have been, no record can tell.
+    speculated: usize,
     happened: Told,
     would: Told,
     moved: Vec<Moved>,
@@ -288,7 +300,7 @@ impl Outcome {
             self.requests, self.private
         )?;
         writeln!(out, "\n{:<28}{:>16}{:>16}", "", "happened", "this policy")?;
-        for tier in ["device", "edge", "cloud", NOBODY] {
+        for tier in ["device", "edge", "cloud", ENSEMBLE, NOBODY] {
             let (was, would) = (self.happened.of(tier), self.would.of(tier));
             if was + would > 0 {
                 writeln!(out, "{tier:<28}{:>16}{:>16}", share(was, open), share(would, open))?;
@@ -311,6 +323,7 @@ impl Outcome {
         }
         for (count, what) in [
             (self.rules_failed, "requests on which a rule failed"),
+            (self.speculated, "requests whose answer a verifier may be asked about, too"),
             (self.refused, "requests that ask for a tier that this policy does not configure"),
             (self.unreadable, "lines that are not whole"),
         ] {

@@ -15,7 +15,7 @@ use crate::decide::Reason;
 
 pub(crate) use defaults::{default_rules, in_cel};
 pub use name::RuleName;
-pub(crate) use parse::{headers, parse};
+pub(crate) use parse::{headers, parse, refuse_unasked};
 pub(crate) use scope::Scope;
 
 /// The most rules of a policy; also in the CRD's schema. Each has a bit in [`Failed`].

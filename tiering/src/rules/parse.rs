@@ -81,6 +81,19 @@ pub(crate) fn parse(
     Some(parsed.into())
 }
 
+/// A mode that asks no rule has none.
+pub(crate) fn refuse_unasked(spec: &TierPolicySpec, faults: &mut Vec<Fault>) {
+    let fields = [
+        ("spec.rules", spec.rules.is_some()),
+        ("spec.complexity", spec.complexity.is_some()),
+        ("spec.requestHeaders", !spec.request_headers.is_empty()),
+    ];
+    let there = fields.into_iter().filter(|(_, is_there)| *is_there);
+    faults.extend(
+        there.map(|(field, _)| Fault::new(field, "goes with mode: Select; the other modes ask no rule")),
+    );
+}
+
 /// A rule's name, where it says what no other reason says.
 fn accepted(name: &str, before: &[Rule]) -> Result<RuleName, String> {
     let parsed = RuleName::parse(name)

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use terrace_crds::mode::{Ensemble, Mode};
 use terrace_crds::policy::{Complexity, ComplexityMethod, TierRule};
 use terrace_crds::{Tier, TierPolicySpec};
 use terrace_tiering::{
@@ -247,6 +248,21 @@ fn faults_have_the_rules_place() {
     let fields = |spec: &TierPolicySpec| {
         Policy::parse(spec).unwrap_err().into_iter().map(|fault| fault.to_string()).collect::<Vec<_>>()
     };
+    let unasked = TierPolicySpec {
+        mode: Some(Mode::Ensemble),
+        ensemble: Some(Ensemble {
+            members: vec![Tier::Device, Tier::Cloud],
+            combine: None,
+            weights: None,
+            quorum: None,
+        }),
+        ..with_headers(&[("true", Tier::Edge)])
+    };
+    let expected = "goes with mode: Select; the other modes ask no rule";
+    assert_eq!(
+        fields(&unasked),
+        [format!("spec.rules: {expected}"), format!("spec.requestHeaders: {expected}")]
+    );
     let none = TierPolicySpec { rules: Some(Vec::new()), ..TierPolicySpec::default() };
     assert_eq!(
         fields(&none),
