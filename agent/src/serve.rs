@@ -253,12 +253,16 @@ pub fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
     let mut snapshot = Snapshot::of(tiering::Node { tier, model: standing(entry) });
     if let Some(served) = entry.served() {
         let figures = served.model.load_figures();
+        // One guard for both: taken twice, it would wait for itself.
+        let pace = served.pace();
+        let (shortest_run, predicted) = (pace.shortest(), pace.predicted_p90(now, None));
+        drop(pace);
         snapshot.local = LocalState {
             queued: figures.queued,
             in_flight: figures.running,
             longest_run: figures.longest_run,
-            shortest_run: served.pace().shortest(),
-            predicted: served.pace().predicted_p90(now, None),
+            shortest_run,
+            predicted,
         };
     }
     snapshot.edge = entry.reach.state(Tier::Edge, now);
