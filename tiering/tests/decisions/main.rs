@@ -53,7 +53,8 @@ impl Sketch {
                 cloud: self.cloud.then(|| tier("https://cloud.example")),
             },
             fallback: Some(Fallback { enabled: self.enabled, order: self.order.clone() }),
-            rules: self.rules.as_ref().map(|rules| {
+            // The other modes have none.
+            rules: self.rules.as_ref().filter(|_| self.mode.mode.is_none()).map(|rules| {
                 let rule =
                     |(when, tier): &(String, Tier)| TierRule { when: when.clone(), tier: *tier, name: None };
                 rules.iter().map(rule).collect()
