@@ -29,6 +29,7 @@ mod status;
 mod store;
 mod sync;
 mod tools;
+mod unpacking;
 mod upstream;
 
 use std::process::ExitCode;
