@@ -82,6 +82,7 @@ impl Encoded {
             json,
             is_binary: relayed.is_binary(),
             tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
+            packed: None,
         })
     }
 
