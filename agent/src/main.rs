@@ -29,6 +29,7 @@ mod status;
 mod store;
 mod sync;
 mod tools;
+mod unpacking;
 mod upstream;
 
 use std::process::ExitCode;
@@ -142,6 +143,8 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
     let router = admin::router(Admin { node: Arc::clone(&parts.node), log });
     tasks.spawn(named("the admin port", listen::serve(admin_port, router, limits, ending)));
     let node = Arc::clone(&parts.node);
+    let upstream = Arc::clone(&node);
+    tasks.spawn(named("the credentials", async move { upstream.upstream.follow_credentials().await }));
     tasks.spawn(named("the sync", follow(args.clone(), parts)));
 
     tokio::select! {
@@ -195,7 +198,7 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
         tier: args.tier,
         default_namespace: args.default_namespace.clone(),
         body: body::Limits { bytes: args.max_body_bytes, room: Room::new(args.max_held_bytes) },
-        upstream: Upstream::new(egress, args.max_body_bytes)?,
+        upstream: Upstream::new(&egress, args.credentials_dir.clone(), args.max_body_bytes),
         board: Board::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: runtime.clone(),

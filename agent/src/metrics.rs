@@ -2,6 +2,7 @@
 //! else from enumerations.
 
 mod models;
+mod tiers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +11,15 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use terrace_crds::Tier;
 use terrace_tiering::{Failed, Policy};
+use tokio::runtime::Handle;
 
-use crate::registry::{ModelKey, Served};
+use crate::registry::{Entry, ModelKey};
+use crate::upstream::Upstream;
 
 /// The counters of one agent.
 #[derive(Debug)]
@@ -27,6 +31,7 @@ pub struct Metrics {
     activations: Family<ActivationLabels, Counter>,
     rule_failures: Family<RuleLabels, Counter>,
     decisions_unrecorded: Counter,
+    tasks: Gauge,
     confidences: Family<ModelLabels, Histogram, fn() -> Histogram>,
 }
 
@@ -103,6 +108,12 @@ impl Metrics {
             "Decisions that --record-decisions could not write in time",
             decisions_unrecorded.clone(),
         );
+        let tasks = Gauge::default();
+        registry.register(
+            "tasks",
+            "Tasks of the agent that live: connections, requests and the agent's own",
+            tasks.clone(),
+        );
         let confidences = Family::new_with_constructor(shares as fn() -> Histogram);
         registry.register(
             "confidence",
@@ -115,9 +126,10 @@ impl Metrics {
             durations,
             attempts,
             activations,
+            confidences,
             rule_failures,
             decisions_unrecorded,
-            confidences,
+            tasks,
         }
     }
 
@@ -161,12 +173,18 @@ impl Metrics {
         self.activations.get_or_create(&ActivationLabels { model: model.to_string(), outcome }).inc();
     }
 
-    /// Everything, as Prometheus reads it; with what each model that serves has done since it was loaded.
-    pub fn text<'a>(&self, serving: impl Iterator<Item = (&'a ModelKey, &'a Served)>) -> String {
+    /// Everything, as Prometheus reads it; with what each model that serves has done since it was loaded, and what is known
+    /// of other tiers.
+    pub fn text(&self, entries: &[Arc<Entry>], upstream: &Upstream) -> String {
+        let serving = entries.iter().filter_map(|entry| Some((&entry.key, &**entry.served()?)));
+        if let Ok(runtime) = Handle::try_current() {
+            self.tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
+        }
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode_registry(&mut text, &self.registry);
         let _ = encode_registry(&mut text, &models::registry(serving));
+        let _ = encode_registry(&mut text, &tiers::registry(upstream, entries));
         let _ = encode_eof(&mut text);
         text
     }

@@ -175,8 +175,8 @@ impl SkipReason {
         }
     }
 
-    /// The same for a person.
-    const fn text(self) -> &'static str {
+    /// The same for a person, of a tier.
+    pub const fn text(self) -> &'static str {
         match self {
             Self::TierNotConfigured => "is not configured in the model's policy",
             Self::NotLoaded => "is this node, where the model is not loaded yet",
@@ -413,9 +413,15 @@ impl Walk<'_> {
 }
 
 impl Decision {
-    /// Whether another tier than `here` may be asked.
+    /// The tiers other than `here` that may be asked.
+    pub fn others(&self, here: Tier) -> impl Iterator<Item = Tier> + '_ {
+        let candidates = self.candidates.iter().map(|candidate| candidate.tier);
+        candidates.chain(self.plan.tiers()).filter(move |tier| *tier != here)
+    }
+
+    /// Whether there are any.
     pub fn asks_others(&self, here: Tier) -> bool {
-        self.plan.asks_others(here) || self.candidates.iter().any(|candidate| candidate.tier != here)
+        self.others(here).next().is_some()
     }
 
     /// Why nobody may answer, for the caller: every tier that was considered, and what rules it out.

@@ -377,6 +377,7 @@ impl Shared {
                 sha256: current.sha256.clone(),
                 model: Arc::clone(&current.model),
                 execution: current.execution.clone(),
+                pace: Arc::clone(&current.pace),
             },
             _ => {
                 let progress = |phase| self.node.board.model(&key, |model| model.phase = phase);
@@ -470,10 +471,13 @@ impl Shared {
     fn publish(&self, revision: &Revision, policy: Policy, local: Local) {
         let serving = if let Local::Serving(served) = &local { Some(served.model.signature()) } else { None };
         let measure = confidence::measure(revision, serving);
+        let key = revision.key();
+        let label = key.to_string().into();
         self.node.registry.publish(Entry {
             measure,
-            label: revision.key().to_string().into(),
-            key: revision.key(),
+            reach: self.node.upstream.reach(&key.namespace, &label, &policy),
+            label,
+            key,
             policy: Arc::new(policy),
             upstreams: revision.model.upstreams.clone(),
             local,
