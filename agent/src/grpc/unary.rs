@@ -12,11 +12,13 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
+use terrace_oip::grpc;
 use terrace_oip::proto::{ModelInferRequest, ModelInferResponse};
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::held::patience;
+use crate::refusal::{Refusal, busy};
 use crate::rest::body::{Limits, Pieces};
 use crate::room::Taken;
 
@@ -67,13 +69,9 @@ where
         }
         let needed = claimed.max(whole.len() + data.len());
         if needed > most {
-            let limit = limits.bytes;
-            return Err(Status::out_of_range(format!(
-                "the message is larger than {limit} bytes, the limit of this agent (--max-body-bytes)"
-            )));
+            return Err(Refusal::TooLarge { limit: limits.bytes }.into());
         }
-        let covered = limits.room.cover(&mut taken, needed);
-        covered.map_err(|full| Status::resource_exhausted(full.to_string()))?;
+        limits.room.cover(&mut taken, needed).map_err(busy)?;
         whole.push(data, claimed);
     }
     Ok((whole.into_bytes(), taken))
@@ -100,6 +98,7 @@ fn message(mut bytes: Bytes) -> Result<ModelInferRequest, Status> {
     if length != bytes.len() {
         return Err(Status::internal("the call has not the one message that its length tells"));
     }
+    grpc::check(&bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;
     prost::Message::decode(bytes).map_err(|error: prost::DecodeError| Status::internal(error.to_string()))
 }
 
@@ -189,9 +188,9 @@ mod tests {
             (framed(0, 4, named), Code::Internal),
             (framed(0, 2, named), Code::Internal),
             (framed(1, 3, named), Code::Internal),
-            (framed(0, 3, b"\xff\xff\xff"), Code::Internal),
-            (framed(0, 101, &[0; 101]), Code::OutOfRange),
-            (framed(0, u32::MAX, named), Code::OutOfRange),
+            (framed(0, 3, b"\xff\xff\xff"), Code::InvalidArgument),
+            (framed(0, 101, &[0; 101]), Code::ResourceExhausted),
+            (framed(0, u32::MAX, named), Code::ResourceExhausted),
         ] {
             assert_eq!(read_one(bytes).await.unwrap_err(), expected);
         }
