@@ -15,6 +15,7 @@ pub mod infer;
 pub mod load;
 pub mod manifests;
 pub mod opinions;
+pub mod relay;
 pub mod scenes;
 pub mod server;
 pub mod site;
