@@ -13,7 +13,7 @@ use terrace_crds::Tier;
 use terrace_crds::model::Upstreams;
 use terrace_crds::node::ExecutionStatus;
 use terrace_engine::Model;
-use terrace_tiering::{Latency, Policy};
+use terrace_tiering::{Latency, Measure, Policy};
 
 use crate::sync::revision::Revision;
 use crate::upstream::Reach;
@@ -63,6 +63,8 @@ pub struct Entry {
     pub reach: Reach,
     /// What the model is called on other tiers.
     pub upstreams: Upstreams,
+    /// How sure the model is of an answer, where it says so.
+    pub measure: Option<Measure>,
     /// The model on this node.
     pub local: Local,
 }

@@ -8,13 +8,13 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
-use terrace_oip::{InferRequest, Parameters};
+use terrace_oip::{InferRequest, Parameters, RequestedOutput};
 use terrace_tiering::{
-    self as tiering, Decision, LocalModel, LocalState, RequirementError, Requirements, Snapshot, Stated,
+    self as tiering, Decision, LocalModel, LocalState, Plan, RequirementError, Requirements, Snapshot, Stated,
 };
 use tracing::debug;
 
-use crate::executor::{self, Answer, Attempt, Job, Output, Work};
+use crate::executor::{self, Answer, Attempt, Hedged, Job, Output, Work};
 use crate::heavy::heavy;
 use crate::metrics::Finished;
 use crate::node::Node;
@@ -23,6 +23,9 @@ use crate::registry::{Entry, Local, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
 use crate::upstream::{Original, Outgoing, Trace};
+
+/// What this node says of an answer only at times; what another tier said of its own answer is not passed on.
+pub const OURS: [&str; 2] = ["complexity", "confidence"];
 
 /// A request as it arrived.
 #[derive(Debug)]
@@ -79,7 +82,7 @@ pub async fn infer<E: Exchange>(node: &Node, call: Call, exchange: &mut E) -> Re
     let code = reply.as_ref().map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
     let took = started.elapsed();
     node.metrics.request(Finished { model: &entry.label, answer: by, code, took });
-    debug!(model = %entry.key, code, tier = by.map(|(tier, _)| tier.as_str()), ?took, "request over");
+    debug!(model = %entry.key, code, tier = by.map(|(tier, _)| tier), ?took, "request over");
     reply
 }
 
@@ -110,7 +113,12 @@ async fn answer<E: Exchange>(
     let decision =
         tiering::decide(&entry.policy, &requirements, &snapshot, || requirements::complexity(inputs));
 
-    let outgoing = outgoing(&decision, tier, entry, exchange, &request)?;
+    // Of a private request there is nothing to send, whatever comes after.
+    let outgoing = if decision.asks_others(tier) && !decision.privacy_required {
+        outgoing(exchange, entry, &decision, &mut request)?
+    } else {
+        None
+    };
     let work = Work {
         inputs: std::mem::take(&mut request.inputs).into_iter().map(|input| input.tensor).collect(),
         outputs: request
@@ -127,10 +135,14 @@ async fn answer<E: Exchange>(
         outgoing,
         trace: call.trace.as_ref(),
         deadline: due(requirements.max_latency()),
+        hedged: Hedged::default(),
     };
     let deadline = job.deadline;
     let answer = executor::run(job).await?;
     *by = Some((answer.tier, answer.source.as_str()));
+    if let Some(confidence) = answer.confidence {
+        node.metrics.confidence(&entry.label, confidence);
+    }
     let parameters = told(&decision, &answer, call.started);
     let model_name = entry.key.to_url(&node.default_namespace);
     let size = answer.output.size();
@@ -141,6 +153,36 @@ async fn answer<E: Exchange>(
         return Err(Refusal::Deadline("the answer was there, but not within the deadline".to_owned()));
     }
     Ok(encoded)
+}
+
+/// The request as other tiers are asked, where one may be. Members of an ensemble give their scores, too, where the client
+/// does not ask for them: without, their answers cannot be combined.
+fn outgoing<E: Exchange>(
+    exchange: &E,
+    entry: &Entry,
+    decision: &Decision,
+    request: &mut InferRequest,
+) -> Result<Option<Outgoing>, Refusal> {
+    let remote = [Tier::Edge, Tier::Cloud].into_iter().filter_map(|tier| entry.reach.to(tier));
+    let protocols = remote.map(|reach| reach.remote.protocol);
+    let original = exchange.original()?;
+    let scores = match (&decision.plan, &entry.measure, &request.outputs) {
+        (Plan::Ensemble(_), Some(measure), Some(outputs))
+            if outputs.iter().all(|output| output.name != measure.output()) =>
+        {
+            RequestedOutput { name: measure.output().to_owned(), parameters: Parameters::new() }
+        }
+        _ => return Outgoing::new(original, request, protocols).map(Some).map_err(failed),
+    };
+    let asked = request.outputs.clone();
+    request.outputs.get_or_insert_default().push(scores);
+    let outgoing = Outgoing::new(original.raw(request), request, protocols);
+    request.outputs = asked;
+    outgoing.map(Some).map_err(failed)
+}
+
+fn failed(error: impl std::error::Error) -> Refusal {
+    Refusal::Failed(error.to_string())
 }
 
 /// Triton's extension that answers with the best classes instead of the outputs. An answer that is not what was asked
@@ -157,10 +199,13 @@ fn refuse_classification(request: &InferRequest) -> Result<(), Refusal> {
 
 /// Who answered, and why.
 fn told(decision: &Decision, answer: &Answer, started: Instant) -> Parameters {
-    let mut parameters = Parameters::with_capacity(6);
-    parameters.insert("tier", answer.tier.as_str());
+    let mut parameters = Parameters::with_capacity(7);
+    parameters.insert("tier", answer.tier);
     parameters.insert("source", answer.source.as_str());
-    parameters.insert("reason", decision.reason.as_str());
+    parameters.insert("reason", answer.reason.as_ref().unwrap_or(&decision.reason).as_str());
+    if let Some(confidence) = answer.confidence {
+        parameters.insert("confidence", confidence);
+    }
     if let Some(complexity) = decision.complexity {
         parameters.insert("complexity", complexity);
     }
@@ -205,34 +250,20 @@ fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
     let mut snapshot = Snapshot::of(tiering::Node { tier, model: standing(entry) });
     if let Some(served) = entry.served() {
         let figures = served.model.load_figures();
+        let pace = served.pace();
+        let (shortest_run, predicted) = (pace.shortest(), pace.predicted_p90(now, None));
+        drop(pace);
         snapshot.local = LocalState {
             queued: figures.queued,
             in_flight: figures.running,
+            shortest_run,
             longest_run: figures.longest_run,
-            shortest_run: served.pace().shortest(),
-            predicted: served.pace().predicted_p90(now, None),
+            predicted,
         };
     }
     snapshot.edge = entry.reach.state(Tier::Edge, now);
     snapshot.cloud = entry.reach.state(Tier::Cloud, now);
     snapshot
-}
-
-/// The request as those tiers are asked that may answer it.
-fn outgoing<E: Exchange>(
-    decision: &Decision,
-    here: Tier,
-    entry: &Entry,
-    exchange: &E,
-    request: &InferRequest,
-) -> Result<Option<Outgoing>, Refusal> {
-    let remote = || decision.candidates.iter().filter(|candidate| candidate.tier != here);
-    if decision.privacy_required || remote().next().is_none() {
-        return Ok(None);
-    }
-    let protocols = remote().filter_map(|candidate| Some(entry.reach.to(candidate.tier)?.remote.protocol));
-    let outgoing = Outgoing::new(exchange.original()?, request, protocols);
-    outgoing.map(Some).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 const fn standing(entry: &Entry) -> LocalModel {

@@ -10,7 +10,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use terrace_e2e::agent::onnxruntime;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
-use terrace_e2e::scenes;
 use terrace_e2e::site::Site;
 use terrace_e2e::{checkout, digits, upstreams, wait};
 
@@ -56,9 +55,16 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
+    // A policy whose mode measures how sure the model is, and another tier that is asked now and then.
     let cloud = upstreams::answering().await?;
-    let (_site, agent) = scenes::device_under(&Policy::named("near").cloud(&cloud.url())).await?;
-    for ask in [Ask::image(&digits::test_set().images[0]).private(), Ask::image(&[7.0; 64]).complexity(0.9)] {
+    let policy = Policy::named("near").cloud(&cloud.url());
+    let site = Site::new()?;
+    site.manifests().policy(&policy.speculative("{verifier: Cloud, threshold: 0}"))?;
+    let model = Model::digits("digits-device")?.confidence("{output: probabilities, method: Probability}");
+    site.manifests().model(&model.policy("near"))?;
+    let agent = site.agent().ready().await?;
+    let ask = Ask::image(&digits::test_set().images[0]);
+    for ask in [ask.clone().parameter("tier", "cloud"), ask] {
         agent.infer(&ask).await?.answered()?;
     }
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);

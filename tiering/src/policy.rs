@@ -9,6 +9,7 @@ use std::time::Duration;
 use terrace_crds::policy::{Fallback, RequestDefaults, Tiers};
 use terrace_crds::{Tier, TierPolicySpec};
 
+use crate::mode::Mode;
 use crate::remote::{RemoteTier, positive, remote_tier};
 
 /// What is wrong with one field of a resource.
@@ -36,7 +37,7 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// Which tiers may answer the requests of a model, and what holds where a request states nothing stricter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// There is no policy: the node answers, or nobody.
     local_only: bool,
@@ -46,6 +47,7 @@ pub struct Policy {
     cloud: Option<RemoteTier>,
     /// `None` where fallback is off.
     fallback: Option<Vec<Tier>>,
+    mode: Mode,
 }
 
 impl Policy {
@@ -68,6 +70,7 @@ impl Policy {
             edge: remote_tier(spec.tiers.edge.as_ref(), "spec.tiers.edge", &mut faults),
             cloud: remote_tier(spec.tiers.cloud.as_ref(), "spec.tiers.cloud", &mut faults),
             fallback: fallback(spec.fallback.as_ref(), &mut faults),
+            mode: Mode::parse(spec, &mut faults),
         };
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
     }
@@ -82,6 +85,7 @@ impl Policy {
             edge: None,
             cloud: None,
             fallback: None,
+            mode: Mode::Select,
         }
     }
 
@@ -114,10 +118,15 @@ impl Policy {
         self.fallback.as_deref()
     }
 
+    /// How many tiers are asked.
+    pub const fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
     /// The same policy as a spec with every default written out, and nothing in it that has no effect. Two specs
     /// that mean the same give the same one. The lack of a policy gives that of a private policy without tiers.
     pub fn to_spec(&self) -> TierPolicySpec {
-        TierPolicySpec {
+        let mut spec = TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency.map(Into::into),
                 privacy_required: Some(self.privacy_required),
@@ -127,7 +136,10 @@ impl Policy {
                 cloud: self.cloud.as_ref().map(RemoteTier::to_spec),
             },
             fallback: Some(Fallback { enabled: Some(self.fallback.is_some()), order: self.fallback.clone() }),
-        }
+            ..TierPolicySpec::default()
+        };
+        self.mode.write(&mut spec);
+        spec
     }
 }
 
@@ -201,6 +213,7 @@ mod tests {
                 cloud: Some(RemoteTierSpec { url: "http://cloud?a".to_owned(), ..Default::default() }),
             },
             fallback: Some(Fallback { enabled: None, order: Some(vec![]) }),
+            ..TierPolicySpec::default()
         };
         assert_eq!(
             fields(&spec),

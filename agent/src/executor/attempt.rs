@@ -26,45 +26,29 @@ pub struct Failure {
     pub last: bool,
 }
 
-/// How one try ended, and whether it took a second request.
-#[derive(Debug)]
-pub struct Tried {
-    /// The outputs, or why there are none.
-    pub ended: Result<Output, Failure>,
-    /// A second request was made because the first answer was late.
-    pub hedged: bool,
-}
-
-impl From<Result<Output, Failure>> for Tried {
-    fn from(ended: Result<Output, Failure>) -> Self {
-        Self { ended, hedged: false }
-    }
-}
-
 /// Tries `candidate`, and keeps `reserve` of the time that is left for those after it. Dropped before its end, it stops
 /// what it began: a run that nobody else waits for, a request that is under way. Several may run at once, each for another
 /// tier.
-pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration) -> Tried {
+pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration) -> Result<Output, Failure> {
     let entry = job.entry;
     let reach = entry.reach.to(candidate.tier).filter(|_| candidate.tier != job.tier);
     let timeout = reach.map(|reach| reach.remote.timeout);
     let left = left(job.deadline);
     let limit = match tiering::attempt_timeout(left, timeout, reserve) {
         tiering::Attempt::Run(limit) => limit,
-        tiering::Attempt::Skip(why) => return Err(skipped(why)).into(),
+        tiering::Attempt::Skip(why) => return Err(skipped(why)),
     };
     match (reach, entry.served()) {
         (Some(reach), _) => {
             let allowed = left.map(|left| left.saturating_sub(reserve));
             forward(job, candidate.tier, reach, (limit.unwrap_or(reach.remote.timeout), allowed)).await
         }
-        (None, Some(served)) => run_here(job, served, left).await.into(),
+        (None, Some(served)) => run_here(job, served, left).await,
         (None, None) => Err(Failure {
             outcome: SkipReason::NotLoaded.as_str(),
             refusal: Refusal::NoTier("the model is not loaded on this node".to_owned()),
             last: false,
-        })
-        .into(),
+        }),
     }
 }
 
@@ -111,12 +95,12 @@ async fn forward(
     tier: Tier,
     reach: &TierReach,
     (limit, allowed): (Duration, Option<Duration>),
-) -> Tried {
+) -> Result<Output, Failure> {
     // What holds for a private request holds here too, whatever was decided.
     let outgoing = job.outgoing.as_ref().filter(|_| !job.decision.privacy_required);
     let Some(outgoing) = outgoing else {
         let refusal = Refusal::NoTier(format!("{tier}: the request may not leave this node"));
-        return Err(Failure { outcome: "NotAllowed", refusal, last: false }).into();
+        return Err(Failure { outcome: "NotAllowed", refusal, last: false });
     };
     let model = job.entry.name_on(tier, &job.node.default_namespace);
     let ask = Ask {
@@ -129,7 +113,10 @@ async fn forward(
         trace: job.trace,
     };
     let asked = reach.ask(&job.node.upstream, ask).await;
-    let ended = asked.answer.map(Output::Relayed).map_err(|error| {
+    if asked.hedged {
+        job.hedged.note(tier);
+    }
+    asked.answer.map(Output::Relayed).map_err(|error| {
         let outcome = error.outcome();
         debug!(%tier, outcome, error = causes(&error), "a tier did not answer");
         match error {
@@ -147,15 +134,15 @@ async fn forward(
             }
             error => Failure { outcome, refusal: Refusal::NoTier(format!("{tier}: {error}")), last: false },
         }
-    });
-    Tried { ended, hedged: asked.hedged }
+    })
 }
 
 fn skipped(why: SkipReason) -> Failure {
     Failure { outcome: why.as_str(), refusal: too_late(), last: false }
 }
 
-fn too_late() -> Refusal {
+/// What is said where a deadline leaves no time.
+pub fn too_late() -> Refusal {
     Refusal::Deadline("too little of the deadline was left".to_owned())
 }
 

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use bytes::Bytes;
 use terrace_engine::TensorSpec;
 use terrace_oip::metadata::{ConfigTensor, ModelStatistics, Spent};
 use terrace_oip::proto::{self, model_metadata_response::TensorMetadata};
@@ -29,7 +28,7 @@ use crate::refusal::Refusal;
 use crate::registry::ModelKey;
 use crate::requirements;
 use crate::room::Taken;
-use crate::serve::{self, Call, Exchange, Reply};
+use crate::serve::{self, Call, Exchange, OURS, Reply};
 use crate::upstream::{Original, Relayed, Trace};
 
 /// The gRPC port.
@@ -220,18 +219,23 @@ impl Exchange for Grpc {
     fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
         let (version, parameters, outputs) = match reply.output {
             Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
+            Output::Combined { version, tensors } => (version.unwrap_or_default(), reply.parameters, tensors),
             Output::Relayed(Relayed::Grpc(mut message)) => {
                 // As it came, but for what this node says of it.
                 message.model_name = reply.model_name.into_owned();
                 message.id = reply.request.id.clone().unwrap_or_default();
-                message.parameters.remove("complexity");
+                for ours in OURS {
+                    message.parameters.remove(ours);
+                }
                 grpc::extend_parameters(&mut message, &reply.parameters);
                 return Ok(*message);
             }
             Output::Relayed(relayed) => {
                 let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
                 let mut parameters: Parameters = told.parameters;
-                parameters.remove("complexity");
+                for ours in OURS {
+                    parameters.remove(ours);
+                }
                 parameters.extend(reply.parameters);
                 (told.model_version.unwrap_or_default(), parameters, told.outputs)
             }

@@ -15,7 +15,7 @@ use terrace_oip::{InferRequest, InferResponse, Parameters, Tensor};
 use crate::executor::Output;
 use crate::message::{JSON_LENGTH, content_type};
 use crate::refusal::Refusal;
-use crate::serve::Reply;
+use crate::serve::{OURS, Reply};
 use crate::upstream::Relayed;
 
 /// Below this size a body is sent as one piece: a copy costs less than a second write.
@@ -34,46 +34,51 @@ pub struct Encoded {
 impl Encoded {
     /// Encodes a reply as its request asks.
     pub fn new(reply: Reply<'_>) -> Result<Self, Refusal> {
-        let relayed = match reply.output {
-            Output::Local { served, tensors } => {
-                let version = Some(served.revision());
-                return Self::tensors(&reply.model_name, version, reply.request, &reply.parameters, tensors);
+        let Reply { request, model_name, mut parameters, output } = reply;
+        let (version, tensors) = match output {
+            Output::Local { served, tensors } => (Some(served.revision().to_owned()), tensors),
+            Output::Combined { version, tensors } => (version, tensors),
+            Output::Relayed(Relayed::Http(relayed)) => {
+                let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
+                response.model_name = model_name;
+                response.id = request.id.as_deref().map(Into::into);
+                for ours in OURS {
+                    response.parameters.remove(ours);
+                }
+                response.parameters.extend(parameters);
+                let json = response.to_json().map_err(|error| unwritable(&error))?;
+                let tail = relayed.tail();
+                return Ok(Self {
+                    json,
+                    is_binary: relayed.is_binary(),
+                    tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
+                });
             }
-            Output::Relayed(Relayed::Http(relayed)) => relayed,
             Output::Relayed(relayed) => {
                 let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
-                let mut parameters = told.parameters;
-                parameters.remove("complexity");
-                parameters.extend(reply.parameters);
-                let version = told.model_version.as_deref();
-                return Self::tensors(&reply.model_name, version, reply.request, &parameters, told.outputs);
+                let mut theirs = told.parameters;
+                for ours in OURS {
+                    theirs.remove(ours);
+                }
+                theirs.extend(parameters);
+                parameters = theirs;
+                (told.model_version, told.outputs)
             }
         };
-        let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
-        response.model_name = reply.model_name;
-        response.id = reply.request.id.as_deref().map(Into::into);
-        response.parameters.remove("complexity");
-        response.parameters.extend(reply.parameters);
-        let json = response.to_json().map_err(|error| unwritable(&error))?;
-        let tail = relayed.tail();
-        Ok(Self {
-            json,
-            is_binary: relayed.is_binary(),
-            tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
-        })
+        let response = response(request, &model_name, version.as_deref(), &parameters);
+        Self::computed(response, request, tensors)
     }
 
-    fn tensors(
-        model_name: &str,
-        model_version: Option<&str>,
+    /// Encodes outputs that are in memory here.
+    fn computed(
+        response: InferResponse<'_>,
         request: &InferRequest,
-        parameters: &Parameters,
         tensors: Vec<Tensor>,
     ) -> Result<Self, Refusal> {
-        let id = request.id.as_deref();
-        let response = InferResponse { model_name, model_version, id, parameters, outputs: &tensors };
         let is_binary = |name: &str| request.wants_binary(name);
-        let json = response.to_json_but(is_binary).map_err(|error| unwritable(&error))?;
+        let json = InferResponse { outputs: &tensors, ..response }
+            .to_json_but(is_binary)
+            .map_err(|error| unwritable(&error))?;
         let binary: Vec<Tensor> = tensors.into_iter().filter(|tensor| is_binary(tensor.name())).collect();
         Ok(Self { json, is_binary: !binary.is_empty(), tail: binary.into_iter().filter_map(raw).collect() })
     }
@@ -100,6 +105,16 @@ impl Encoded {
         }
         Body::new(Frames(std::iter::once(Bytes::from(self.json)).chain(self.tail).collect()))
     }
+}
+
+/// A response, without its outputs.
+fn response<'a>(
+    request: &'a InferRequest,
+    model_name: &'a str,
+    model_version: Option<&'a str>,
+    parameters: &'a Parameters,
+) -> InferResponse<'a> {
+    InferResponse { model_name, model_version, id: request.id.as_deref(), parameters, outputs: &[] }
 }
 
 /// An output's elements, in the memory that they are in; none where it has none.
