@@ -118,6 +118,7 @@ impl Sync {
         let state = self.shared.journal.state();
         let Some(spec) = state.spec else { return };
         self.shared.node.become_tier(spec.tier);
+        self.shared.node.be_labelled(&spec.labels);
         let revisions: Vec<Revision> = Revision::all(&spec).collect();
         for revision in &revisions {
             self.shared.announce(revision);
@@ -163,6 +164,7 @@ impl Sync {
         let accepted = Arc::clone(&instruction);
         self.shared.record(move |journal, registry| journal.accept(&accepted.spec, registry)).await;
         self.shared.node.become_tier(instruction.spec.tier);
+        self.shared.node.be_labelled(&instruction.spec.labels);
         let wanted: HashMap<ModelKey, Revision> =
             Revision::all(&instruction.spec).map(|revision| (revision.key(), revision)).collect();
         self.retire(&wanted).await;
