@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod bench;
 pub mod cluster;
+pub mod codings;
 pub mod dice;
 pub mod digits;
 pub mod expected;
@@ -13,6 +14,7 @@ pub mod http;
 pub mod infer;
 pub mod load;
 pub mod manifests;
+pub mod relay;
 pub mod scenes;
 pub mod server;
 pub mod site;
