@@ -199,10 +199,7 @@ impl Tried {
         if let Some(rejected) = self.rejected {
             return rejected;
         }
-        // Those who were too late, or had too little time to be tried, may all have been so before the deadline itself.
-        let late = |refusal: &Refusal| matches!(refusal, Refusal::Deadline(_));
-        let all_late = !self.refusals.is_empty() && self.refusals.iter().all(late);
-        if all_late || left(job.deadline).is_some_and(|left| left.is_zero()) {
+        if left(job.deadline).is_some_and(|left| left.is_zero()) {
             return Refusal::Deadline(format!(
                 "no tier answered within the deadline: {}",
                 told(&self.attempts)
