@@ -24,6 +24,7 @@ pub struct Metrics {
     durations: Family<ModelLabels, Histogram, fn() -> Histogram>,
     attempts: Family<AttemptLabels, Counter>,
     activations: Family<ActivationLabels, Counter>,
+    refused: Family<RefusedLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,6 +50,11 @@ struct AttemptLabels {
 struct ActivationLabels {
     model: String,
     outcome: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedLabels {
+    reason: &'static str,
 }
 
 /// A request that is over.
@@ -81,7 +87,9 @@ impl Metrics {
         registry.register("attempts", "Attempts at a tier, by outcome", attempts.clone());
         let activations = Family::default();
         registry.register("activations", "Revisions that were to be served, by outcome", activations.clone());
-        Self { registry, requests, durations, attempts, activations }
+        let refused = Family::default();
+        registry.register("refused", "Calls and TLS handshakes of callers who may not, by reason", refused.clone());
+        Self { registry, requests, durations, attempts, activations, refused }
     }
 
     /// Counts a request for a model that exists.
@@ -98,6 +106,11 @@ impl Metrics {
     /// Counts one attempt at a tier.
     pub fn attempt(&self, tier: Tier, outcome: &'static str) {
         self.attempts.get_or_create(&AttemptLabels { tier: tier.as_str(), outcome }).inc();
+    }
+
+    /// Counts a call that its caller may not make.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&RefusedLabels { reason }).inc();
     }
 
     /// Counts a revision that serves now, or cannot.

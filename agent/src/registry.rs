@@ -60,6 +60,8 @@ pub struct Entry {
     pub policy: Arc<Policy>,
     /// What the model is called on other tiers.
     pub upstreams: Upstreams,
+    /// Namespaces whose callers may use it beside its own.
+    pub allowed_namespaces: Vec<String>,
     /// The model on this node.
     pub local: Local,
 }

@@ -4,12 +4,14 @@
 //! word, and the executor only walks the candidates that it named.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use terrace_oip::{InferRequest, Parameters};
 use terrace_tiering::{self as tiering, Decision, LocalModel, RequirementError, Requirements, Stated};
 use tracing::debug;
 
+use crate::callers::Caller;
 use crate::executor::{self, Answer, Attempt, Job, Output};
 use crate::heavy::heavy;
 use crate::message::Message;
@@ -23,6 +25,8 @@ use crate::room::Taken;
 /// A request as it arrived.
 #[derive(Debug)]
 pub struct Call {
+    /// Who asks.
+    pub caller: Caller,
     /// The model that it asks for.
     pub model: ModelKey,
     /// The version that it asks for, if it names one.
@@ -66,7 +70,7 @@ pub trait Exchange: Send {
 
 /// Answers a request, or says why not. Of a request for a model that is not known, the body is not read.
 pub async fn infer<E: Exchange>(node: &Node, call: Call, exchange: &mut E) -> Result<E::Encoded, Refusal> {
-    let entry = node.registry.get(&call.model).ok_or_else(|| unknown_model(&call.model))?;
+    let entry = entry(node, &call.caller, &call.model)?;
     let started = call.started;
     let mut by = None;
     let reply = answer(node, &entry, call, exchange, &mut by).await;
@@ -169,8 +173,20 @@ pub fn millis(duration: std::time::Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
+/// The entry of a model that a caller may use. Of others it hears the same whether they exist or not.
+pub fn entry(node: &Node, caller: &Caller, key: &ModelKey) -> Result<Arc<Entry>, Refusal> {
+    match node.registry.get(key) {
+        Some(entry) if caller.may_use(&key.namespace, &entry.allowed_namespaces) => Ok(entry),
+        None if caller.owns(&key.namespace) => Err(unknown_model(key)),
+        _ => {
+            node.metrics.refused("NotAllowed");
+            Err(Refusal::Forbidden)
+        }
+    }
+}
+
 /// What is said of a model that this node does not know.
-pub fn unknown_model(key: &ModelKey) -> Refusal {
+fn unknown_model(key: &ModelKey) -> Refusal {
     Refusal::NotFound(format!(
         "model {:?} is not known on this node; models come from InferenceModel resources",
         printable(&key.to_string())

@@ -243,6 +243,7 @@ fn entry(plan: &ModelPlan, work: Work, policy: Option<&TierPolicySpec>) -> NodeM
         runtime,
         verification,
         policy: policy.map(hash),
+        allowed_namespaces: plan.allowed_namespaces.clone(),
     }
 }
 
