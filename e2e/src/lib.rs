@@ -9,14 +9,17 @@ pub mod cluster;
 pub mod dice;
 pub mod digits;
 pub mod expected;
+pub mod grpc;
 pub mod http;
 pub mod infer;
 pub mod load;
 pub mod manifests;
+pub mod pki;
 pub mod scenes;
 pub mod server;
 pub mod site;
 pub mod upstreams;
+pub mod volume;
 pub mod wait;
 
 /// The root of the checkout.
