@@ -86,7 +86,7 @@ impl Tiers {
 }
 
 /// A tier that is reached over the network: a Terrace agent, or any server of the Open Inference Protocol.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RemoteTier {
     /// The server's base URL, without `/v2`: `https://gateway.example:8000`.

@@ -212,7 +212,10 @@ mod tests {
 
     fn with_edge(url: &str) -> TierPolicySpec {
         TierPolicySpec {
-            tiers: Tiers { edge: Some(RemoteTierSpec { url: url.to_owned(), timeout: None }), cloud: None },
+            tiers: Tiers {
+                edge: Some(RemoteTierSpec { url: url.to_owned(), ..Default::default() }),
+                cloud: None,
+            },
             ..TierPolicySpec::default()
         }
     }
@@ -298,7 +301,7 @@ mod tests {
             defaults: RequestDefaults { max_latency: Some(Duration::ZERO.into()), privacy_required: None },
             tiers: Tiers {
                 edge: Some(RemoteTierSpec { url: "edge".to_owned(), timeout: Some(Duration::ZERO.into()) }),
-                cloud: Some(RemoteTierSpec { url: "http://cloud?a".to_owned(), timeout: None }),
+                cloud: Some(RemoteTierSpec { url: "http://cloud?a".to_owned(), ..Default::default() }),
             },
             fallback: Some(Fallback { enabled: None, order: Some(vec![]) }),
         };
