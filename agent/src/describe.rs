@@ -27,12 +27,7 @@ pub const PLATFORM: &str = "onnxruntime_onnx";
 pub const BACKEND: &str = "onnxruntime";
 
 /// The model of this name, if its caller may use it and it serves the version that is asked for.
-pub fn find(
-    node: &Node,
-    caller: &Caller,
-    model: &str,
-    version: Option<&str>,
-) -> Result<Arc<Entry>, Refusal> {
+pub fn find(node: &Node, caller: &Caller, model: &str, version: Option<&str>) -> Result<Arc<Entry>, Refusal> {
     let entry = serve::entry(node, caller, &ModelKey::from_url(model, &node.default_namespace))?;
     serve::check_version(&entry, version)?;
     Ok(entry)

@@ -127,7 +127,9 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
 
     info!(tls = callers.has_tls(), everybody = callers.is_open(), "who may call the data ports");
     if args.callers.tokens_are_seen(&args.data_ports()) {
-        warn!("tokens cross the network unencrypted: give --tls-cert and --tls-key, or have a proxy on this machine encrypt them");
+        warn!(
+            "tokens cross the network unencrypted: give --tls-cert and --tls-key, or have a proxy on this machine encrypt them"
+        );
     }
     let (end, ending) = watch::channel(false);
     let limits = Limits { connections: args.max_connections, drain: args.drain_timeout };

@@ -88,7 +88,11 @@ impl Metrics {
         let activations = Family::default();
         registry.register("activations", "Revisions that were to be served, by outcome", activations.clone());
         let refused = Family::default();
-        registry.register("refused", "Calls and TLS handshakes of callers who may not, by reason", refused.clone());
+        registry.register(
+            "refused",
+            "Calls and TLS handshakes of callers who may not, by reason",
+            refused.clone(),
+        );
         Self { registry, requests, durations, attempts, activations, refused }
     }
 

@@ -131,8 +131,11 @@ impl TokenIssuer {
     /// A token with these claims.
     pub fn sign(&self, claims: &Value) -> Result<String> {
         let header = json!({"alg": "ES256", "kid": self.id});
-        let message =
-            format!("{}.{}", base64url(header.to_string().as_bytes()), base64url(claims.to_string().as_bytes()));
+        let message = format!(
+            "{}.{}",
+            base64url(header.to_string().as_bytes()),
+            base64url(claims.to_string().as_bytes())
+        );
         let signature = self.key.sign(&SystemRandom::new(), message.as_bytes())?;
         Ok(format!("{message}.{}", base64url(signature.as_ref())))
     }
@@ -162,7 +165,8 @@ pub fn base64url(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
     for three in bytes.chunks(3) {
-        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        let bits =
+            three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
         text.extend((0..=three.len()).map(|place| DIGITS[(bits >> (18 - 6 * place) & 63) as usize] as char));
     }
     text

@@ -151,6 +151,8 @@ async fn who_shows_nothing_or_something_unknown_is_told_how_to_ask() -> Result<(
     ensure!(http_put(&agent, "/log", "trace").await? == 204);
     agent.send(&by(ask("shop"), "canary-0123456789abcdef")).await?;
     agent.send(&by(ask("shop"), SHOP)).await?.answered()?;
+    let mut calls = grpc::Connection::open(agent.grpc, None).await?;
+    ensure!(calls.call("ServerMetadata", Some(SHOP), &[]).await?.code == OK);
     for text in [agent.log(), agent.admin("/status").await?.text(), agent.admin("/metrics").await?.text()] {
         for secret in [SHOP, BANK, ALL, "canary", "Y2FuYXJ5"] {
             assert!(!text.contains(secret), "{secret} stands in\n{text}");
@@ -230,7 +232,11 @@ async fn allowed_namespaces_hold_at_once_and_are_no_new_revision() -> Result<()>
     statuses(200).await?;
     site.manifests().write("bank.yaml", &model.clone().pinned(&"0".repeat(64)).yaml())?;
     statuses(403).await?;
-    assert_eq!(revision(&agent.send(&by(ask("bank"), BANK)).await?.answered()?)?, before, "the old one serves on");
+    assert_eq!(
+        revision(&agent.send(&by(ask("bank"), BANK)).await?.answered()?)?,
+        before,
+        "the old one serves on"
+    );
     // A name that no namespace can have is refused with its field.
     site.manifests().write("bank.yaml", &model.allowing(&["Shop"]).yaml())?;
     agent.wait_condition("ManifestsAccepted", "False", "spec.allowedNamespaces").await
@@ -309,15 +315,22 @@ async fn service_account_tokens_are_checked_without_asking_anybody() -> Result<(
         (TokenIssuer::new("2")?.token("shop", "till")?, "UnknownKey"),
         ("no-jwt-at-all-0123".to_owned(), "UnknownToken"),
     ] {
+        let label = format!("reason=\"{reason}\"");
+        let before = agent.counted("terrace_refused_total", &[&label]).await?;
         let reply = agent.send(&by(ask("shop"), &token)).await?;
         assert_eq!(reply.status, 401, "{reason}: {}", reply.text());
-        assert_eq!(agent.counted("terrace_refused_total", &[&format!("reason=\"{reason}\"")]).await?, 1.0, "{reason}");
+        assert_eq!(agent.counted("terrace_refused_total", &[&label]).await?, before + 1.0, "{reason}");
     }
     let mut connection = grpc::Connection::open(agent.grpc, None).await?;
     let shop = grpc::named("shop.digits");
     assert_eq!(connection.call("ModelReady", Some(&token), &shop).await?.code, OK);
     let expired = connection.call("ModelReady", Some(&with("exp", json!(now()? - 6))?), &shop).await?;
-    assert_eq!((expired.code, expired.words.contains("expired")), (UNAUTHENTICATED, true), "{}", expired.words);
+    assert_eq!(
+        (expired.code, expired.words.contains("expired")),
+        (UNAUTHENTICATED, true),
+        "{}",
+        expired.words
+    );
     Ok(())
 }
 
@@ -410,18 +423,17 @@ async fn both_protocols_are_spoken_over_tls_and_nothing_without_it() -> Result<(
     let agent = with_tls(site.agent(), &volume).ready().await?;
     let client = TlsClient::new(&authority.pem, None)?;
     for port in [agent.http, agent.grpc] {
-        for (offered, chosen) in [
-            (&["h2", "http/1.1"][..], Some("h2")),
-            (&["http/1.1"], Some("http/1.1")),
-            (&[], None),
-        ] {
+        for (offered, chosen) in
+            [(&["h2", "http/1.1"][..], Some("h2")), (&["http/1.1"], Some("http/1.1")), (&[], None)]
+        {
             let stream = client.connect(port, offered).await?;
             let told = stream.get_ref().1.alpn_protocol().map(String::from_utf8_lossy);
             assert_eq!(told.as_deref(), chosen);
         }
         assert!(client.connect(port, &["smtp"]).await.is_err());
     }
-    let plain = terrace_e2e::http::raw(agent.http, b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n").await?;
+    let plain =
+        terrace_e2e::http::raw(agent.http, b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n").await?;
     assert!(!plain.contains("HTTP/1.1"), "{plain}");
     assert!(agent.counted("terrace_refused_total", &["reason=\"HandshakeFailed\""]).await? >= 1.0);
 

@@ -10,7 +10,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use terrace_e2e::agent::onnxruntime;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::Model;
-use terrace_e2e::scenes;
 use terrace_e2e::site::Site;
 use terrace_e2e::{checkout, digits, wait};
 
@@ -55,8 +54,15 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
-    let (_site, agent) = scenes::device().await?;
-    agent.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
+    const TOKEN: &str = "0123456789abcdef";
+    let site = Site::new()?;
+    site.manifests().model(&Model::digits("digits-device")?)?;
+    let tokens = site.folder().join("tokens");
+    fs::write(&tokens, format!("default {TOKEN}"))?;
+    let agent = site.agent().set("--caller-tokens", tokens).ready().await?;
+    let ask = Ask::image(&digits::test_set().images[0]);
+    agent.infer(&ask.clone().header("authorization", &format!("Bearer {TOKEN}"))).await?.answered()?;
+    ensure!(agent.infer(&ask).await?.status == 401);
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
     Ok(())
 }
@@ -97,8 +103,16 @@ fn is_word(text: &str) -> bool {
 #[test]
 fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
     let page = fs::read_to_string(checkout().join("docs/standalone.md"))?;
-    let words =
-        words(&["src/sync", "src/standalone", "src/fetch", "src/executor", "src/upstream.rs", "engine/src"])?;
+    let words = words(&[
+        "src/sync",
+        "src/standalone",
+        "src/fetch",
+        "src/executor",
+        "src/upstream.rs",
+        "src/callers",
+        "src/listen.rs",
+        "engine/src",
+    ])?;
     for known in ["DigestMismatch", "ProbeRefused", "LoadFailed", "DigestUnknown", "ConnectFailed"] {
         assert!(words.contains(known), "{known} is not found any more: {words:?}");
     }

@@ -45,7 +45,8 @@ def asked(protocol, image: np.ndarray) -> list:
 
 
 def answers(protocol, client, image: np.ndarray, headers: dict) -> None:
-    result = client.infer("shop.digits", asked(protocol, image), headers=headers)
+    # A copy: the client over HTTP writes headers of its own into it.
+    result = client.infer("shop.digits", asked(protocol, image), headers=dict(headers))
     assert result.as_numpy("label").shape == (1,), result.get_response()
     assert client.is_model_ready("shop.digits", headers=headers)
 
@@ -53,7 +54,7 @@ def answers(protocol, client, image: np.ndarray, headers: dict) -> None:
 def refuses(protocol, client, image: np.ndarray, headers: dict, forbidden: str, unknown: str) -> None:
     for model, more, words in [("bank.digits", headers, forbidden), ("shop.digits", {}, unknown)]:
         try:
-            client.infer(model, asked(protocol, image), headers=more)
+            client.infer(model, asked(protocol, image), headers=dict(more))
         except InferenceServerException as error:
             assert words in str(error.status()), error
         else:

@@ -79,20 +79,18 @@ impl ModelPlan {
         let policy = spec.policy_ref.as_ref().map(|reference| checks.policy(reference));
         let allowed_namespaces = checks.allowed_namespaces(&spec.allowed_namespaces);
         match (uri, digest) {
-            (Some(uri), Some(digest)) if checks.0.is_empty() => {
-                Ok(Self {
-                    namespace,
-                    name,
-                    uri,
-                    digest,
-                    placement,
-                    upstreams,
-                    runtime,
-                    verification,
-                    policy,
-                    allowed_namespaces,
-                })
-            }
+            (Some(uri), Some(digest)) if checks.0.is_empty() => Ok(Self {
+                namespace,
+                name,
+                uri,
+                digest,
+                placement,
+                upstreams,
+                runtime,
+                verification,
+                policy,
+                allowed_namespaces,
+            }),
             _ => Err(checks.0),
         }
     }

@@ -24,7 +24,11 @@ impl Caller {
     /// One whose own these namespaces are; `*` is every one.
     pub fn of(namespaces: impl IntoIterator<Item = String>) -> Self {
         let these: Arc<[String]> = namespaces.into_iter().collect();
-        if these.iter().any(|namespace| namespace == EVERY) { Self::anyone() } else { Self(Own::These(these)) }
+        if these.iter().any(|namespace| namespace == EVERY) {
+            Self::anyone()
+        } else {
+            Self(Own::These(these))
+        }
     }
 
     /// Whether it has any namespace.

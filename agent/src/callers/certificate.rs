@@ -13,7 +13,8 @@ pub fn caller(certificate: &CertificateDer<'_>, rest: &Caller) -> Result<Caller,
 }
 
 fn by_uris<'a>(uris: impl Iterator<Item = &'a str>, rest: &Caller) -> Result<Caller, Denied> {
-    let mut identities = uris.filter(|uri| uri.get(..9).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe://")));
+    let mut identities =
+        uris.filter(|uri| uri.get(..9).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe://")));
     match (identities.next(), identities.next()) {
         (None, _) if rest.is_nobody() => Err(Denied::NoNamespace),
         (None, _) => Ok(rest.clone()),

@@ -20,7 +20,9 @@ impl Fingerprint {
     pub fn of<'a>(files: impl Iterator<Item = &'a Path>) -> Self {
         let of_one = |file: &Path| {
             let data = fs::metadata(file).ok()?;
-            let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+            let time = |seconds: i64, nanoseconds: i64| {
+                i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+            };
             Some([
                 data.dev().into(),
                 data.ino().into(),

@@ -159,8 +159,12 @@ impl Key {
         }
         let by_kind = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => KeyAlgorithm::RS256,
-            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => KeyAlgorithm::ES256,
-            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => KeyAlgorithm::ES384,
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+                KeyAlgorithm::ES256
+            }
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => {
+                KeyAlgorithm::ES384
+            }
             // A secret in a file of public keys, mostly; whatever it is, nothing that is signed with it is taken.
             _ => return None,
         };

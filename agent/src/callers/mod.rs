@@ -28,9 +28,9 @@ pub use args::CallerArgs;
 pub use caller::Caller;
 pub use denied::Denied;
 pub use door::{Door, Port};
-pub use tls::Peer;
 use files::{Reloaded, Watched};
 use jwt::{Keys, Rules};
+pub use tls::Peer;
 use tls::Tls;
 use tokens::Tokens;
 
@@ -129,8 +129,12 @@ impl Callers {
             }
             let faults: Vec<String> = files.iter().filter_map(|files| files.fault()).collect();
             if told.as_ref() != Some(&faults) {
-                for fault in faults.iter().filter(|fault| !told.iter().flatten().any(|known| known == *fault)) {
-                    warn!(fault, "a file that says who may call cannot be used; what it said before still holds");
+                for fault in faults.iter().filter(|fault| !told.iter().flatten().any(|known| known == *fault))
+                {
+                    warn!(
+                        fault,
+                        "a file that says who may call cannot be used; what it said before still holds"
+                    );
                 }
                 board.condition(CALLER_FILES_READ, verdict(&faults));
                 told = Some(faults);
@@ -203,7 +207,8 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
     if values.next().is_some() {
         return Err(Denied::NotBearer);
     }
-    let (scheme, token) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Denied::NotBearer)?;
+    let (scheme, token) =
+        value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(Denied::NotBearer)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Denied::NotBearer);
     }

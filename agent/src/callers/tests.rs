@@ -49,7 +49,8 @@ impl Signer {
 
     fn jwk(&self) -> Value {
         let key = DecodingKey::from_ec_der(self.key.der_bytes());
-        let mut jwk = serde_json::to_value(Jwk::from_decoding_key(&key, Some(Algorithm::ES256)).unwrap()).unwrap();
+        let mut jwk =
+            serde_json::to_value(Jwk::from_decoding_key(&key, Some(Algorithm::ES256)).unwrap()).unwrap();
         jwk["kid"] = json!(self.id);
         jwk
     }
@@ -80,7 +81,8 @@ fn base64url(bytes: &[u8]) -> String {
     let digit = |bits: u32| DIGITS[(bits & 63) as usize] as char;
     let mut text = String::new();
     for three in bytes.chunks(3) {
-        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+        let bits =
+            three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
         text.extend((0..=three.len()).map(|place| digit(bits >> (18 - 6 * place))));
     }
     text
@@ -120,10 +122,18 @@ fn what_a_token_says_wrong_is_told() {
         ("sub", json!("system:node:kiosk"), Denied::NoServiceAccount),
         ("sub", json!(""), Denied::NoServiceAccount),
     ] {
-        assert_eq!(caller(&keys, &signer.sign(&with(claim, value.clone())), NOW), Err(expected), "{claim}={value}");
+        assert_eq!(
+            caller(&keys, &signer.sign(&with(claim, value.clone())), NOW),
+            Err(expected),
+            "{claim}={value}"
+        );
     }
     for (claim, value) in [("exp", json!(NOW - 30)), ("nbf", json!(NOW + 30)), ("nbf", Value::Null)] {
-        assert_eq!(caller(&keys, &signer.sign(&with(claim, value.clone())), NOW), Ok(shop()), "{claim}={value}");
+        assert_eq!(
+            caller(&keys, &signer.sign(&with(claim, value.clone())), NOW),
+            Ok(shop()),
+            "{claim}={value}"
+        );
     }
 }
 
@@ -138,7 +148,11 @@ fn a_token_is_taken_only_with_the_signature_of_the_key_that_it_names() {
     let public = signer.key.der_bytes();
     let hmac = Header { kid: Some("1".to_owned()), ..Header::new(Algorithm::HS256) };
     let es384 = base64url(br#"{"alg":"ES384","kid":"1"}"#);
-    let critical = Header { kid: Some("1".to_owned()), crit: Some(vec!["b64".to_owned()]), ..Header::new(Algorithm::ES256) };
+    let critical = Header {
+        kid: Some("1".to_owned()),
+        crit: Some(vec!["b64".to_owned()]),
+        ..Header::new(Algorithm::ES256)
+    };
     for (token, expected) in [
         (format!("{head}.{richer}.{signature}"), Denied::BadSignature),
         (format!("{head}.{body}."), Denied::BadSignature),
@@ -202,7 +216,8 @@ fn a_jwks_is_read_with_what_else_stands_in_it() {
     let secret = json!({"kty": "oct", "k": "c2VjcmV0c2VjcmV0", "alg": "HS256", "kid": "s"});
     let mut encryption = Signer::new("2").jwk();
     encryption["use"] = json!("enc");
-    let keys = Keys::parse(&jwks(&[secret.clone(), json!({"kty": "new"}), encryption.clone(), signer.jwk()])).unwrap();
+    let keys = Keys::parse(&jwks(&[secret.clone(), json!({"kty": "new"}), encryption.clone(), signer.jwk()]))
+        .unwrap();
     assert_eq!(caller(&keys, &signer.sign(&claims()), NOW), Ok(shop()));
     for (json, words) in [
         (jwks(&[]), "holds no key"),
@@ -277,7 +292,8 @@ fn headers(values: &[&str]) -> HeaderMap {
 }
 
 fn open(folder: &Path, flags: &[&str]) -> Callers {
-    let flags: Vec<String> = flags.iter().map(|flag| flag.replace("DIR", &folder.display().to_string())).collect();
+    let flags: Vec<String> =
+        flags.iter().map(|flag| flag.replace("DIR", &folder.display().to_string())).collect();
     Callers::open(&args(&flags.iter().map(String::as_str).collect::<Vec<_>>()).unwrap()).unwrap()
 }
 
@@ -343,7 +359,9 @@ async fn what_it_costs() {
     let mut claims = claims();
     claims["exp"] = json!(unix_now() + 600);
     let jwt = signer.sign(&claims);
-    for (what, token) in [("the last of 100 static tokens", format!("{:016}", 99)), ("a JWT, remembered", jwt.clone())] {
+    for (what, token) in
+        [("the last of 100 static tokens", format!("{:016}", 99)), ("a JWT, remembered", jwt.clone())]
+    {
         let headers = headers(&[&format!("Bearer {token}")]);
         let begun = Instant::now();
         for _ in 0..ROUNDS {

@@ -65,9 +65,9 @@ impl Source for Files {
             None => ServerConfig::builder().with_no_client_auth(),
         };
         // Says so, too, where the key is another certificate's.
-        let mut config = builder.with_single_cert(chain, key).map_err(|error| {
-            format!("{} and {}: {error}", self.certificate.display(), self.key.display())
-        })?;
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(|error| format!("{} and {}: {error}", self.certificate.display(), self.key.display()))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Tls { config: Arc::new(config), verifier })
     }
@@ -131,7 +131,8 @@ impl Peer {
     /// sessions that are taken up again without a look at them.
     pub fn caller(&self, tls: &Arc<Tls>, rest: &Caller) -> Result<Caller, Denied> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = known.as_ref().filter(|known| Arc::ptr_eq(&known.with, tls) && known.when.elapsed() < LOOK_AGAIN);
+        let fresh =
+            known.as_ref().filter(|known| Arc::ptr_eq(&known.with, tls) && known.when.elapsed() < LOOK_AGAIN);
         if let Some(known) = fresh {
             return known.caller.clone();
         }

@@ -162,7 +162,12 @@ async fn index(State(node): State<Arc<Node>>, caller: Caller) -> Json<Vec<terrac
     Json(describe::index(&node, &caller))
 }
 
-async fn infer(State(node): State<Arc<Node>>, caller: Caller, target: Target, request: Request) -> Result<Response, Refusal> {
+async fn infer(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    target: Target,
+    request: Request,
+) -> Result<Response, Refusal> {
     let started = request.extensions().get::<Started>().map_or_else(Instant::now, |started| started.0);
     let (parts, body) = request.into_parts();
     let model = ModelKey::from_url(&target.model, &node.default_namespace);
