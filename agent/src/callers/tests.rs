@@ -341,6 +341,12 @@ async fn a_token_of_a_new_key_has_the_file_read_before_its_time() {
     assert_eq!(told(old.sign(&claims)).await, Err(Denied::UnknownKey));
 }
 
+/// The processor's time that this thread has had.
+fn cpu() -> Duration {
+    let told = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(told.split(' ').next().unwrap().parse().unwrap())
+}
+
 /// What the layer costs a request: `cargo test --release -p terrace-agent -- --ignored --nocapture what_it_costs`
 #[tokio::test]
 #[ignore = "prints figures, asserts nothing"]
@@ -363,18 +369,18 @@ async fn what_it_costs() {
         [("the last of 100 static tokens", format!("{:016}", 99)), ("a JWT, remembered", jwt.clone())]
     {
         let headers = headers(&[&format!("Bearer {token}")]);
-        let begun = Instant::now();
+        let begun = cpu();
         for _ in 0..ROUNDS {
             callers.identify(&headers, None).await.unwrap();
         }
-        println!("{what}: {:?}", begun.elapsed() / ROUNDS);
+        println!("{what}: {:?}", (cpu() - begun) / ROUNDS);
     }
     let keys = Keys::parse(&jwks(&[signer.jwk()])).unwrap();
-    let begun = Instant::now();
+    let begun = cpu();
     for number in 0..1000_u64 {
         let mut digest = [0; 32];
         digest[..8].copy_from_slice(&number.to_le_bytes());
         keys.caller(&jwt, &digest, &rules(), unix_now()).unwrap();
     }
-    println!("a JWT for the first time (ES256): {:?}", begun.elapsed() / 1000);
+    println!("a JWT for the first time (ES256): {:?}", (cpu() - begun) / 1000);
 }

@@ -18,7 +18,10 @@ const MAX_CHARS: usize = 4096;
 
 /// Tokens and who has them. Only digests are kept.
 #[derive(Debug, Default)]
-pub struct Tokens(Vec<([u8; 32], Caller)>);
+pub struct Tokens(Vec<(Words, Caller)>);
+
+/// A digest by words: compared in an eighth of the time that its bytes take.
+type Words = [u64; 4];
 
 impl Tokens {
     /// Whether there is none.
@@ -28,9 +31,10 @@ impl Tokens {
 
     /// Who has the token with this digest. Takes as long for one that nobody has: all are compared, whole.
     pub fn caller(&self, digest: &[u8; 32]) -> Option<Caller> {
+        let digest = words(digest);
         let mut found = None;
         for (known, caller) in &self.0 {
-            if bool::from(known.ct_eq(digest)) {
+            if bool::from(known.ct_eq(&digest)) {
                 found = Some(caller);
             }
         }
@@ -57,7 +61,15 @@ impl Tokens {
     }
 }
 
-fn entry(line: &str) -> Result<([u8; 32], Caller), &'static str> {
+fn words(digest: &[u8; 32]) -> Words {
+    let mut words = Words::default();
+    for (word, bytes) in words.iter_mut().zip(digest.as_chunks::<8>().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    words
+}
+
+fn entry(line: &str) -> Result<(Words, Caller), &'static str> {
     const FORM: &str = "must be NAMESPACE[,NAMESPACE…] and a token, with white space between them";
     let mut words = line.split_whitespace();
     let (Some(namespaces), Some(token), None) = (words.next(), words.next(), words.next()) else {
@@ -70,7 +82,7 @@ fn entry(line: &str) -> Result<([u8; 32], Caller), &'static str> {
     if !is_token(token) {
         return Err("the token must have 16 to 4096 letters, digits and any of - . _ ~ + / =");
     }
-    Ok((Sha256::digest(token.as_bytes()).into(), Caller::of(namespaces)))
+    Ok((words(&Sha256::digest(token.as_bytes()).into()), Caller::of(namespaces)))
 }
 
 fn is_token(text: &str) -> bool {
