@@ -71,8 +71,8 @@ fn words(digest: &[u8; 32]) -> Words {
 
 fn entry(line: &str) -> Result<(Words, Caller), &'static str> {
     const FORM: &str = "must be NAMESPACE[,NAMESPACE…] and a token, with white space between them";
-    let mut words = line.split_whitespace();
-    let (Some(namespaces), Some(token), None) = (words.next(), words.next(), words.next()) else {
+    let mut parts = line.split_whitespace();
+    let (Some(namespaces), Some(token), None) = (parts.next(), parts.next(), parts.next()) else {
         return Err(FORM);
     };
     let namespaces: Vec<String> = namespaces.split(',').map(str::to_owned).collect();
