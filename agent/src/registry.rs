@@ -13,7 +13,7 @@ use terrace_crds::Tier;
 use terrace_crds::model::Upstreams;
 use terrace_crds::node::ExecutionStatus;
 use terrace_engine::Model;
-use terrace_tiering::Policy;
+use terrace_tiering::{Measure, Policy};
 
 use crate::sync::revision::Revision;
 
@@ -62,6 +62,8 @@ pub struct Entry {
     pub upstreams: Upstreams,
     /// Namespaces whose callers may use it beside its own.
     pub allowed_namespaces: Vec<String>,
+    /// How sure the model is of an answer, where it says so.
+    pub measure: Option<Measure>,
     /// The model on this node.
     pub local: Local,
 }

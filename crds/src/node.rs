@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::confidence::Confidence;
 use crate::model::{ResolvedSource, Runtime, Upstreams, Verification};
 use crate::policy::TierPolicySpec;
 use crate::{Duration, Tier};
@@ -97,6 +98,9 @@ pub struct NodeModel {
     /// What the revision must pass before it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
+    /// How sure the model is of an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
     /// The hash of its policy in `policies`. Absent: this node answers, or nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

@@ -10,6 +10,8 @@ use terrace_crds::policy::{Fallback, RemoteTier as RemoteTierSpec, RequestDefaul
 use terrace_crds::{Tier, TierPolicySpec};
 use url::Url;
 
+use crate::mode::Mode;
+
 /// The longest that one attempt at a remote tier may take, unless its policy says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -41,7 +43,7 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// Which tiers may answer the requests of a model, and what holds where a request states nothing stricter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// There is no policy: the node answers, or nobody.
     local_only: bool,
@@ -51,6 +53,7 @@ pub struct Policy {
     cloud: Option<RemoteTier>,
     /// `None` where fallback is off.
     fallback: Option<Vec<Tier>>,
+    mode: Mode,
 }
 
 /// A tier that is reached over the network.
@@ -82,6 +85,7 @@ impl Policy {
             edge: remote_tier(spec.tiers.edge.as_ref(), "spec.tiers.edge", &mut faults),
             cloud: remote_tier(spec.tiers.cloud.as_ref(), "spec.tiers.cloud", &mut faults),
             fallback: fallback(spec.fallback.as_ref(), &mut faults),
+            mode: Mode::parse(spec, &mut faults),
         };
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
     }
@@ -96,6 +100,7 @@ impl Policy {
             edge: None,
             cloud: None,
             fallback: None,
+            mode: Mode::Select,
         }
     }
 
@@ -128,6 +133,11 @@ impl Policy {
         self.fallback.as_deref()
     }
 
+    /// How many tiers are asked.
+    pub const fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
     /// The same policy as a spec with every default written out, and nothing in it that has no effect. Two specs
     /// that mean the same give the same one. The lack of a policy gives that of a private policy without tiers.
     pub fn to_spec(&self) -> TierPolicySpec {
@@ -135,14 +145,17 @@ impl Policy {
             url: tier.url.to_string(),
             timeout: Some(tier.timeout.into()),
         };
-        TierPolicySpec {
+        let mut spec = TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency.map(Into::into),
                 privacy_required: Some(self.privacy_required),
             },
             tiers: Tiers { edge: self.edge.as_ref().map(tier), cloud: self.cloud.as_ref().map(tier) },
             fallback: Some(Fallback { enabled: Some(self.fallback.is_some()), order: self.fallback.clone() }),
-        }
+            ..TierPolicySpec::default()
+        };
+        self.mode.write(&mut spec);
+        spec
     }
 }
 
@@ -304,6 +317,7 @@ mod tests {
                 cloud: Some(RemoteTierSpec { url: "http://cloud?a".to_owned(), ..Default::default() }),
             },
             fallback: Some(Fallback { enabled: None, order: Some(vec![]) }),
+            ..TierPolicySpec::default()
         };
         assert_eq!(
             fields(&spec),

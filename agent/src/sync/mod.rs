@@ -6,6 +6,7 @@
 
 pub mod activate;
 pub mod backoff;
+mod confidence;
 pub mod execution;
 pub mod journal;
 pub mod revision;
@@ -385,6 +386,7 @@ impl Shared {
                 self.activator.load(revision, &progress).await?
             }
         };
+        confidence::check(revision, served.model.signature())?;
         self.swap(revision, Terms::of(revision), served);
         self.node.metrics.activation(&key, "Serving");
         info!(model = %key, revision = revision.model.revision, "revision serves");
@@ -463,7 +465,10 @@ impl Shared {
     }
 
     fn publish(&self, revision: &Revision, terms: Terms, local: Local) {
+        let serving = if let Local::Serving(served) = &local { Some(served.model.signature()) } else { None };
+        let measure = confidence::measure(revision, serving);
         self.node.registry.publish(Entry {
+            measure,
             label: revision.key().to_string().into(),
             key: revision.key(),
             policy: Arc::new(terms.policy),
@@ -496,7 +501,14 @@ impl Terms {
 /// The revision's policy; one that cannot be read keeps every request on this node.
 fn policy(revision: &Revision) -> Policy {
     let Some(spec) = &revision.policy else { return Policy::local_only() };
-    Policy::parse(spec).unwrap_or_else(|faults| {
+    let parsed = Policy::parse(spec);
+    if parsed.as_ref().is_ok_and(|policy| policy.mode().needs_confidence())
+        && revision.model.confidence.is_none()
+    {
+        warn!(model = %revision.key(), "the policy goes by a confidence that the model does not have; every request stays on this node");
+        return Policy::local_only();
+    }
+    parsed.unwrap_or_else(|faults| {
         let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
         warn!(model = %revision.key(), faults = faults.join("; "), "the policy cannot be read; every request stays on this node");
         Policy::local_only()
