@@ -25,6 +25,7 @@ mod standalone;
 mod status;
 mod store;
 mod sync;
+mod unpacking;
 mod upstream;
 
 use std::process::ExitCode;

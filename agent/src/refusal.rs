@@ -6,6 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 use terrace_oip::metadata::ErrorBody;
 
 use crate::callers::Denied;
+use crate::room::Full;
 
 /// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,9 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// The body becomes larger than one of its size may.
+    #[error("{0}")]
+    TooDense(String),
     /// The body is larger than the only tier that may answer takes.
     #[error("{tier}: the body is larger than that tier takes")]
     TooLargeThere {
@@ -63,6 +67,12 @@ pub enum Refusal {
     Deadline(String),
 }
 
+/// There is no room for a request's bytes.
+#[allow(clippy::needless_pass_by_value)] // for map_err
+pub fn busy(full: Full) -> Refusal {
+    Refusal::Busy(full.to_string())
+}
+
 impl Refusal {
     /// The status that tells the client what to do.
     pub const fn status(&self) -> StatusCode {
@@ -71,7 +81,9 @@ impl Refusal {
             Self::Denied(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::TooLarge { .. } | Self::TooLargeThere { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge { .. } | Self::TooDense(_) | Self::TooLargeThere { .. } => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Self::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -95,9 +107,10 @@ impl From<Refusal> for tonic::Status {
             Refusal::Denied(_) => tonic::Code::Unauthenticated,
             Refusal::Forbidden => tonic::Code::PermissionDenied,
             Refusal::NotFound(_) => tonic::Code::NotFound,
-            Refusal::TooLarge { .. } | Refusal::TooLargeThere { .. } | Refusal::Busy(_) => {
-                tonic::Code::ResourceExhausted
-            }
+            Refusal::TooLarge { .. }
+            | Refusal::TooDense(_)
+            | Refusal::TooLargeThere { .. }
+            | Refusal::Busy(_) => tonic::Code::ResourceExhausted,
             Refusal::Unsupported(_) => tonic::Code::Unimplemented,
             Refusal::Failed(_) | Refusal::Incompatible(_) => tonic::Code::Internal,
             Refusal::NoTier(_) => tonic::Code::Unavailable,
@@ -110,7 +123,7 @@ impl From<Refusal> for tonic::Status {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = self.status();
-        let passing = self.is_passing();
+        let (passing, unread) = (self.is_passing(), matches!(self, Self::Unsupported(_)));
         let challenge = if let Self::Denied(denied) = &self { Some(denied.challenge()) } else { None };
         let mut response = (status, Json(ErrorBody { error: self.to_string() })).into_response();
         if passing {
@@ -118,6 +131,10 @@ impl IntoResponse for Refusal {
         }
         if let Some(challenge) = challenge {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if unread {
+            let codings = HeaderValue::from_static(terrace_coding::Coding::NAMES);
+            response.headers_mut().insert(header::ACCEPT_ENCODING, codings);
         }
         response
     }

@@ -14,6 +14,8 @@ use crate::proto::{InferParameter, InferTensorContents, ModelInferRequest, Model
 use crate::request::{InferRequest, InputTensor, RequestedOutput};
 use crate::tensor::{Datatype, Tensor, TensorData};
 
+pub use crate::wire::check;
+
 impl InferRequest {
     /// Takes a message apart. Its model and version are for whoever routes it.
     pub fn from_grpc(message: ModelInferRequest) -> Result<Self, DecodeError> {

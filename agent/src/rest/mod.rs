@@ -17,7 +17,8 @@ use serde::Deserialize;
 use terrace_engine::TensorSpec;
 use terrace_oip::InferRequest;
 use terrace_oip::metadata::{
-    ErrorBody, Live, ModelMetadata, ModelReady, Ready, ServerMetadata, TensorMetadata,
+    ErrorBody, IndexRequest, Live, ModelMetadata, ModelReady, Ready, ServerMetadata, TensorMetadata,
+    TensorNotes,
 };
 
 use crate::callers::Caller;
@@ -26,7 +27,7 @@ use crate::heavy::heavy;
 use crate::listen::Started;
 use crate::message::Message;
 use crate::node::Node;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, busy};
 use crate::registry::{Entry, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
@@ -116,18 +117,16 @@ async fn model_metadata(
 ) -> Result<Json<ModelMetadata>, Refusal> {
     let entry = find(&node, &caller, &target)?;
     let served = describe::served(&entry, &target.model)?;
-    let tensors = |specs: &[TensorSpec]| {
-        let tensor = |spec: &TensorSpec| TensorMetadata {
-            name: spec.name.clone(),
-            datatype: spec.datatype.to_string(),
-            shape: spec.shape.clone(),
-        };
-        specs.iter().map(tensor).collect()
+    let tensor = |spec: &TensorSpec, optional: bool| TensorMetadata {
+        name: spec.name.clone(),
+        datatype: spec.datatype.to_string(),
+        shape: spec.shape.clone(),
+        parameters: optional.then_some(TensorNotes { optional }),
     };
     let signature = served.model.signature();
     Ok(Json(ModelMetadata {
-        inputs: tensors(&signature.inputs),
-        outputs: tensors(&signature.outputs),
+        inputs: describe::inputs(signature).map(|(spec, optional)| tensor(spec, optional)).collect(),
+        outputs: signature.outputs.iter().map(|spec| tensor(spec, false)).collect(),
         name: target.model,
         versions: vec![served.revision().to_owned()],
         platform: describe::PLATFORM.to_owned(),
@@ -158,8 +157,18 @@ async fn all_stats(State(node): State<Arc<Node>>, caller: Caller) -> Json<terrac
     Json(terrace_oip::metadata::Statistics { model_stats: describe::all_statistics(&node, &caller) })
 }
 
-async fn index(State(node): State<Arc<Node>>, caller: Caller) -> Json<Vec<terrace_oip::metadata::Indexed>> {
-    Json(describe::index(&node, &caller))
+async fn index(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    request: Request,
+) -> Result<Json<Vec<terrace_oip::metadata::Indexed>>, Refusal> {
+    let (parts, body) = request.into_parts();
+    let (message, _room) = body::read(body, &parts.headers, &node.body_limits(), None).await?;
+    let asked =
+        IndexRequest::from_json(&message.bytes).map_err(|error| Refusal::Invalid(error.to_string()))?;
+    let mut models = describe::index(&node, &caller);
+    models.retain(|model| !asked.ready || model.state == describe::READY);
+    Ok(Json(models))
 }
 
 async fn infer(
@@ -197,10 +206,11 @@ impl Exchange for Http {
 
     async fn read(&mut self, deadline: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
         let body = self.body.take().unwrap_or_default();
-        let (message, room) = body::read(body, &self.headers, &self.limits, deadline).await?;
+        let (message, mut room) = body::read(body, &self.headers, &self.limits, deadline).await?;
         let decode = || InferRequest::from_http(&message.bytes, message.json_length);
         let request =
             heavy(message.json().len(), decode).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        self.limits.room.cover(&mut room, request.memory()).map_err(busy)?;
         self.message = Some(message);
         Ok((request, room))
     }
@@ -210,7 +220,7 @@ impl Exchange for Http {
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<Encoded, Refusal> {
-        Encoded::new(reply)
+        Ok(Encoded::new(reply)?.packed(&self.headers))
     }
 }
 
