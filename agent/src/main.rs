@@ -7,6 +7,8 @@ mod cluster;
 mod crashes;
 mod describe;
 mod executor;
+mod explained;
+mod facts;
 mod fetch;
 mod grpc;
 mod heavy;
@@ -15,16 +17,19 @@ mod manifests;
 mod message;
 mod metrics;
 mod node;
+mod record;
 mod refusal;
 mod registry;
 mod requirements;
 mod rest;
 mod room;
+mod seen;
 mod serve;
 mod standalone;
 mod status;
 mod store;
 mod sync;
+mod tools;
 mod unpacking;
 mod upstream;
 
@@ -51,6 +56,7 @@ use crate::crashes::Crashes;
 use crate::fetch::{FetchOptions, Fetcher};
 use crate::listen::{Limits, Served};
 use crate::node::{Node, Parts};
+use crate::record::Recorder;
 use crate::rest::body;
 use crate::room::Room;
 use crate::standalone::Standalone;
@@ -73,6 +79,9 @@ fn main() -> ExitCode {
         return probe::child_main();
     }
     let args = Args::read();
+    if let Some(tool) = &args.tool {
+        return tools::run(tool);
+    }
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -148,6 +157,8 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
         followed.0.follow(&followed.1.board).await;
         Ok(())
     });
+    let upstream = Arc::clone(&node);
+    tasks.spawn(named("the credentials", async move { upstream.upstream.follow_credentials().await }));
     tasks.spawn(named("the sync", follow(args.clone(), parts)));
 
     tokio::select! {
@@ -192,11 +203,16 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
         allow_http: args.allow_http_sources,
         max_bytes: args.max_model_bytes,
     })?);
+    let recorder = args.record_decisions.clone().map(|file| {
+        Recorder::start(record::Settings { file: file.clone(), max_bytes: args.record_max_bytes })
+            .with_context(|| format!("--record-decisions: {} cannot be written", file.display()))
+    });
     let node = Arc::new(Node::new(Parts {
+        recorder: recorder.transpose()?,
         tier: args.tier,
         default_namespace: args.default_namespace.clone(),
         body: body::Limits { bytes: args.max_body_bytes, room: Room::new(args.max_held_bytes) },
-        upstream: Upstream::new(egress, args.max_body_bytes)?,
+        upstream: Upstream::new(&egress, args.credentials_dir.clone(), args.max_body_bytes),
         board: Board::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: runtime.clone(),

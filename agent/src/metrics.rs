@@ -2,6 +2,7 @@
 //! else from enumerations.
 
 mod models;
+mod tiers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +11,15 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use terrace_crds::Tier;
+use terrace_tiering::{Failed, Policy};
+use tokio::runtime::Handle;
 
-use crate::registry::{ModelKey, Served};
+use crate::registry::{Entry, ModelKey};
+use crate::upstream::Upstream;
 
 /// The counters of one agent.
 #[derive(Debug)]
@@ -25,6 +30,9 @@ pub struct Metrics {
     attempts: Family<AttemptLabels, Counter>,
     activations: Family<ActivationLabels, Counter>,
     refused: Family<RefusedLabels, Counter>,
+    rule_failures: Family<RuleLabels, Counter>,
+    decisions_unrecorded: Counter,
+    tasks: Gauge,
     confidences: Family<ModelLabels, Histogram, fn() -> Histogram>,
 }
 
@@ -56,6 +64,12 @@ struct ActivationLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusedLabels {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RuleLabels {
+    model: Arc<str>,
+    rule: String,
 }
 
 /// A request that is over.
@@ -94,13 +108,42 @@ impl Metrics {
             "Calls and TLS handshakes of callers who may not, by reason",
             refused.clone(),
         );
+        let rule_failures = Family::default();
+        registry.register(
+            "rule_failures",
+            "Rules that had no value for a request and were passed over; complexity: the policy's expression",
+            rule_failures.clone(),
+        );
+        let decisions_unrecorded = Counter::default();
+        registry.register(
+            "decisions_unrecorded",
+            "Decisions that --record-decisions could not write in time",
+            decisions_unrecorded.clone(),
+        );
+        let tasks = Gauge::default();
+        registry.register(
+            "tasks",
+            "Tasks of the agent that live: connections, requests and the agent's own",
+            tasks.clone(),
+        );
         let confidences = Family::new_with_constructor(shares as fn() -> Histogram);
         registry.register(
             "confidence",
             "How sure the model was of an answer in mode Speculative, or the combined answer in mode Ensemble",
             confidences.clone(),
         );
-        Self { registry, requests, durations, attempts, activations, refused, confidences }
+        Self {
+            registry,
+            requests,
+            durations,
+            attempts,
+            activations,
+            refused,
+            confidences,
+            rule_failures,
+            decisions_unrecorded,
+            tasks,
+        }
     }
 
     /// Counts a request for a model that exists.
@@ -123,6 +166,20 @@ impl Metrics {
         self.refused.get_or_create(&RefusedLabels { reason }).inc();
     }
 
+    /// Counts what failed while the rules of a policy were asked.
+    pub fn rules_failed(&self, model: &Arc<str>, policy: &Policy, failed: Failed) {
+        let rules = failed.rules().filter_map(|place| policy.rules()?.get(place));
+        let names = rules.map(|rule| rule.name().to_string());
+        for rule in names.chain(failed.complexity().then(|| "complexity".to_owned())) {
+            self.rule_failures.get_or_create(&RuleLabels { model: Arc::clone(model), rule }).inc();
+        }
+    }
+
+    /// Counts a decision that was not recorded.
+    pub fn decision_unrecorded(&self) {
+        self.decisions_unrecorded.inc();
+    }
+
     /// Counts how sure an answer was.
     pub fn confidence(&self, model: &Arc<str>, confidence: f64) {
         self.confidences.get_or_create(&ModelLabels { model: Arc::clone(model) }).observe(confidence);
@@ -134,12 +191,18 @@ impl Metrics {
         self.activations.get_or_create(&ActivationLabels { model: model.to_string(), outcome }).inc();
     }
 
-    /// Everything, as Prometheus reads it; with what each model that serves has done since it was loaded.
-    pub fn text<'a>(&self, serving: impl Iterator<Item = (&'a ModelKey, &'a Served)>) -> String {
+    /// Everything, as Prometheus reads it; with what each model that serves has done since it was loaded, and what is known
+    /// of other tiers.
+    pub fn text(&self, entries: &[Arc<Entry>], upstream: &Upstream) -> String {
+        let serving = entries.iter().filter_map(|entry| Some((&entry.key, &**entry.served()?)));
+        if let Ok(runtime) = Handle::try_current() {
+            self.tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
+        }
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode_registry(&mut text, &self.registry);
         let _ = encode_registry(&mut text, &models::registry(serving));
+        let _ = encode_registry(&mut text, &tiers::registry(upstream, entries));
         let _ = encode_eof(&mut text);
         text
     }

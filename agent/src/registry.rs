@@ -6,16 +6,17 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use terrace_crds::Tier;
 use terrace_crds::model::Upstreams;
 use terrace_crds::node::ExecutionStatus;
 use terrace_engine::Model;
-use terrace_tiering::{Measure, Policy};
+use terrace_tiering::{Latency, Measure, Policy};
 
 use crate::sync::revision::Revision;
+use crate::upstream::Reach;
 
 /// A model's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +59,8 @@ pub struct Entry {
     pub label: Arc<str>,
     /// Which tier answers.
     pub policy: Arc<Policy>,
+    /// How the tiers of the policy are reached.
+    pub reach: Reach,
     /// What the model is called on other tiers.
     pub upstreams: Upstreams,
     /// Namespaces whose callers may use it beside its own.
@@ -113,9 +116,16 @@ pub struct Served {
     pub model: Arc<Model>,
     /// What the status says of how it is run, where it asks for execution providers.
     pub execution: Option<ExecutionStatus>,
+    /// How long its answers take; revisions that share a model share it.
+    pub pace: Arc<Mutex<Latency>>,
 }
 
 impl Served {
+    /// How long its answers take.
+    pub fn pace(&self) -> MutexGuard<'_, Latency> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The revision's name.
     pub fn revision(&self) -> &str {
         &self.of.model.revision

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
-use terrace_oip::{InferRequest, Parameters, RequestedOutput};
+use terrace_oip::{InferRequest, Parameter, Parameters, RequestedOutput};
 use terrace_tiering::{
     self as tiering, Decision, LocalModel, LocalState, Plan, RequirementError, Requirements, Snapshot, Stated,
 };
@@ -16,14 +16,16 @@ use tracing::debug;
 
 use crate::callers::Caller;
 use crate::executor::{self, Answer, Attempt, Job, Output, Work};
+use crate::facts::RequestFacts;
 use crate::heavy::heavy;
-use crate::message::Message;
 use crate::metrics::Finished;
 use crate::node::Node;
+use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
+use crate::upstream::{Original, Outgoing, Trace};
 
 /// What this node says of an answer only at times; what another tier said of its own answer is not passed on.
 pub const OURS: [&str; 2] = ["complexity", "confidence"];
@@ -41,6 +43,8 @@ pub struct Call {
     pub stated: Result<Stated, RequirementError>,
     /// When its headers had been read: its clock starts here.
     pub started: Instant,
+    /// The trace that it is part of.
+    pub trace: Option<Trace>,
 }
 
 /// An answer, before its front end encodes it.
@@ -67,8 +71,11 @@ pub trait Exchange: Send {
         deadline: Option<Instant>,
     ) -> impl Future<Output = Result<(InferRequest, Taken), Refusal>> + Send;
 
-    /// The request as other tiers are asked.
-    fn message(&self, request: &InferRequest) -> Result<Message, Refusal>;
+    /// The first value of a header, by its name in lower case.
+    fn header(&self, name: &str) -> Option<&[u8]>;
+
+    /// The request in the form that it came in, for other tiers.
+    fn original(&self) -> Result<Original, Refusal>;
 
     /// Encodes the answer.
     fn encode(&self, reply: Reply<'_>) -> Result<Self::Encoded, Refusal>;
@@ -78,11 +85,14 @@ pub trait Exchange: Send {
 pub async fn infer<E: Exchange>(node: &Node, call: Call, exchange: &mut E) -> Result<E::Encoded, Refusal> {
     let entry = entry(node, &call.caller, &call.model)?;
     let started = call.started;
-    let mut by = None;
-    let reply = answer(node, &entry, call, exchange, &mut by).await;
+    let (mut by, mut record) = (None, None);
+    let reply = answer(node, &entry, call, exchange, (&mut by, &mut record)).await;
     let code = reply.as_ref().map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
     let took = started.elapsed();
     node.metrics.request(Finished { model: &entry.label, answer: by, code, took });
+    if let Some(record) = record {
+        node.record(record, by, code, took);
+    }
     debug!(model = %entry.key, code, tier = by.map(|(tier, _)| tier), ?took, "request over");
     reply
 }
@@ -92,7 +102,7 @@ async fn answer<E: Exchange>(
     entry: &Entry,
     call: Call,
     exchange: &mut E,
-    by: &mut executor::By,
+    (by, record): (&mut executor::By, &mut Option<Record>),
 ) -> Result<E::Encoded, Refusal> {
     check_version(entry, call.version.as_deref())?;
     // Asked once: a node that becomes another tier meanwhile decides this request as what it was.
@@ -109,16 +119,12 @@ async fn answer<E: Exchange>(
     let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
 
-    let snapshot = snapshot(entry, tier);
-    let inputs = request.inputs.iter().map(|input| &input.tensor);
-    let decision =
-        tiering::decide(&entry.policy, &requirements, &snapshot, || requirements::complexity(inputs));
+    let stated = parameters.and(headers).map_err(invalid)?;
+    let asked = Asked { request: &request, requirements: &requirements, stated: &stated };
+    let (decision, noted) = decide(node, entry, tier, asked, |name| exchange.header(name));
+    *record = noted;
 
-    let message = if decision.asks_others(tier) {
-        Some(message(exchange, entry, &decision, &mut request)?)
-    } else {
-        None
-    };
+    let outgoing = outgoing(&decision, tier, entry, exchange, &mut request)?;
     let work = Work {
         inputs: std::mem::take(&mut request.inputs).into_iter().map(|input| input.tensor).collect(),
         outputs: request
@@ -132,12 +138,16 @@ async fn answer<E: Exchange>(
         entry,
         decision: &decision,
         work: Mutex::new(Some(work)),
-        message,
+        outgoing,
+        trace: call.trace.as_ref(),
         deadline: due(requirements.max_latency()),
     };
     let deadline = job.deadline;
     let answer = executor::run(job).await?;
     *by = Some((answer.tier, answer.source.as_str()));
+    if let Some(record) = record {
+        record.happened.attempts = answer.attempts.iter().map(Into::into).collect();
+    }
     if let Some(confidence) = answer.confidence {
         node.metrics.confidence(&entry.label, confidence);
     }
@@ -153,27 +163,31 @@ async fn answer<E: Exchange>(
     Ok(encoded)
 }
 
-/// The request as other tiers are asked. Members of an ensemble give their scores, too, where the client does not ask
-/// for them: without, their answers cannot be combined.
-fn message<E: Exchange>(
-    exchange: &E,
+/// What is decided on.
+struct Asked<'a> {
+    request: &'a InferRequest,
+    requirements: &'a Requirements,
+    stated: &'a Stated,
+}
+
+/// Who may answer; and a record of that, where decisions are recorded.
+fn decide<'a>(
+    node: &Node,
     entry: &Entry,
-    decision: &Decision,
-    request: &mut InferRequest,
-) -> Result<Message, Refusal> {
-    let scores = match (&decision.plan, &entry.measure, &request.outputs) {
-        (Plan::Ensemble(_), Some(measure), Some(outputs))
-            if outputs.iter().all(|output| output.name != measure.output()) =>
-        {
-            RequestedOutput { name: measure.output().to_owned(), parameters: Parameters::new() }
-        }
-        _ => return exchange.message(request),
-    };
-    let asked = request.outputs.clone();
-    request.outputs.get_or_insert_default().push(scores);
-    let message = Message::of(request);
-    request.outputs = asked;
-    message.map_err(|error| Refusal::Failed(error.to_string()))
+    tier: Tier,
+    asked: Asked<'_>,
+    header: impl Fn(&str) -> Option<&'a [u8]>,
+) -> (Decision, Option<Record>) {
+    let Asked { request, requirements, stated } = asked;
+    let (snapshot, labels) = (snapshot(entry, tier, node.upstream.now()), node.labels());
+    let facts = RequestFacts { request, model: &entry.key, labels: &labels, header: &header };
+    let decision = tiering::decide(&entry.policy, requirements, &snapshot, facts);
+    if !decision.failed.is_none() {
+        node.metrics.rules_failed(&entry.label, &entry.policy, decision.failed);
+    }
+    let record =
+        node.recorder.is_some().then(|| Record::begin(&entry.policy, stated, &snapshot, &decision, &facts));
+    (decision, record)
 }
 
 /// Triton's extension that answers with the best classes instead of the outputs. An answer that is not what was asked
@@ -193,7 +207,8 @@ fn told(decision: &Decision, answer: &Answer, started: Instant) -> Parameters {
     let mut parameters = Parameters::with_capacity(7);
     parameters.insert("tier", answer.tier);
     parameters.insert("source", answer.source.as_str());
-    parameters.insert("reason", answer.reason.as_ref().unwrap_or(&decision.reason).as_str());
+    parameters
+        .insert("reason", Parameter::String(answer.reason.as_ref().unwrap_or(&decision.reason).to_text()));
     if let Some(confidence) = answer.confidence {
         parameters.insert("confidence", confidence);
     }
@@ -228,7 +243,7 @@ pub fn entry(node: &Node, caller: &Caller, key: &ModelKey) -> Result<Arc<Entry>,
 }
 
 /// What is said of a model that this node does not know.
-fn unknown_model(key: &ModelKey) -> Refusal {
+pub fn unknown_model(key: &ModelKey) -> Refusal {
     Refusal::NotFound(format!(
         "model {:?} is not known on this node; models come from InferenceModel resources",
         printable(&key.to_string())
@@ -249,20 +264,58 @@ pub fn check_version(entry: &Entry, version: Option<&str>) -> Result<(), Refusal
 }
 
 /// What this node knows now.
-fn snapshot(entry: &Entry, tier: Tier) -> Snapshot {
+pub fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
     let mut snapshot = Snapshot::of(tiering::Node { tier, model: standing(entry) });
     if let Some(served) = entry.served() {
         let figures = served.model.load_figures();
+        // One guard for both: taken twice, it would wait for itself.
+        let pace = served.pace();
+        let (shortest_run, predicted) = (pace.shortest(), pace.predicted_p90(now, None));
+        drop(pace);
         snapshot.local = LocalState {
             queued: figures.queued,
             in_flight: figures.running,
             longest_run: figures.longest_run,
-            ..LocalState::default()
+            shortest_run,
+            predicted,
         };
     }
-    snapshot.edge.available = entry.policy.remote(Tier::Edge).is_some();
-    snapshot.cloud.available = entry.policy.remote(Tier::Cloud).is_some();
+    snapshot.edge = entry.reach.state(Tier::Edge, now);
+    snapshot.cloud = entry.reach.state(Tier::Cloud, now);
     snapshot
+}
+
+/// The request as those tiers are asked that may answer it. Members of an ensemble give their scores, too, where the client
+/// does not ask for them: without, their answers cannot be combined.
+fn outgoing<E: Exchange>(
+    decision: &Decision,
+    here: Tier,
+    entry: &Entry,
+    exchange: &E,
+    request: &mut InferRequest,
+) -> Result<Option<Outgoing>, Refusal> {
+    if decision.privacy_required || !decision.asks_others(here) {
+        return Ok(None);
+    }
+    let protocols = decision.others(here).filter_map(|tier| Some(entry.reach.to(tier)?.remote.protocol));
+    let original = exchange.original()?;
+    let scores = match (&decision.plan, &entry.measure, &request.outputs) {
+        (Plan::Ensemble(_), Some(measure), Some(outputs)) => {
+            Some(measure.output()).filter(|scores| outputs.iter().all(|output| output.name != *scores))
+        }
+        _ => None,
+    };
+    let outgoing = if let Some(scores) = scores {
+        let asked = request.outputs.clone();
+        let scores = RequestedOutput { name: scores.to_owned(), parameters: Parameters::new() };
+        request.outputs.get_or_insert_default().push(scores);
+        let outgoing = Outgoing::new(original.elements(request), request, protocols);
+        request.outputs = asked;
+        outgoing
+    } else {
+        Outgoing::new(original, request, protocols)
+    };
+    outgoing.map(Some).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 const fn standing(entry: &Entry) -> LocalModel {

@@ -10,7 +10,7 @@ use crate::{Duration, Tier};
 
 /// Which tier answers a request. Writers: the user writes `spec`, the operator `status`.
 ///
-/// The rules are the default ones: a private request, or an easy one in a hurry (complexity below 0.3 and less
+/// Without `rules` the default ones hold: a private request, or an easy one in a hurry (complexity below 0.3 and less
 /// than 50 ms), is answered by the device; one that is easier than 0.7 or has less than 200 ms by the edge; all
 /// others by the cloud.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -43,7 +43,9 @@ use crate::{Duration, Tier};
     validation = Rule::new("!has(self.speculative) || self.speculative.verifier == 'Device' || (has(self.tiers) && (self.speculative.verifier == 'Edge' ? has(self.tiers.edge) : has(self.tiers.cloud)))")
         .message("tiers must say how the verifier of speculative is reached"),
     validation = Rule::new("!has(self.ensemble) || self.ensemble.members.all(tier, tier == 'Device' || (has(self.tiers) && (tier == 'Edge' ? has(self.tiers.edge) : has(self.tiers.cloud))))")
-        .message("tiers must say how each of the ensemble's members but the device is reached")
+        .message("tiers must say how each of the ensemble's members but the device is reached"),
+    validation = Rule::new("!has(self.mode) || self.mode == 'Select' || !(has(self.rules) || has(self.complexity) || has(self.requestHeaders))")
+        .message("rules, complexity and requestHeaders go with mode: Select: the other modes ask no rule")
 )]
 pub struct TierPolicySpec {
     /// How many tiers are asked. Default Select.
@@ -58,12 +60,76 @@ pub struct TierPolicySpec {
     /// What happens when the chosen tier does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
+    /// Which tier a request is for. The first rule whose condition holds wins; one that fails is passed over; where none
+    /// holds, the node itself answers. Absent: the default rules. A private request is asked of no rule: it is
+    /// answered by the node, or by nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    #[x_kube(validation = Rule::new("self.all(rule, !has(rule.name) || self.exists_one(other, has(other.name) && other.name == rule.name))").message("each rule needs a name of its own, or none"))]
+    pub rules: Option<Vec<TierRule>>,
+    /// How hard a request is that does not say so itself. Default: the entropy of its inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complexity: Option<Complexity>,
+    /// The headers that rules may read, by their names in lower case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "set"), inner(regex(pattern = r"^[a-z0-9!#$%&'*+.^_`|~-]{1,64}$")))]
+    pub request_headers: Vec<String>,
     /// For mode Speculative: who answers where the node is not sure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speculative: Option<Speculative>,
     /// For mode Ensemble: who is asked, and what becomes of the answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ensemble: Option<Ensemble>,
+}
+
+/// A rule of a policy.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TierRule {
+    /// The condition, in Terrace CEL: `request.bytes > 1000000 && tiers.edge.available`.
+    #[schemars(length(min = 1, max = 1024))]
+    pub when: String,
+    /// The tier of requests for which it holds. One that is not configured leaves the fallback order.
+    pub tier: Tier,
+    /// What answers give as the reason. Default: the rule's place, `Rule[2]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Z][A-Za-z0-9]{0,31}$"))]
+    pub name: Option<String>,
+}
+
+/// How hard a request is, from 0 to 1, where it does not say so itself.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.method) && self.method == 'InputSize') == has(self.fullBytes)")
+        .message("fullBytes is needed with method InputSize, and belongs to it alone"),
+    validation = Rule::new("(has(self.method) && self.method == 'Expression') == has(self.expression)")
+        .message("expression is needed with method Expression, and belongs to it alone")
+)]
+pub struct Complexity {
+    /// How it is measured. Default Entropy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<ComplexityMethod>,
+    /// With InputSize: the bytes of a request whose complexity is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub full_bytes: Option<u64>,
+    /// With Expression: Terrace CEL that gives a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub expression: Option<String>,
+}
+
+/// How complexity is measured.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ComplexityMethod {
+    /// The Shannon entropy of the inputs, as a share of its maximum.
+    #[default]
+    Entropy,
+    /// The bytes of the inputs, as a share of fullBytes.
+    InputSize,
+    /// What an expression says, brought between 0 and 1.
+    Expression,
 }
 
 /// What holds where a request states nothing stricter.
@@ -109,15 +175,112 @@ impl Tiers {
 /// A tier that is reached over the network: a Terrace agent, or any server of the Open Inference Protocol.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.auth) || self.url.startsWith('https://')")
+        .message("auth needs an https:// url: credentials are not sent where anyone on the path can read them"),
+    validation = Rule::new("!has(self.tls) || self.url.startsWith('https://')").message("tls needs an https:// url")
+)]
 pub struct RemoteTier {
     /// The server's base URL, without `/v2`: `https://gateway.example:8000`.
     #[schemars(regex(pattern = r"^https?://[^/?#@]+(/[^?#]*)?$"), length(max = 2048))]
     pub url: String,
+    /// How it is asked. Default HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
     /// The longest that one attempt may take. Default 5s. A request's deadline shortens it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("timeout must be positive"))]
     pub timeout: Option<Duration>,
+    /// Whom an `https://` url is trusted by, and as whom it is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TierTls>,
+    /// As whom it is asked, in each request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<TierAuth>,
+    /// When it is left alone because it does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Breaker>,
+    /// The most requests that it has from one node at once; more go to other tiers. Default 1024.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65536))]
+    pub max_in_flight: Option<u32>,
+    /// When it is asked a second time because the first answer is late. Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
+}
+
+/// How a tier is asked.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// The Open Inference Protocol over HTTP.
+    #[default]
+    HTTP,
+    /// The same over gRPC; the url has no path.
+    GRPC,
+}
+
+/// TLS with a tier. Each name is a folder of the agent's credentials for the policy's namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TierTls {
+    /// The credentials whose `ca.crt` holds the only authorities that vouch for the server. Absent: the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub authority: Option<String>,
+    /// The credentials whose `tls.crt` and `tls.key` say who the node is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub client_certificate: Option<String>,
+}
+
+/// What is sent with each request. Each name is a folder of the agent's credentials for the policy's namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.bearer) != has(self.basic)").message("exactly one of bearer and basic is needed"))]
+pub struct TierAuth {
+    /// The credentials whose `token` is sent: a static one, or a projected ServiceAccount token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub bearer: Option<String>,
+    /// The credentials whose `username` and `password` are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub basic: Option<String>,
+}
+
+/// A circuit breaker: after so many failures in a row an endpoint is left alone for a period, then one request tries it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Breaker {
+    /// Failures in a row that open it: no connection, no answer in `timeout`, a status of 5xx, or nonsense. Default 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub failures: Option<u32>,
+    /// How long it stays open at first; twice as long each time. Default 5s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("period must be positive"))]
+    pub period: Option<Duration>,
+    /// How long it stays open at most. Default 1m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("maxPeriod must be positive"))]
+    pub max_period: Option<Duration>,
+}
+
+/// A second request where the first answer is late; the one that answers first counts, the other is taken back.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Hedge {
+    /// How late.
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("after must be positive"))]
+    pub after: Duration,
+    /// The most of all requests that are sent twice, in percent. Default 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_extra_load: Option<u32>,
 }
 
 /// What happens when the chosen tier does not answer.

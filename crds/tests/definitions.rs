@@ -122,6 +122,26 @@ fn policy_rules_accept_and_refuse() {
         policy("p", "{tiers: {edge: {url: 'http://edge:8000', timeout: 0s}}}"),
         "must be positive",
     );
+    let edge = |fields: &str| policy("p", &format!("{{tiers: {{edge: {{{fields}}}}}}}"));
+    let (http, https) = ("url: 'http://edge'", "url: 'https://edge'");
+    row("a token over https", edge(&format!("{https}, auth: {{bearer: cloud}}")), "");
+    row("a token over http", edge(&format!("{http}, auth: {{bearer: cloud}}")), "auth needs an https:// url");
+    row("tls over http", edge(&format!("{http}, tls: {{authority: corp}}")), "tls needs an https:// url");
+    row(
+        "two ways to say who",
+        edge(&format!("{https}, auth: {{bearer: a, basic: b}}")),
+        "exactly one of bearer",
+    );
+    row("no way to say who", edge(&format!("{https}, auth: {{}}")), "exactly one of bearer");
+    row("a breaker", edge(&format!("{http}, breaker: {{failures: 3, period: 1s, maxPeriod: 9s}}")), "");
+    row("a period of nothing", edge(&format!("{http}, breaker: {{period: 0s}}")), "period must be positive");
+    row(
+        "no longest period",
+        edge(&format!("{http}, breaker: {{maxPeriod: 0s}}")),
+        "maxPeriod must be positive",
+    );
+    row("a hedge", edge(&format!("{http}, hedge: {{after: 20ms, maxExtraLoad: 5}}")), "");
+    row("a hedge at once", edge(&format!("{http}, hedge: {{after: 0s}}")), "after must be positive");
     row("an order", policy("p", "{fallback: {order: [Edge, Device]}}"), "");
     row("a tier twice", policy("p", "{fallback: {order: [Edge, Edge]}}"), "once at most");
 }

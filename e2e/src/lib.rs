@@ -16,6 +16,7 @@ pub mod infer;
 pub mod load;
 pub mod manifests;
 pub mod pki;
+pub mod relay;
 pub mod scenes;
 pub mod server;
 pub mod site;

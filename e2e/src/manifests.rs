@@ -42,8 +42,9 @@ pub struct Policy {
     name: String,
     max_latency: Option<String>,
     private: Option<bool>,
-    tiers: Vec<(&'static str, String, Option<String>)>,
+    tiers: Vec<(&'static str, String, Vec<String>)>,
     fallback: Option<String>,
+    more: Vec<String>,
     mode: Option<(&'static str, String)>,
 }
 
@@ -277,22 +278,28 @@ impl Policy {
     /// With an edge.
     #[must_use]
     pub fn edge(mut self, url: &str) -> Self {
-        self.tiers.push(("edge", url.to_owned(), None));
+        self.tiers.push(("edge", url.to_owned(), Vec::new()));
         self
     }
 
     /// With a cloud.
     #[must_use]
     pub fn cloud(mut self, url: &str) -> Self {
-        self.tiers.push(("cloud", url.to_owned(), None));
+        self.tiers.push(("cloud", url.to_owned(), Vec::new()));
         self
     }
 
     /// The tier added last has a time-out.
     #[must_use]
-    pub fn timeout(mut self, timeout: &str) -> Self {
+    pub fn timeout(self, timeout: &str) -> Self {
+        self.having(&format!("timeout: {timeout}"))
+    }
+
+    /// The tier added last has one more field: `protocol: GRPC`, `breaker: {failures: 2}`.
+    #[must_use]
+    pub fn having(mut self, field: &str) -> Self {
         if let Some(tier) = self.tiers.last_mut() {
-            tier.2 = Some(timeout.to_owned());
+            tier.2.push(field.to_owned());
         }
         self
     }
@@ -315,6 +322,13 @@ impl Policy {
     #[must_use]
     pub fn fallback(mut self, fallback: &str) -> Self {
         self.fallback = Some(fallback.to_owned());
+        self
+    }
+
+    /// With more of a spec, as it is written here: `rules: [{when: 'true', tier: Edge}]`.
+    #[must_use]
+    pub fn with(mut self, yaml: &str) -> Self {
+        self.more.push(yaml.to_owned());
         self
     }
 
@@ -348,12 +362,15 @@ impl Policy {
         if !self.tiers.is_empty() {
             spec.push_str("  tiers:\n");
         }
-        for (tier, url, timeout) in &self.tiers {
-            let timeout = timeout.as_ref().map(|timeout| format!(", timeout: {timeout}")).unwrap_or_default();
-            let _ = writeln!(spec, "    {tier}: {{url: {url:?}{timeout}}}");
+        for (tier, url, fields) in &self.tiers {
+            let fields: String = fields.iter().map(|field| format!(", {field}")).collect();
+            let _ = writeln!(spec, "    {tier}: {{url: {url:?}{fields}}}");
         }
         if let Some(fallback) = &self.fallback {
             let _ = writeln!(spec, "  fallback: {fallback}");
+        }
+        for yaml in &self.more {
+            let _ = writeln!(spec, "  {}", yaml.replace('\n', "\n  "));
         }
         if let Some((mode, fields)) = &self.mode {
             let _ = writeln!(spec, "  mode: {mode}\n  {}: {fields}", mode.to_lowercase());

@@ -11,7 +11,7 @@ use terrace_e2e::agent::onnxruntime;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::site::Site;
-use terrace_e2e::{checkout, digits, wait};
+use terrace_e2e::{checkout, digits, upstreams, wait};
 
 /// Type, unit and labels of a metric.
 type Metric = (String, String, BTreeSet<String>);
@@ -23,7 +23,11 @@ fn documented() -> Result<BTreeMap<String, Metric>> {
     rows.map(|row| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let [_, name, kind, unit, labels, ..] = cells[..] else { bail!("no row of metrics: {row}") };
-        let labels = labels.split(", ").map(|label| label.trim_matches('`').to_owned()).collect();
+        let labels = labels
+            .split(", ")
+            .filter(|label| !label.is_empty())
+            .map(|label| label.trim_matches('`').to_owned())
+            .collect();
         Ok((name.trim_matches('`').to_owned(), (kind.to_owned(), unit.to_owned(), labels)))
     })
     .collect()
@@ -38,7 +42,7 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
             ["#", "UNIT", name, unit] => metrics.entry(name.to_owned()).or_default().1 = unit.to_owned(),
             ["#", ..] => {}
             _ => {
-                let (series, labels) = line.split_once('{').context("a series without labels")?;
+                let (series, labels) = line.split_once('{').unwrap_or((line, "}"));
                 let labels = labels.split_once('}').context("no end of labels")?.0;
                 let (_, metric) = metrics
                     .iter_mut()
@@ -55,18 +59,29 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
     const TOKEN: &str = "0123456789abcdef";
-    // A policy whose mode measures how sure the model is; nobody needs to be asked.
-    let policy = Policy::named("near").cloud("http://127.0.0.1:9");
+    let cloud = upstreams::answering().await?;
+    let confidence = "{output: probabilities, method: Probability}";
     let site = Site::new()?;
-    site.manifests().policy(&policy.speculative("{verifier: Cloud, threshold: 0}"))?;
-    let model = Model::digits("digits-device")?.confidence("{output: probabilities, method: Probability}");
-    site.manifests().model(&model.policy("near"))?;
+    // Its rule fails, and is counted.
+    let rules = "rules: [{when: request.batch / 0 == 1, tier: Device}, {when: request.complexity > 0.8, tier: Cloud}]";
+    site.manifests().policy(&Policy::named("near").cloud(&cloud.url()).with(rules))?;
+    site.manifests().model(&Model::digits("digits-device")?.policy("near"))?;
+    // Its mode measures how sure the model is; nobody needs to be asked.
+    let sure =
+        Policy::named("sure").cloud("http://127.0.0.1:9").speculative("{verifier: Cloud, threshold: 0}");
+    site.manifests().policy(&sure)?;
+    site.manifests()
+        .model(&Model::digits("digits-edge")?.named("digits-edge").confidence(confidence).policy("sure"))?;
     let tokens = site.folder().join("tokens");
     fs::write(&tokens, format!("default {TOKEN}"))?;
     let agent = site.agent().set("--caller-tokens", tokens).ready().await?;
-    let ask = Ask::image(&digits::test_set().images[0]);
-    agent.infer(&ask.clone().header("authorization", &format!("Bearer {TOKEN}"))).await?.answered()?;
+    let bearer = format!("Bearer {TOKEN}");
+    for ask in [Ask::image(&digits::test_set().images[0]).private(), Ask::image(&[7.0; 64]).complexity(0.9)] {
+        agent.infer(&ask.header("authorization", &bearer)).await?.answered()?;
+    }
+    let ask = Ask::image(&digits::test_set().images[0]).model("digits-edge");
     ensure!(agent.infer(&ask).await?.status == 401);
+    agent.infer(&ask.header("authorization", &bearer)).await?.answered()?;
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
     Ok(())
 }
@@ -112,7 +127,7 @@ fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
         "src/standalone",
         "src/fetch",
         "src/executor",
-        "src/upstream.rs",
+        "src/upstream",
         "src/callers",
         "src/listen.rs",
         "engine/src",

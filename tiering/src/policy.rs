@@ -3,20 +3,18 @@
 //! The checks are those of the CRD's schema and rules: an agent that reads manifests from a folder has no API
 //! server before it.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use terrace_crds::policy::{Fallback, RemoteTier as RemoteTierSpec, RequestDefaults, Tiers};
+use terrace_crds::policy::{Fallback, RequestDefaults, Tiers};
 use terrace_crds::{Tier, TierPolicySpec};
-use url::Url;
 
+use crate::complexity::Complexity;
 use crate::mode::Mode;
-
-/// The longest that one attempt at a remote tier may take, unless its policy says otherwise.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The longest URL, as in the CRD's schema.
-const MAX_URL_LENGTH: usize = 2048;
+use crate::remote::{RemoteTier, positive, remote_tier};
+use crate::rules::{self, Rule};
 
 /// What is wrong with one field of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,16 +51,11 @@ pub struct Policy {
     cloud: Option<RemoteTier>,
     /// `None` where fallback is off.
     fallback: Option<Vec<Tier>>,
+    /// `None` where the default rules hold.
+    rules: Option<Arc<[Rule]>>,
+    complexity: Complexity,
+    request_headers: Vec<String>,
     mode: Mode,
-}
-
-/// A tier that is reached over the network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteTier {
-    /// The server's base URL, without `/v2`.
-    pub url: Url,
-    /// The longest that one attempt may take.
-    pub timeout: Duration,
 }
 
 impl Policy {
@@ -78,6 +71,7 @@ impl Policy {
     /// The policy that `spec` describes, or everything that is wrong with it.
     pub fn parse(spec: &TierPolicySpec) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
+        let request_headers = rules::headers(spec, &mut faults);
         let policy = Self {
             local_only: false,
             max_latency: positive(spec.defaults.max_latency, "spec.defaults.maxLatency", &mut faults),
@@ -85,8 +79,14 @@ impl Policy {
             edge: remote_tier(spec.tiers.edge.as_ref(), "spec.tiers.edge", &mut faults),
             cloud: remote_tier(spec.tiers.cloud.as_ref(), "spec.tiers.cloud", &mut faults),
             fallback: fallback(spec.fallback.as_ref(), &mut faults),
+            rules: rules::parse(spec.rules.as_deref(), &request_headers, &mut faults),
+            complexity: Complexity::parse(spec.complexity.as_ref(), &request_headers, &mut faults),
+            request_headers,
             mode: Mode::parse(spec, &mut faults),
         };
+        if policy.mode != Mode::Select {
+            rules::refuse_unasked(spec, &mut faults);
+        }
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
     }
 
@@ -100,6 +100,9 @@ impl Policy {
             edge: None,
             cloud: None,
             fallback: None,
+            rules: None,
+            complexity: Complexity::Entropy,
+            request_headers: Vec::new(),
             mode: Mode::Select,
         }
     }
@@ -133,6 +136,31 @@ impl Policy {
         self.fallback.as_deref()
     }
 
+    /// The policy's own rules; `None` where the default ones hold.
+    pub fn rules(&self) -> Option<&[Rule]> {
+        self.rules.as_deref()
+    }
+
+    /// How a request that does not state its complexity is measured.
+    pub const fn complexity(&self) -> &Complexity {
+        &self.complexity
+    }
+
+    /// The headers that its rules may read, in lower case.
+    pub fn request_headers(&self) -> &[String] {
+        &self.request_headers
+    }
+
+    /// The labels of nodes that its rules read.
+    pub fn labels(&self) -> BTreeSet<&str> {
+        let rules = self.rules.iter().flat_map(|rules| rules.iter().map(|rule| &rule.when));
+        let mut labels = BTreeSet::new();
+        for expression in rules.chain(self.complexity.expression()) {
+            expression.labels(&mut labels);
+        }
+        labels
+    }
+
     /// How many tiers are asked.
     pub const fn mode(&self) -> &Mode {
         &self.mode
@@ -141,69 +169,24 @@ impl Policy {
     /// The same policy as a spec with every default written out, and nothing in it that has no effect. Two specs
     /// that mean the same give the same one. The lack of a policy gives that of a private policy without tiers.
     pub fn to_spec(&self) -> TierPolicySpec {
-        let tier = |tier: &RemoteTier| RemoteTierSpec {
-            url: tier.url.to_string(),
-            timeout: Some(tier.timeout.into()),
-        };
         let mut spec = TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency.map(Into::into),
                 privacy_required: Some(self.privacy_required),
             },
-            tiers: Tiers { edge: self.edge.as_ref().map(tier), cloud: self.cloud.as_ref().map(tier) },
+            tiers: Tiers {
+                edge: self.edge.as_ref().map(RemoteTier::to_spec),
+                cloud: self.cloud.as_ref().map(RemoteTier::to_spec),
+            },
             fallback: Some(Fallback { enabled: Some(self.fallback.is_some()), order: self.fallback.clone() }),
+            rules: self.rules.as_ref().map(|rules| rules.iter().map(Rule::to_spec).collect()),
+            complexity: self.complexity.to_spec(),
+            request_headers: self.request_headers.clone(),
             ..TierPolicySpec::default()
         };
         self.mode.write(&mut spec);
         spec
     }
-}
-
-fn positive(
-    duration: Option<terrace_crds::Duration>,
-    field: &str,
-    faults: &mut Vec<Fault>,
-) -> Option<Duration> {
-    let duration = Duration::from(duration?);
-    if duration.is_zero() {
-        faults.push(Fault::new(field, "must be positive"));
-    }
-    Some(duration)
-}
-
-fn remote_tier(spec: Option<&RemoteTierSpec>, field: &str, faults: &mut Vec<Fault>) -> Option<RemoteTier> {
-    let spec = spec?;
-    let timeout = positive(spec.timeout, &format!("{field}.timeout"), faults).unwrap_or(DEFAULT_TIMEOUT);
-    match base_url(&spec.url) {
-        Ok(url) => Some(RemoteTier { url, timeout }),
-        Err(message) => {
-            faults.push(Fault::new(format!("{field}.url"), message));
-            None
-        }
-    }
-}
-
-fn base_url(text: &str) -> Result<Url, &'static str> {
-    if text.len() > MAX_URL_LENGTH {
-        return Err("must have at most 2048 characters");
-    }
-    let rest = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"))
-        .ok_or("must start with https:// or http://")?;
-    if rest.contains(['?', '#']) {
-        return Err("must have neither a query nor a fragment: it is a base URL, to which /v2/… is added");
-    }
-    if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
-        return Err(
-            "must not hold a user name or a password: everyone who can read the policy would read them",
-        );
-    }
-    // A URL parser drops or rewrites these; what is written should be what is called.
-    if rest.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') || rest.starts_with('/') {
-        return Err("is not a URL such as https://gateway.example:8000");
-    }
-    Url::parse(text).map_err(|_| "is not a URL such as https://gateway.example:8000")
 }
 
 fn fallback(spec: Option<&Fallback>, faults: &mut Vec<Fault>) -> Option<Vec<Tier>> {
@@ -221,6 +204,8 @@ fn fallback(spec: Option<&Fallback>, faults: &mut Vec<Fault>) -> Option<Vec<Tier
 
 #[cfg(test)]
 mod tests {
+    use terrace_crds::policy::RemoteTier as RemoteTierSpec;
+
     use super::*;
 
     fn with_edge(url: &str) -> TierPolicySpec {
@@ -253,53 +238,6 @@ mod tests {
     }
 
     #[test]
-    fn a_tier_has_five_seconds_unless_it_says_otherwise() {
-        let policy = Policy::parse(&with_edge("http://edge:8000")).unwrap();
-        let edge = policy.remote(Tier::Edge).unwrap();
-        assert_eq!((edge.url.as_str(), edge.timeout), ("http://edge:8000/", Duration::from_secs(5)));
-        assert_eq!(policy.remote(Tier::Cloud), None);
-    }
-
-    #[test]
-    fn urls_are_accepted_and_refused_as_in_the_schema() {
-        for url in
-            ["http://edge", "https://edge.example:8443/gateway/", "http://[::1]:8000", "http://10.0.0.1"]
-        {
-            assert_eq!(fields(&with_edge(url)), Vec::<String>::new(), "{url}");
-        }
-        let long = format!("http://edge/{}", "a".repeat(2048));
-        for url in [
-            "",
-            "edge:8000",
-            "ftp://edge",
-            "HTTP://edge",
-            "http:edge",
-            "http://",
-            "http:///v2",
-            "http://user@edge",
-            "http://user:secret@edge",
-            "http://@edge",
-            "http://edge?key=1",
-            "http://edge/?",
-            "http://edge#a",
-            "http://edge\\@other",
-            "http://ed\tge",
-            "http://edge /a",
-            "http://edge:port",
-            &long,
-        ] {
-            assert_eq!(fields(&with_edge(url)), ["spec.tiers.edge.url"], "{url}");
-        }
-        assert_eq!(fields(&with_edge("https://gateway.example/a@b")), Vec::<String>::new());
-    }
-
-    #[test]
-    fn a_fault_does_not_repeat_what_may_be_a_password() {
-        let faults = Policy::parse(&with_edge("http://user:hunter2@edge")).unwrap_err();
-        assert!(!faults[0].to_string().contains("hunter2"), "{}", faults[0]);
-    }
-
-    #[test]
     fn an_order_names_each_tier_once_and_at_least_one() {
         assert_eq!(fields(&with_order(None, Some(vec![Tier::Edge, Tier::Device]))), Vec::<String>::new());
         assert_eq!(fields(&with_order(None, Some(vec![]))), ["spec.fallback.order"]);
@@ -313,7 +251,11 @@ mod tests {
         let spec = TierPolicySpec {
             defaults: RequestDefaults { max_latency: Some(Duration::ZERO.into()), privacy_required: None },
             tiers: Tiers {
-                edge: Some(RemoteTierSpec { url: "edge".to_owned(), timeout: Some(Duration::ZERO.into()) }),
+                edge: Some(RemoteTierSpec {
+                    url: "edge".to_owned(),
+                    timeout: Some(Duration::ZERO.into()),
+                    ..Default::default()
+                }),
                 cloud: Some(RemoteTierSpec { url: "http://cloud?a".to_owned(), ..Default::default() }),
             },
             fallback: Some(Fallback { enabled: None, order: Some(vec![]) }),

@@ -12,6 +12,8 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use terrace_engine::TensorSpec;
 use terrace_oip::metadata::{ConfigTensor, ModelStatistics, Spent};
 use terrace_oip::proto::{self, model_metadata_response::TensorMetadata};
@@ -25,13 +27,13 @@ use crate::callers::Caller;
 use crate::describe;
 use crate::executor::Output;
 use crate::listen::Started;
-use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::{Refusal, busy};
 use crate::registry::ModelKey;
 use crate::requirements;
 use crate::room::Taken;
 use crate::serve::{self, Call, Exchange, OURS, Reply};
+use crate::upstream::{Original, Relayed, Trace};
 
 /// The gRPC port.
 pub fn router(node: Arc<Node>) -> Router {
@@ -123,9 +125,11 @@ impl GrpcInferenceService for Inference {
             version: stated(&message.model_version).map(str::to_owned),
             stated: stated_by_caller,
             started,
+            trace: Trace::from_headers(&headers),
         };
         let held = extensions.get::<Held>().map(Held::take).unwrap_or_default();
-        let mut exchange = Grpc { node: &self.node, message: Some(message), held: Some(held) };
+        let mut exchange =
+            Grpc { node: &self.node, message: Some(message), headers, raw: Vec::new(), held: Some(held) };
         Ok(Response::new(serve::infer(&self.node, call, &mut exchange).await?))
     }
 
@@ -202,6 +206,9 @@ struct Grpc<'a> {
     node: &'a Node,
     /// Until it is read.
     message: Option<proto::ModelInferRequest>,
+    headers: HeaderMap,
+    /// Its elements, where they came raw.
+    raw: Vec<Bytes>,
     held: Option<Taken>,
 }
 
@@ -210,6 +217,7 @@ impl Exchange for Grpc<'_> {
 
     async fn read(&mut self, _: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
         let message = self.message.take().unwrap_or_default();
+        self.raw.clone_from(&message.raw_input_contents);
         let request =
             InferRequest::from_grpc(message).map_err(|error| Refusal::Invalid(error.to_string()))?;
         let mut held = self.held.take().unwrap_or_default();
@@ -217,13 +225,27 @@ impl Exchange for Grpc<'_> {
         Ok((request, held))
     }
 
-    fn message(&self, request: &InferRequest) -> Result<Message, Refusal> {
-        Message::of(request).map_err(|error| Refusal::Failed(error.to_string()))
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.get(name).map(HeaderValue::as_bytes)
+    }
+
+    fn original(&self) -> Result<Original, Refusal> {
+        Ok(Original::Grpc(self.raw.clone()))
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
         let (version, parameters, outputs) = match reply.output {
             Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
+            Output::Relayed(Relayed::Grpc(mut message)) => {
+                // As it came, but for what this node says of it.
+                message.model_name = reply.model_name.into_owned();
+                message.id = reply.request.id.clone().unwrap_or_default();
+                for ours in OURS {
+                    message.parameters.remove(ours);
+                }
+                grpc::extend_parameters(&mut message, &reply.parameters);
+                return Ok(*message);
+            }
             Output::Combined { version, tensors } => (version.unwrap_or_default(), reply.parameters, tensors),
             Output::Relayed(relayed) => {
                 let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;

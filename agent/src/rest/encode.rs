@@ -19,6 +19,7 @@ use crate::message::{JSON_LENGTH, content_type};
 use crate::refusal::Refusal;
 use crate::serve::{OURS, Reply};
 use crate::unpacking::texts;
+use crate::upstream::Relayed;
 
 /// Below this size a body is sent as it is: it fits into one packet anyway.
 const ONE_PACKET: usize = 1400;
@@ -44,35 +45,45 @@ pub struct Encoded {
 impl Encoded {
     /// Encodes a reply as its request asks.
     pub fn new(reply: Reply<'_>) -> Result<Self, Refusal> {
-        match reply.output {
+        let relayed = match reply.output {
             Output::Local { served, tensors } => {
                 let Reply { request, model_name, parameters, .. } = reply;
                 let response = response(request, &model_name, Some(served.revision()), &parameters);
-                Self::computed(response, request, tensors)
+                return Self::computed(response, request, tensors);
             }
             Output::Combined { version, tensors } => {
                 let Reply { request, model_name, parameters, .. } = reply;
                 let response = response(request, &model_name, version.as_deref(), &parameters);
-                Self::computed(response, request, tensors)
+                return Self::computed(response, request, tensors);
             }
+            Output::Relayed(Relayed::Http(relayed)) => relayed,
             Output::Relayed(relayed) => {
-                let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
-                response.model_name = reply.model_name;
-                response.id = reply.request.id.as_deref().map(Into::into);
+                let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
+                let mut parameters = told.parameters;
                 for ours in OURS {
-                    response.parameters.remove(ours);
+                    parameters.remove(ours);
                 }
-                response.parameters.extend(reply.parameters);
-                let json = response.to_json().map_err(|error| unwritable(&error))?;
-                let tail = relayed.tail();
-                Ok(Self {
-                    json,
-                    is_binary: relayed.is_binary(),
-                    tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
-                    packed: None,
-                })
+                parameters.extend(reply.parameters);
+                let Reply { request, model_name, .. } = reply;
+                let response = response(request, &model_name, told.model_version.as_deref(), &parameters);
+                return Self::computed(response, request, told.outputs);
             }
+        };
+        let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
+        response.model_name = reply.model_name;
+        response.id = reply.request.id.as_deref().map(Into::into);
+        for ours in OURS {
+            response.parameters.remove(ours);
         }
+        response.parameters.extend(reply.parameters);
+        let json = response.to_json().map_err(|error| unwritable(&error))?;
+        let tail = relayed.tail();
+        Ok(Self {
+            json,
+            is_binary: relayed.is_binary(),
+            tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
+            packed: None,
+        })
     }
 
     /// In a coding, if its request asks for one and that gains something.

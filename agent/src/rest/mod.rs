@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use terrace_engine::TensorSpec;
 use terrace_oip::InferRequest;
@@ -32,6 +32,7 @@ use crate::registry::{Entry, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
 use crate::serve::{self, Call, Exchange, Reply};
+use crate::upstream::{Original, Trace};
 use encode::Encoded;
 
 /// The data port.
@@ -181,7 +182,8 @@ async fn infer(
     let (parts, body) = request.into_parts();
     let model = ModelKey::from_url(&target.model, &node.default_namespace);
     let stated = requirements::from_headers(&parts.headers);
-    let call = Call { caller, model, version: target.version, stated, started };
+    let trace = Trace::from_headers(&parts.headers);
+    let call = Call { caller, model, version: target.version, stated, started, trace };
     let mut exchange =
         Http { body: Some(body), headers: parts.headers, limits: node.body_limits(), message: None };
     let answered = serve::infer(&node, call, &mut exchange).await;
@@ -215,8 +217,13 @@ impl Exchange for Http {
         Ok((request, room))
     }
 
-    fn message(&self, _: &InferRequest) -> Result<Message, Refusal> {
-        self.message.clone().ok_or_else(|| Refusal::Failed("the request was not read".to_owned()))
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.get(name).map(HeaderValue::as_bytes)
+    }
+
+    fn original(&self) -> Result<Original, Refusal> {
+        let message = self.message.clone().map(Original::Http);
+        message.ok_or_else(|| Refusal::Failed("the request was not read".to_owned()))
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<Encoded, Refusal> {

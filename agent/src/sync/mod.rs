@@ -118,6 +118,7 @@ impl Sync {
         let state = self.shared.journal.state();
         let Some(spec) = state.spec else { return };
         self.shared.node.become_tier(spec.tier);
+        self.shared.node.be_labelled(&spec.labels);
         let revisions: Vec<Revision> = Revision::all(&spec).collect();
         for revision in &revisions {
             self.shared.announce(revision);
@@ -163,6 +164,7 @@ impl Sync {
         let accepted = Arc::clone(&instruction);
         self.shared.record(move |journal, registry| journal.accept(&accepted.spec, registry)).await;
         self.shared.node.become_tier(instruction.spec.tier);
+        self.shared.node.be_labelled(&instruction.spec.labels);
         let wanted: HashMap<ModelKey, Revision> =
             Revision::all(&instruction.spec).map(|revision| (revision.key(), revision)).collect();
         self.retire(&wanted).await;
@@ -374,6 +376,7 @@ impl Shared {
                 sha256: current.sha256.clone(),
                 model: Arc::clone(&current.model),
                 execution: current.execution.clone(),
+                pace: Arc::clone(&current.pace),
             },
             _ => {
                 let progress = |phase| self.node.board.model(&key, |model| model.phase = phase);
@@ -467,10 +470,13 @@ impl Shared {
     fn publish(&self, revision: &Revision, terms: Terms, local: Local) {
         let serving = if let Local::Serving(served) = &local { Some(served.model.signature()) } else { None };
         let measure = confidence::measure(revision, serving);
+        let key = revision.key();
+        let label = key.to_string().into();
         self.node.registry.publish(Entry {
             measure,
-            label: revision.key().to_string().into(),
-            key: revision.key(),
+            reach: self.node.upstream.reach(&key.namespace, &label, &terms.policy),
+            label,
+            key,
             policy: Arc::new(terms.policy),
             upstreams: revision.model.upstreams.clone(),
             allowed_namespaces: terms.allowed_namespaces,

@@ -77,7 +77,7 @@ fn spec_for(node: &Node, previous: Option<&InferenceNodeSpec>, context: &Context
     let mut spec = desired(&catalog.wanted(), &catalog.policies(), &facts, previous).spec;
     for (namespace, name) in &catalog.held {
         if let Some(previous) = previous {
-            hold(&mut spec, previous, namespace, name);
+            hold(&mut spec, previous, &facts, (namespace, name));
         }
     }
     fit(&mut spec, MAX_SPEC_BYTES);
