@@ -65,7 +65,6 @@ pub struct TierPolicySpec {
     /// answered by the node, or by nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "atomic"))]
-    #[x_kube(validation = Rule::new("self.all(rule, !has(rule.name) || self.exists_one(other, has(other.name) && other.name == rule.name))").message("each rule needs a name of its own, or none"))]
     pub rules: Option<Vec<TierRule>>,
     /// How hard a request is that does not say so itself. Default: the entropy of its inputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

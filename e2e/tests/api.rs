@@ -242,11 +242,6 @@ fn policies() -> Vec<Row> {
             json!({"rules": [{"when": "true", "tier": "Edge", "name": "always"}]}),
             "spec.rules[0].name",
         ),
-        (
-            "a name twice",
-            json!({"rules": [{"when": "true", "tier": "Edge", "name": "A"}, {"when": "true", "tier": "Edge", "name": "A"}]}),
-            "each rule needs a name of its own",
-        ),
         ("entropy", json!({"complexity": {"method": "Entropy"}}), ""),
         ("input size", json!({"complexity": {"method": "InputSize", "fullBytes": 1024}}), ""),
         ("an expression", json!({"complexity": {"method": "Expression", "expression": "0.5"}}), ""),
