@@ -139,10 +139,10 @@ impl Metrics {
             attempts,
             activations,
             refused,
-            confidences,
             rule_failures,
             decisions_unrecorded,
             tasks,
+            confidences,
         }
     }
 

@@ -15,6 +15,7 @@ pub mod http;
 pub mod infer;
 pub mod load;
 pub mod manifests;
+pub mod opinions;
 pub mod pki;
 pub mod relay;
 pub mod scenes;
