@@ -86,7 +86,7 @@ fn each_field_has_its_bounds() {
         model
     };
     let labels = |count: u32| (0..count).map(|label| (format!("l{label}"), json!(""))).collect::<Value>();
-    const ALLOWED: &str = "spec.allowedNamespaces";
+    let allowed = "spec.allowedNamespaces";
     let namespaces = |count: u32| (0..count).map(|number| json!(format!("n{number}"))).collect::<Value>();
     let rows: Vec<(&str, Value, bool)> = vec![
         ("metadata.name", with("metadata.name", json!("a".repeat(63))), true),
@@ -140,13 +140,13 @@ fn each_field_has_its_bounds() {
         ("spec.confidence.temperature", confident("temperature", json!(101)), false),
         ("spec.policyRef.name", with("spec.policyRef.name", json!("default")), true),
         ("spec.policyRef.name", with("spec.policyRef.name", json!("a/b")), false),
-        (ALLOWED, with(ALLOWED, json!(["shop", "*", "a-1"])), true),
-        (ALLOWED, with(ALLOWED, json!(["Shop"])), false),
-        (ALLOWED, with(ALLOWED, json!([""])), false),
-        (ALLOWED, with(ALLOWED, json!(["sh*p"])), false),
-        (ALLOWED, with(ALLOWED, json!(["shop", "shop"])), false),
-        (ALLOWED, with(ALLOWED, namespaces(64)), true),
-        (ALLOWED, with(ALLOWED, namespaces(65)), false),
+        (allowed, with(allowed, json!(["shop", "*", "a-1"])), true),
+        (allowed, with(allowed, json!(["Shop"])), false),
+        (allowed, with(allowed, json!([""])), false),
+        (allowed, with(allowed, json!(["sh*p"])), false),
+        (allowed, with(allowed, json!(["shop", "shop"])), false),
+        (allowed, with(allowed, namespaces(64)), true),
+        (allowed, with(allowed, namespaces(65)), false),
     ];
     for (field, model, accepted) in rows {
         let row = model.to_string();

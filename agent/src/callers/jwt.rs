@@ -40,6 +40,7 @@ pub struct Keys {
     remembered: Mutex<HashMap<[u8; 32], (Caller, u64)>>,
 }
 
+#[allow(clippy::struct_field_names)] // it is the key that a Key holds
 struct Key {
     id: Option<String>,
     algorithm: Algorithm,

@@ -179,7 +179,8 @@ mod tests {
             assert!(fault.starts_with("line ") && fault.contains(words), "{line}: {fault}");
             assert!(!fault.contains("0123456789") && !fault.contains("short"), "{fault}");
         }
-        let many: String = (0..=MAX_TOKENS).map(|number| format!("a {number:016}\n")).collect();
+        let many: Vec<String> = (0..=MAX_TOKENS).map(|number| format!("a {number:016}")).collect();
+        let many = many.join("\n");
         assert!(parsed(&many).unwrap_err().contains("1024"));
     }
 
