@@ -63,6 +63,8 @@ pub struct Entry {
     pub reach: Reach,
     /// What the model is called on other tiers.
     pub upstreams: Upstreams,
+    /// Namespaces whose callers may use it beside its own.
+    pub allowed_namespaces: Vec<String>,
     /// How sure the model is of an answer, where it says so.
     pub measure: Option<Measure>,
     /// The model on this node.

@@ -294,6 +294,7 @@ fn entry(plan: &ModelPlan, work: Work, policy: Option<&TierPolicySpec>) -> NodeM
         verification,
         confidence,
         policy: policy.map(hash),
+        allowed_namespaces: plan.allowed_namespaces.clone(),
     }
 }
 
