@@ -13,7 +13,7 @@ use terrace_crds::Tier;
 use terrace_crds::model::Upstreams;
 use terrace_crds::node::ExecutionStatus;
 use terrace_engine::Model;
-use terrace_tiering::Policy;
+use terrace_tiering::{Policy, Sites};
 
 use crate::sync::revision::Revision;
 
@@ -50,13 +50,13 @@ impl fmt::Display for ModelKey {
 }
 
 /// Everything that one request needs to know of its model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// Which model.
     pub key: ModelKey,
     /// The same as metrics name it.
     pub label: Arc<str>,
-    /// Which tier answers.
+    /// Which tier answers, and where this node reaches it.
     pub policy: Arc<Policy>,
     /// What the model is called on other tiers.
     pub upstreams: Upstreams,
@@ -71,6 +71,13 @@ impl Entry {
             Local::Serving(served) => Some(served),
             Local::Absent | Local::NotPlaced => None,
         }
+    }
+
+    /// The same on a node with these sites.
+    fn at(self, sites: &Sites) -> Self {
+        let policy = Policy::clone(&self.policy).at(sites);
+        // Shared with requests under way where nothing differs.
+        if policy == *self.policy { self } else { Self { policy: Arc::new(policy), ..self } }
     }
 
     /// What the model is called on `tier`.
@@ -88,7 +95,7 @@ impl Entry {
 }
 
 /// A model on this node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Local {
     /// It answers.
     Serving(Arc<Served>),
@@ -120,34 +127,54 @@ impl Served {
 
 /// Every model that callers of this node may ask for.
 #[derive(Debug, Default)]
-pub struct Registry(ArcSwap<HashMap<ModelKey, Arc<Entry>>>);
+pub struct Registry(ArcSwap<Table>);
+
+#[derive(Clone, Debug, Default)]
+struct Table {
+    entries: HashMap<ModelKey, Arc<Entry>>,
+    /// Where this node is: what every entry's policy is resolved with.
+    sites: Sites,
+}
 
 impl Registry {
     /// The entry of one model, as it stands now.
     pub fn get(&self, key: &ModelKey) -> Option<Arc<Entry>> {
-        self.0.load().get(key).cloned()
+        self.0.load().entries.get(key).cloned()
     }
 
     /// Every model that it has.
     pub fn keys(&self) -> Vec<ModelKey> {
-        self.0.load().keys().cloned().collect()
+        self.0.load().entries.keys().cloned().collect()
     }
 
     /// Puts `entry` in the place of what its model had. Requests that hold the old entry finish on it.
     pub fn publish(&self, entry: Entry) {
-        let entry = Arc::new(entry);
         self.0.rcu(|table| {
-            let mut table = HashMap::clone(table);
-            table.insert(entry.key.clone(), Arc::clone(&entry));
+            let mut table = Table::clone(table);
+            let entry = Arc::new(entry.clone().at(&table.sites));
+            table.entries.insert(entry.key.clone(), entry);
             table
+        });
+    }
+
+    /// This node is there from now on: requests that begin go to the tiers as they are reached from there.
+    pub fn move_to(&self, sites: &Sites) {
+        if self.0.load().sites == *sites {
+            return;
+        }
+        self.0.rcu(|table| {
+            let at = |(key, entry): (&ModelKey, &Arc<Entry>)| {
+                (key.clone(), Arc::new(Entry::clone(entry).at(sites)))
+            };
+            Table { entries: table.entries.iter().map(at).collect(), sites: sites.clone() }
         });
     }
 
     /// Takes a model away. Requests that hold its entry finish on it.
     pub fn retire(&self, key: &ModelKey) {
         self.0.rcu(|table| {
-            let mut table = HashMap::clone(table);
-            table.remove(key);
+            let mut table = Table::clone(table);
+            table.entries.remove(key);
             table
         });
     }
@@ -165,5 +192,44 @@ mod tests {
         let key = ModelKey::from_url("digits", "default");
         assert_eq!((key.namespace.as_str(), key.name.as_str()), ("default", "digits"));
         assert_eq!(key.to_url("default"), "digits");
+    }
+
+    #[test]
+    fn a_node_that_moves_takes_every_model_along_and_so_does_a_model_that_comes_later() {
+        let policy = |url: &str| {
+            let spec = serde_json::json!({"tiers": {"edge": {"url": url}}});
+            Arc::new(Policy::parse(&serde_json::from_value(spec).unwrap()).unwrap())
+        };
+        let entry = |name: &str, url: &str| Entry {
+            key: ModelKey::from_url(name, "default"),
+            label: name.into(),
+            policy: policy(url),
+            upstreams: Upstreams::default(),
+            local: Local::Absent,
+        };
+        let registry = Registry::default();
+        let edge = |name: &str| {
+            let entry = registry.get(&ModelKey::from_url(name, "default")).unwrap();
+            entry.policy.remote(Tier::Edge).unwrap().endpoints().map(|urls| urls[0].to_string())
+        };
+        let sites = |name: &str| -> Sites {
+            let site = terrace_crds::node::NodeSite { name: name.to_owned(), edge: Vec::new() };
+            [(terrace_crds::policy::SITE_LABEL.to_owned(), site)].into()
+        };
+        registry.publish(entry("early", "http://{site}.example"));
+        registry.publish(entry("fixed", "http://edge.example"));
+        assert!(edge("early").is_err());
+        registry.move_to(&sites("oslo"));
+        registry.publish(entry("late", "http://{site}.example"));
+        for name in ["early", "late"] {
+            assert_eq!(edge(name), Ok("http://oslo.example/".to_owned()));
+        }
+        let fixed = registry.get(&ModelKey::from_url("fixed", "default")).unwrap();
+        registry.move_to(&sites("bergen"));
+        for name in ["early", "late"] {
+            assert_eq!(edge(name), Ok("http://bergen.example/".to_owned()));
+        }
+        let still = registry.get(&ModelKey::from_url("fixed", "default")).unwrap();
+        assert!(Arc::ptr_eq(&fixed.policy, &still.policy));
     }
 }

@@ -75,8 +75,7 @@ enum ReadError {
 
 impl Checksums {
     /// Fails only where no HTTP client can be built.
-    pub fn new(allowances: &[Allowance], allow_http: bool) -> Result<Self, reqwest::Error> {
-        let egress = Egress::new(allowances.to_vec());
+    pub fn new(egress: Egress, allow_http: bool) -> Result<Self, reqwest::Error> {
         let client = egress.sources_client(allow_http)?;
         Ok(Self { client, egress, allow_http, readings: Mutex::default() })
     }

@@ -1,7 +1,7 @@
 //! What is to be looked at again, because something that it depends on changed.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -10,13 +10,21 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use terrace_crds::{InferenceModel, InferenceNode, TierPolicy};
+use terrace_fleet::EdgeAgent;
+use terrace_tiering::SITE;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::catalog::accepted;
+use crate::edge::{self, node_of};
 use crate::world::World;
 
 /// The nodes' reports are many: models look at them together, this long after the first.
 const CROWD: Duration = Duration::from_millis(100);
+
+/// Agents of the edge that come and go are told of this long after the first change: one that is started again changes
+/// more than once.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Where changes are told.
 #[derive(Clone, Debug)]
@@ -28,6 +36,16 @@ pub struct Queues {
     crowd: Arc<Notify>,
     /// What was seen last of each model and policy. A status that was written is no reason to look at every node.
     generations: Arc<Mutex<HashMap<String, i64>>>,
+    /// Nodes whose agent of the edge may have come, gone or moved; told of once nothing has changed for a while.
+    edge: Arc<Edge>,
+}
+
+/// The agents of the edge, as they were when the nodes of their sites were last looked at.
+#[derive(Debug, Default)]
+struct Edge {
+    known: Mutex<HashMap<String, EdgeAgent>>,
+    touched: Mutex<BTreeSet<String>>,
+    changed: Notify,
 }
 
 /// Where controllers hear of them.
@@ -46,7 +64,14 @@ pub fn queues() -> (Queues, Triggers) {
     let (models, model_triggers) = unbounded_channel();
     let (policies, policy_triggers) = unbounded_channel();
     let (nodes, node_triggers) = unbounded_channel();
-    let queues = Queues { models, policies, nodes, crowd: Arc::default(), generations: Arc::default() };
+    let queues = Queues {
+        models,
+        policies,
+        nodes,
+        crowd: Arc::default(),
+        generations: Arc::default(),
+        edge: Arc::default(),
+    };
     (queues, Triggers { models: model_triggers, policies: policy_triggers, nodes: node_triggers })
 }
 
@@ -93,9 +118,10 @@ impl Queues {
     }
 
     /// A Node changed.
-    pub fn node(&self, node: &Node) {
+    pub fn node(&self, world: &World, node: &Node) {
         let _ = self.nodes.send(ObjectRef::from_obj(node));
         self.crowd.notify_one();
+        self.maybe_edge(world, &node.name_any());
     }
 
     /// What a node was told, or what it says, changed.
@@ -105,11 +131,65 @@ impl Queues {
     }
 
     /// An agent came or went.
-    pub fn pod(&self, pod: &Pod) {
-        if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) {
+    pub fn pod(&self, world: &World, pod: &Pod) {
+        if let Some(node) = node_of(pod) {
             let _ = self.nodes.send(ObjectRef::new(node));
             self.crowd.notify_one();
+            self.maybe_edge(world, node);
         }
+    }
+
+    /// Takes note if the agent of the edge on a node is not as it was.
+    fn maybe_edge(&self, world: &World, node: &str) {
+        let now = edge::agent_on(world, node);
+        let is_news = lock(&self.edge.known).get(node) != now.as_ref();
+        if is_news && lock(&self.edge.touched).insert(node.to_owned()) {
+            self.edge.changed.notify_one();
+        }
+    }
+
+    /// Has the nodes of a site looked at once its agents of the edge have changed, and no others.
+    pub async fn settled(self, world: World) -> anyhow::Result<()> {
+        loop {
+            self.edge.changed.notified().await;
+            tokio::time::sleep(SETTLE).await;
+            let touched = std::mem::take(&mut *lock(&self.edge.touched));
+            let mut changed = Vec::new();
+            for node in touched {
+                let now = edge::agent_on(&world, &node);
+                let mut known = lock(&self.edge.known);
+                let before = match &now {
+                    Some(now) => known.insert(node, now.clone()),
+                    None => known.remove(&node),
+                };
+                if before != now {
+                    changed.extend(before.into_iter().chain(now));
+                }
+            }
+            self.sites_of(&world, &changed);
+        }
+    }
+
+    /// Every node that shares a site with one of these agents, by a label that some policy names sites by.
+    fn sites_of(&self, world: &World, agents: &[EdgeAgent]) {
+        let policies = world.policies.state();
+        let kept = world.revisions.state();
+        let accepted: Vec<_> = policies.iter().filter_map(|policy| accepted(policy, &kept)).collect();
+        let labels: BTreeSet<&str> = accepted.iter().filter_map(|policy| policy.site_label()).collect();
+        let sites: BTreeSet<(&str, &str)> = agents
+            .iter()
+            .flat_map(|agent| {
+                labels.iter().filter_map(|label| Some((*label, agent.labels.get(*label)?.as_str())))
+            })
+            .collect();
+        for node in world.nodes.state() {
+            let is_there =
+                |(label, value): &(&str, &str)| node.labels().get(*label).is_some_and(|found| found == value);
+            if sites.iter().any(is_there) {
+                let _ = self.nodes.send(ObjectRef::from_obj(&*node));
+            }
+        }
+        self.crowd.notify_one();
     }
 
     /// All there is: when this replica begins to lead.
@@ -121,12 +201,25 @@ impl Queues {
         self.all_nodes(world);
     }
 
-    /// Tells models what nodes did, some of it at once.
+    /// Tells models and policies what nodes did, some of it at once.
     pub async fn crowd(self, world: World) -> anyhow::Result<()> {
         loop {
             self.crowd.notified().await;
             tokio::time::sleep(CROWD).await;
             self.all_models(&world);
+            self.policies_of_sites(&world);
+        }
+    }
+
+    /// Policies whose status tells how nodes fare.
+    fn policies_of_sites(&self, world: &World) {
+        for policy in world.policies.state() {
+            let edge = policy.spec.tiers.edge.as_ref();
+            if edge.is_some_and(|edge| {
+                edge.site.is_some() || edge.url.as_ref().is_some_and(|url| url.contains(SITE))
+            }) {
+                let _ = self.policies.send(ObjectRef::from_obj(&*policy));
+            }
         }
     }
 
@@ -142,4 +235,9 @@ impl Queues {
             let _ = self.nodes.send(ObjectRef::from_obj(&*node));
         }
     }
+}
+
+/// What is kept there is replaced whole, so a panic elsewhere cannot have left it half-written.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -73,6 +73,10 @@ pub struct Skipped {
 pub enum SkipReason {
     /// The policy does not say how this node reaches it.
     TierNotConfigured,
+    /// This node's site is not known, or cannot stand in the tier's URL.
+    SiteUnknown,
+    /// No agent of the edge is ready in this node's site.
+    NoEdgeAgent,
     /// It is this node, and the model is not loaded here yet.
     NotLoaded,
     /// It is this node, and the model does not belong here.
@@ -102,6 +106,10 @@ pub enum Reason {
     HighComplexity,
     /// The rules chose a tier that the policy does not configure on this node.
     TierNotConfigured,
+    /// The rules chose the edge, and this node's site is not known, or cannot stand in the edge's URL.
+    SiteUnknown,
+    /// The rules chose the edge, and no agent of it is ready in this node's site.
+    NoEdgeAgent,
 }
 
 impl Source {
@@ -119,9 +127,20 @@ impl SkipReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TierNotConfigured => "TierNotConfigured",
+            Self::SiteUnknown => "SiteUnknown",
+            Self::NoEdgeAgent => "NoEdgeAgent",
             Self::NotLoaded => "NotLoaded",
             Self::NotPlaced => "NotPlaced",
             Self::DeadlineExceeded => "DeadlineExceeded",
+        }
+    }
+
+    /// Why a decision is what it is where this is why the chosen tier is out of reach.
+    const fn as_reason(self) -> Reason {
+        match self {
+            Self::SiteUnknown => Reason::SiteUnknown,
+            Self::NoEdgeAgent => Reason::NoEdgeAgent,
+            _ => Reason::TierNotConfigured,
         }
     }
 
@@ -129,6 +148,8 @@ impl SkipReason {
     const fn text(self) -> &'static str {
         match self {
             Self::TierNotConfigured => "is not configured in the model's policy",
+            Self::SiteUnknown => "is one for each site, and this node's is not known",
+            Self::NoEdgeAgent => "has no ready agent in this node's site",
             Self::NotLoaded => "is this node, where the model is not loaded yet",
             Self::NotPlaced => "is this node, where the model does not belong",
             Self::DeadlineExceeded => "has too little time left",
@@ -149,6 +170,8 @@ impl Reason {
             Self::ModerateComplexity => "ModerateComplexity",
             Self::HighComplexity => "HighComplexity",
             Self::TierNotConfigured => "TierNotConfigured",
+            Self::SiteUnknown => "SiteUnknown",
+            Self::NoEdgeAgent => "NoEdgeAgent",
         }
     }
 
@@ -163,7 +186,9 @@ impl Reason {
             | Self::ModerateDeadline
             | Self::ModerateComplexity
             | Self::HighComplexity
-            | Self::TierNotConfigured => None,
+            | Self::TierNotConfigured
+            | Self::SiteUnknown
+            | Self::NoEdgeAgent => None,
         }
     }
 }
@@ -191,14 +216,14 @@ pub fn decide(
     } else {
         let estimate = || requirements.complexity().unwrap_or_else(complexity);
         let choice = default_rules(requirements.max_latency_ms(), estimate);
-        let reached = walk.reaches(choice.tier);
+        let unreached = walk.unreached(choice.tier);
         walk.visit(choice.tier, Source::Primary);
         match policy.fallback() {
             Some(order) => order.iter().for_each(|tier| walk.visit(*tier, Source::Fallback)),
-            None if !reached => walk.visit(node.tier, Source::Primary),
+            None if unreached.is_some() => walk.visit(node.tier, Source::Primary),
             None => {}
         }
-        (if reached { choice.reason } else { Reason::TierNotConfigured }, choice.complexity)
+        (unreached.map_or(choice.reason, SkipReason::as_reason), choice.complexity)
     };
     Decision {
         candidates: walk.candidates,
@@ -231,9 +256,14 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Whether `tier` is this node, or known to it.
-    fn reaches(&self, tier: Tier) -> bool {
-        tier == self.node.tier || self.policy.remote(tier).is_some()
+    /// Why this node knows no way to `tier`; none where it is this node, or known to it.
+    fn unreached(&self, tier: Tier) -> Option<SkipReason> {
+        if tier == self.node.tier {
+            return None;
+        }
+        self.policy
+            .remote(tier)
+            .map_or(Some(SkipReason::TierNotConfigured), |remote| remote.endpoints().err())
     }
 
     fn visit(&mut self, tier: Tier, source: Source) {
@@ -249,7 +279,7 @@ impl Walk<'_> {
                 LocalModel::NotPlaced => Some(SkipReason::NotPlaced),
             }
         } else {
-            self.policy.remote(tier).is_none().then_some(SkipReason::TierNotConfigured)
+            self.unreached(tier)
         };
         match why {
             None => self.candidates.push(Candidate { tier, source }),

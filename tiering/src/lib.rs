@@ -11,6 +11,7 @@
 mod budget;
 mod complexity;
 mod decide;
+mod place;
 mod policy;
 mod requirements;
 mod rules;
@@ -19,6 +20,7 @@ mod stated;
 pub use budget::{Attempt, attempt_timeout, reserve_for_local};
 pub use complexity::{Elements, entropy};
 pub use decide::{Candidate, Decision, LocalModel, Node, Reason, SkipReason, Skipped, Source, decide};
+pub use place::{Place, SITE, SiteUrl, Sites};
 pub use policy::{DEFAULT_TIMEOUT, Fault, Policy, RemoteTier};
 pub use requirements::Requirements;
 pub use stated::{ParameterValue, RequirementError, Stated};

@@ -6,15 +6,22 @@
 use std::fmt;
 use std::time::Duration;
 
-use terrace_crds::policy::{Fallback, RemoteTier as RemoteTierSpec, RequestDefaults, Tiers};
+use terrace_crds::policy::{
+    EdgeSite, Fallback, RemoteTier as RemoteTierSpec, RequestDefaults, SITE_LABEL, Tiers,
+};
 use terrace_crds::{Tier, TierPolicySpec};
 use url::Url;
+
+use crate::decide::SkipReason;
+use crate::place::{Place, SITE, SiteUrl, Sites};
 
 /// The longest that one attempt at a remote tier may take, unless its policy says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest URL, as in the CRD's schema.
 const MAX_URL_LENGTH: usize = 2048;
+/// What is said of a URL that is none.
+const NO_URL: &str = "is not a URL such as https://gateway.example:8000";
 
 /// What is wrong with one field of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,10 +63,34 @@ pub struct Policy {
 /// A tier that is reached over the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteTier {
-    /// The server's base URL, without `/v2`.
-    pub url: Url,
+    /// Where it is, on any node.
+    place: Place,
+    /// Where it is reached from this node.
+    endpoints: Result<Vec<Url>, SkipReason>,
     /// The longest that one attempt may take.
     pub timeout: Duration,
+}
+
+impl RemoteTier {
+    fn new(place: Place, timeout: Duration) -> Self {
+        let endpoints = place.endpoints(&Sites::new());
+        Self { place, endpoints, timeout }
+    }
+
+    /// Where it is, as the policy says it for every node.
+    pub const fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The base URLs, without `/v2`, at which this node reaches it, in the order in which it asks; never empty. Else why
+    /// this node does not reach it.
+    pub fn endpoints(&self) -> Result<&[Url], SkipReason> {
+        self.endpoints.as_deref().map_err(|why| *why)
+    }
+
+    fn at(self, sites: &Sites) -> Self {
+        Self { endpoints: self.place.endpoints(sites), ..self }
+    }
 }
 
 impl Policy {
@@ -72,6 +103,17 @@ impl Policy {
         Self { privacy_required: self.privacy_required || other.privacy_required, ..self }
     }
 
+    /// This policy on a node with these sites. Where it was before makes no difference.
+    #[must_use]
+    pub fn at(self, sites: &Sites) -> Self {
+        Self { edge: self.edge.map(|edge| edge.at(sites)), ..self }
+    }
+
+    /// The label whose value on a node must be known to reach every tier from there.
+    pub fn site_label(&self) -> Option<&str> {
+        self.edge.as_ref().and_then(|edge| edge.place.site_label())
+    }
+
     /// The policy that `spec` describes, or everything that is wrong with it.
     pub fn parse(spec: &TierPolicySpec) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
@@ -79,8 +121,8 @@ impl Policy {
             local_only: false,
             max_latency: positive(spec.defaults.max_latency, "spec.defaults.maxLatency", &mut faults),
             privacy_required: spec.defaults.privacy_required.unwrap_or(false),
-            edge: remote_tier(spec.tiers.edge.as_ref(), "spec.tiers.edge", &mut faults),
-            cloud: remote_tier(spec.tiers.cloud.as_ref(), "spec.tiers.cloud", &mut faults),
+            edge: remote_tier(spec.tiers.edge.as_ref(), Tier::Edge, &mut faults),
+            cloud: remote_tier(spec.tiers.cloud.as_ref(), Tier::Cloud, &mut faults),
             fallback: fallback(spec.fallback.as_ref(), &mut faults),
         };
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
@@ -131,9 +173,13 @@ impl Policy {
     /// The same policy as a spec with every default written out, and nothing in it that has no effect. Two specs
     /// that mean the same give the same one. The lack of a policy gives that of a private policy without tiers.
     pub fn to_spec(&self) -> TierPolicySpec {
-        let tier = |tier: &RemoteTier| RemoteTierSpec {
-            url: tier.url.to_string(),
-            timeout: Some(tier.timeout.into()),
+        let tier = |tier: &RemoteTier| {
+            let (url, site) = match &tier.place {
+                Place::Url(url) => (Some(url.to_string()), None),
+                Place::SiteUrl(url) => (Some(url.as_str().to_owned()), None),
+                Place::Site { label } => (None, Some(EdgeSite { label: Some(label.clone()) })),
+            };
+            RemoteTierSpec { url, site, timeout: Some(tier.timeout.into()) }
         };
         TierPolicySpec {
             defaults: RequestDefaults {
@@ -158,19 +204,59 @@ fn positive(
     Some(duration)
 }
 
-fn remote_tier(spec: Option<&RemoteTierSpec>, field: &str, faults: &mut Vec<Fault>) -> Option<RemoteTier> {
+fn remote_tier(spec: Option<&RemoteTierSpec>, tier: Tier, faults: &mut Vec<Fault>) -> Option<RemoteTier> {
     let spec = spec?;
+    let field = format!("spec.tiers.{tier}");
     let timeout = positive(spec.timeout, &format!("{field}.timeout"), faults).unwrap_or(DEFAULT_TIMEOUT);
-    match base_url(&spec.url) {
-        Ok(url) => Some(RemoteTier { url, timeout }),
-        Err(message) => {
-            faults.push(Fault::new(format!("{field}.url"), message));
-            None
+    let mut fault = |field: String, message: &str| {
+        faults.push(Fault::new(field, message));
+        None
+    };
+    let place = match (&spec.url, &spec.site) {
+        (Some(url), None) => {
+            place_at(url, tier).map(Some).unwrap_or_else(|message| fault(format!("{field}.url"), message))
         }
-    }
+        (None, Some(_)) if tier != Tier::Edge => {
+            fault(format!("{field}.site"), "is the edge's alone; give a url")
+        }
+        (None, Some(site)) => match site.label.as_deref().unwrap_or(SITE_LABEL) {
+            label if is_label_key(label) => Some(Place::Site { label: label.to_owned() }),
+            _ => {
+                fault(format!("{field}.site.label"), "must be the key of a label, such as example.com/store")
+            }
+        },
+        (Some(_), Some(_)) | (None, None) => fault(field, "needs exactly one of url and site"),
+    };
+    place.map(|place| RemoteTier::new(place, timeout))
 }
 
-fn base_url(text: &str) -> Result<Url, &'static str> {
+fn place_at(text: &str, tier: Tier) -> Result<Place, &'static str> {
+    check_base_url(text)?;
+    if !text.contains(['{', '}']) {
+        return Url::parse(text).map(Place::Url).map_err(|_| NO_URL);
+    }
+    if tier != Tier::Edge {
+        return Err("must not hold { or }: only the edge's url may, for the site of the node");
+    }
+    let message =
+        "may hold {site} in its host and its path, as in http://gateway.{site}.example, and no other { or }";
+    SiteUrl::parse(text).filter(|_| text.contains(SITE)).map(Place::SiteUrl).ok_or(message)
+}
+
+/// `[prefix/]name`, as in the schema.
+fn is_label_key(key: &str) -> bool {
+    let within = |text: &str, max: usize, inner: &[u8], upper: bool| {
+        let outer = |byte: u8| byte.is_ascii_alphanumeric() && (upper || !byte.is_ascii_uppercase());
+        (1..=max).contains(&text.len())
+            && text.bytes().all(|byte| outer(byte) || inner.contains(&byte))
+            && text.bytes().next().is_some_and(outer)
+            && text.bytes().next_back().is_some_and(outer)
+    };
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    prefix.is_none_or(|prefix| within(prefix, 253, b"-.", false)) && within(name, 63, b"-_.", true)
+}
+
+fn check_base_url(text: &str) -> Result<(), &'static str> {
     if text.len() > MAX_URL_LENGTH {
         return Err("must have at most 2048 characters");
     }
@@ -188,9 +274,9 @@ fn base_url(text: &str) -> Result<Url, &'static str> {
     }
     // A URL parser drops or rewrites these; what is written should be what is called.
     if rest.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') || rest.starts_with('/') {
-        return Err("is not a URL such as https://gateway.example:8000");
+        return Err(NO_URL);
     }
-    Url::parse(text).map_err(|_| "is not a URL such as https://gateway.example:8000")
+    Ok(())
 }
 
 fn fallback(spec: Option<&Fallback>, faults: &mut Vec<Fault>) -> Option<Vec<Tier>> {
@@ -210,11 +296,18 @@ fn fallback(spec: Option<&Fallback>, faults: &mut Vec<Fault>) -> Option<Vec<Tier
 mod tests {
     use super::*;
 
+    fn remote(url: &str) -> RemoteTierSpec {
+        RemoteTierSpec { url: Some(url.to_owned()), ..RemoteTierSpec::default() }
+    }
+
+    fn with_site(label: Option<&str>) -> TierPolicySpec {
+        let site = Some(EdgeSite { label: label.map(str::to_owned) });
+        let edge = Some(RemoteTierSpec { site, ..RemoteTierSpec::default() });
+        TierPolicySpec { tiers: Tiers { edge, cloud: None }, ..TierPolicySpec::default() }
+    }
+
     fn with_edge(url: &str) -> TierPolicySpec {
-        TierPolicySpec {
-            tiers: Tiers { edge: Some(RemoteTierSpec { url: url.to_owned(), timeout: None }), cloud: None },
-            ..TierPolicySpec::default()
-        }
+        TierPolicySpec { tiers: Tiers { edge: Some(remote(url)), cloud: None }, ..TierPolicySpec::default() }
     }
 
     fn with_order(enabled: Option<bool>, order: Option<Vec<Tier>>) -> TierPolicySpec {
@@ -240,7 +333,8 @@ mod tests {
     fn a_tier_has_five_seconds_unless_it_says_otherwise() {
         let policy = Policy::parse(&with_edge("http://edge:8000")).unwrap();
         let edge = policy.remote(Tier::Edge).unwrap();
-        assert_eq!((edge.url.as_str(), edge.timeout), ("http://edge:8000/", Duration::from_secs(5)));
+        assert_eq!(edge.timeout, Duration::from_secs(5));
+        assert_eq!(edge.endpoints().unwrap()[0].as_str(), "http://edge:8000/");
         assert_eq!(policy.remote(Tier::Cloud), None);
     }
 
@@ -278,6 +372,72 @@ mod tests {
     }
 
     #[test]
+    fn an_edge_has_a_url_or_a_site_and_a_cloud_a_url() {
+        assert_eq!(fields(&with_site(None)), Vec::<String>::new());
+        let mut spec = with_site(Some("example.com/store"));
+        assert_eq!(fields(&spec), Vec::<String>::new());
+        spec.tiers.cloud = spec.tiers.edge.take();
+        assert_eq!(fields(&spec), ["spec.tiers.cloud.site"]);
+        spec.tiers.cloud = Some(remote("http://{site}.example"));
+        assert_eq!(fields(&spec), ["spec.tiers.cloud.url"]);
+        let mut both = with_site(None);
+        both.tiers.edge.as_mut().unwrap().url = Some("http://edge".to_owned());
+        assert_eq!(fields(&both), ["spec.tiers.edge"]);
+        let neither = Tiers { edge: Some(RemoteTierSpec::default()), cloud: None };
+        assert_eq!(
+            fields(&TierPolicySpec { tiers: neither, ..TierPolicySpec::default() }),
+            ["spec.tiers.edge"]
+        );
+    }
+
+    #[test]
+    fn the_label_of_a_site_is_the_key_of_a_label() {
+        let long = |letters: usize| "a".repeat(letters);
+        let longest = format!("{}/{}", long(253), long(63));
+        for label in ["store", "Store_1.a", "example.com/store", "topology.kubernetes.io/zone", &longest] {
+            assert_eq!(fields(&with_site(Some(label))), Vec::<String>::new(), "{label}");
+        }
+        for label in
+            ["", "/store", "example.com/", "a/b/c", "Example.com/store", "-a", "a.", "a b", "a=b", &long(64)]
+        {
+            assert_eq!(fields(&with_site(Some(label))), ["spec.tiers.edge.site.label"], "{label}");
+        }
+    }
+
+    #[test]
+    fn a_site_in_a_url_is_replaced_and_any_other_brace_is_refused() {
+        assert_eq!(fields(&with_edge("http://gateway.{site}.example")), Vec::<String>::new());
+        for url in
+            ["http://{zone}.example", "http://{site", "http://site}", "http://edge:{site}", "http://{}"]
+        {
+            assert_eq!(fields(&with_edge(url)), ["spec.tiers.edge.url"], "{url}");
+        }
+    }
+
+    #[test]
+    fn where_a_node_is_changes_what_it_reaches_and_nothing_of_what_the_policy_says() {
+        let here = |name: &str| {
+            Sites::from([(
+                SITE_LABEL.to_owned(),
+                terrace_crds::node::NodeSite { name: name.to_owned(), edge: vec![] },
+            )])
+        };
+        let policy = Policy::parse(&with_edge("http://{site}.example")).unwrap();
+        let endpoint =
+            |policy: &Policy| policy.remote(Tier::Edge).unwrap().endpoints().map(|urls| urls[0].to_string());
+        assert_eq!(endpoint(&policy), Err(SkipReason::SiteUnknown));
+        let oslo = policy.clone().at(&here("oslo"));
+        assert_eq!(endpoint(&oslo), Ok("http://oslo.example/".to_owned()));
+        assert_eq!(oslo.to_spec(), policy.to_spec());
+        let bergen = oslo.at(&here("bergen"));
+        assert_eq!(endpoint(&bergen), Ok("http://bergen.example/".to_owned()));
+        assert_eq!(bergen.at(&Sites::new()), policy);
+        assert_eq!(policy.site_label(), Some(SITE_LABEL));
+        let fixed = Policy::parse(&with_edge("http://edge")).unwrap();
+        assert_eq!((fixed.site_label(), fixed.clone().at(&here("oslo"))), (None, fixed));
+    }
+
+    #[test]
     fn a_fault_does_not_repeat_what_may_be_a_password() {
         let faults = Policy::parse(&with_edge("http://user:hunter2@edge")).unwrap_err();
         assert!(!faults[0].to_string().contains("hunter2"), "{}", faults[0]);
@@ -297,8 +457,8 @@ mod tests {
         let spec = TierPolicySpec {
             defaults: RequestDefaults { max_latency: Some(Duration::ZERO.into()), privacy_required: None },
             tiers: Tiers {
-                edge: Some(RemoteTierSpec { url: "edge".to_owned(), timeout: Some(Duration::ZERO.into()) }),
-                cloud: Some(RemoteTierSpec { url: "http://cloud?a".to_owned(), timeout: None }),
+                edge: Some(RemoteTierSpec { timeout: Some(Duration::ZERO.into()), ..remote("edge") }),
+                cloud: Some(remote("http://cloud?a")),
             },
             fallback: Some(Fallback { enabled: None, order: Some(vec![]) }),
         };
@@ -327,7 +487,13 @@ mod tests {
 
     #[test]
     fn a_resolved_spec_is_the_same_policy() {
-        for spec in [TierPolicySpec::default(), with_edge("http://edge/a"), with_order(Some(false), None)] {
+        for spec in [
+            TierPolicySpec::default(),
+            with_edge("http://edge/a"),
+            with_edge("http://{site}.example"),
+            with_site(None),
+            with_order(Some(false), None),
+        ] {
             let policy = Policy::parse(&spec).unwrap();
             assert_eq!(Policy::parse(&policy.to_spec()).unwrap(), policy);
         }

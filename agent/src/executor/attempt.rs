@@ -80,10 +80,15 @@ async fn forward(
         let refusal = Refusal::NoTier(format!("{tier}: the request may not leave this node"));
         return Err(Failure { outcome: "NotAllowed", refusal, last: false });
     };
+    // The first is this node's own: of the agents of a site, each node begins with another one.
+    let Some(url) = remote.endpoints().ok().and_then(<[_]>::first) else {
+        let refusal = Refusal::NoTier(format!("{tier}: no way to it is known on this node"));
+        return Err(Failure { outcome: "NotConfigured", refusal, last: false });
+    };
     let model = job.entry.name_on(tier, &job.node.default_namespace);
     let forward = Forward {
         from: job.tier,
-        url: &remote.url,
+        url,
         model: &model,
         message,
         timeout: limit.unwrap_or(remote.timeout),

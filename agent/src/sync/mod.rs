@@ -62,6 +62,8 @@ pub struct Sync {
     tell_ended: mpsc::UnboundedSender<Ended>,
     /// How many activations were ever begun.
     begun: u64,
+    /// What was followed last.
+    followed: Option<Arc<Instruction>>,
 }
 
 /// What every activation needs.
@@ -109,7 +111,7 @@ impl Sync {
     pub fn new(node: Arc<Node>, activator: Arc<Activator>, journal: Arc<NodeJournal>) -> Self {
         let shared = Arc::new(Shared { node, activator, journal, seed: RandomState::new() });
         let (tell_ended, ended) = mpsc::unbounded_channel();
-        Self { shared, running: HashMap::new(), ended, tell_ended, begun: 0 }
+        Self { shared, running: HashMap::new(), ended, tell_ended, begun: 0, followed: None }
     }
 
     /// Serves again, from disk alone, what served when this node last ended. What serves already goes on.
@@ -117,6 +119,7 @@ impl Sync {
         let state = self.shared.journal.state();
         let Some(spec) = state.spec else { return };
         self.shared.node.become_tier(spec.tier);
+        self.shared.node.registry.move_to(&spec.sites);
         let revisions: Vec<Revision> = Revision::all(&spec).collect();
         for revision in &revisions {
             self.shared.announce(revision);
@@ -162,6 +165,17 @@ impl Sync {
         let accepted = Arc::clone(&instruction);
         self.shared.record(move |journal, registry| journal.accept(&accepted.spec, registry)).await;
         self.shared.node.become_tier(instruction.spec.tier);
+        self.shared.node.registry.move_to(&instruction.spec.sites);
+        let is_moved_alone = self.followed.as_ref().is_some_and(|followed| {
+            let sites = instruction.spec.sites.clone();
+            InferenceNodeSpec { sites, ..followed.spec.clone() } == instruction.spec
+        });
+        self.followed = Some(Arc::clone(&instruction));
+        if is_moved_alone {
+            // No reason to try again what failed: agents of the edge come and go.
+            self.shared.node.board.spec_followed(instruction.generation);
+            return;
+        }
         let wanted: HashMap<ModelKey, Revision> =
             Revision::all(&instruction.spec).map(|revision| (revision.key(), revision)).collect();
         self.retire(&wanted).await;

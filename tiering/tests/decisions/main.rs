@@ -33,7 +33,7 @@ impl Sketch {
     }
 
     fn policy(&self) -> Policy {
-        let tier = |url: &str| RemoteTier { url: url.to_owned(), timeout: None };
+        let tier = |url: &str| RemoteTier { url: Some(url.to_owned()), ..RemoteTier::default() };
         let spec = TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency_ms.map(|limit| Duration::from_millis(limit).into()),
