@@ -4,13 +4,17 @@
 //! word, and the executor only walks the candidates that it named.
 
 use std::borrow::Cow;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use terrace_crds::Tier;
 use terrace_oip::{InferRequest, Parameters};
-use terrace_tiering::{self as tiering, Decision, LocalModel, RequirementError, Requirements, Stated};
+use terrace_tiering::{
+    self as tiering, Decision, LocalModel, LocalState, RequirementError, Requirements, Snapshot, Stated,
+};
 use tracing::debug;
 
-use crate::executor::{self, Answer, Attempt, Job, Output};
+use crate::executor::{self, Answer, Attempt, Job, Output, Work};
 use crate::heavy::heavy;
 use crate::message::Message;
 use crate::metrics::Finished;
@@ -99,22 +103,26 @@ async fn answer<E: Exchange>(
     let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
 
-    let here = tiering::Node { tier, model: standing(entry) };
+    let snapshot = snapshot(entry, tier);
     let inputs = request.inputs.iter().map(|input| &input.tensor);
-    let decision = tiering::decide(&entry.policy, &requirements, here, || requirements::complexity(inputs));
+    let decision =
+        tiering::decide(&entry.policy, &requirements, &snapshot, || requirements::complexity(inputs));
 
     let may_leave = decision.candidates.iter().any(|candidate| candidate.tier != tier);
     let message = if may_leave { Some(exchange.message(&request)?) } else { None };
-    let job = Job {
-        node,
-        tier,
-        entry,
-        decision: &decision,
+    let work = Work {
         inputs: std::mem::take(&mut request.inputs).into_iter().map(|input| input.tensor).collect(),
         outputs: request
             .outputs
             .as_ref()
             .map(|outputs| outputs.iter().map(|output| output.name.clone()).collect()),
+    };
+    let job = Job {
+        node,
+        tier,
+        entry,
+        decision: &decision,
+        work: Mutex::new(Some(work)),
         message,
         deadline: due(requirements.max_latency()),
     };
@@ -188,6 +196,23 @@ pub fn check_version(entry: &Entry, version: Option<&str>) -> Result<(), Refusal
         ))),
         _ => Ok(()),
     }
+}
+
+/// What this node knows now.
+fn snapshot(entry: &Entry, tier: Tier) -> Snapshot {
+    let mut snapshot = Snapshot::of(tiering::Node { tier, model: standing(entry) });
+    if let Some(served) = entry.served() {
+        let figures = served.model.load_figures();
+        snapshot.local = LocalState {
+            queued: figures.queued,
+            in_flight: figures.running,
+            longest_run: figures.longest_run,
+            ..LocalState::default()
+        };
+    }
+    snapshot.edge.available = entry.policy.remote(Tier::Edge).is_some();
+    snapshot.cloud.available = entry.policy.remote(Tier::Cloud).is_some();
+    snapshot
 }
 
 const fn standing(entry: &Entry) -> LocalModel {

@@ -5,6 +5,7 @@ use terrace_crds::Tier;
 use crate::policy::Policy;
 use crate::requirements::Requirements;
 use crate::rules::default_rules;
+use crate::snapshot::Snapshot;
 
 /// The node that decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,12 @@ pub enum SkipReason {
     NotPlaced,
     /// The time that is left does not suffice for it.
     DeadlineExceeded,
+    /// It takes longer than the time that is left, as far as this node has seen.
+    PredictedTooLate,
+    /// It did not answer of late, and is left alone for a while.
+    BreakerOpen,
+    /// It has as many requests of this node as the policy grants it.
+    TooManyInFlight,
 }
 
 /// Why a decision is what it is.
@@ -132,6 +139,9 @@ impl SkipReason {
             Self::NotLoaded => "NotLoaded",
             Self::NotPlaced => "NotPlaced",
             Self::DeadlineExceeded => "DeadlineExceeded",
+            Self::PredictedTooLate => "PredictedTooLate",
+            Self::BreakerOpen => "BreakerOpen",
+            Self::TooManyInFlight => "TooManyInFlight",
         }
     }
 
@@ -153,6 +163,9 @@ impl SkipReason {
             Self::NotLoaded => "is this node, where the model is not loaded yet",
             Self::NotPlaced => "is this node, where the model does not belong",
             Self::DeadlineExceeded => "has too little time left",
+            Self::PredictedTooLate => "takes longer than the time that is left",
+            Self::BreakerOpen => "did not answer of late",
+            Self::TooManyInFlight => "has as many requests of this node as it may have",
         }
     }
 }
@@ -193,7 +206,7 @@ impl Reason {
     }
 }
 
-/// Decides who may answer a request on `node`.
+/// Decides who may answer a request on the node that `snapshot` shows.
 ///
 /// A forwarded request, a private one, and one whose model has no policy are answered by the node or by nobody. A
 /// request that asks for a tier is answered by that tier or by nobody. For all others the rules choose, and the
@@ -205,9 +218,10 @@ impl Reason {
 pub fn decide(
     policy: &Policy,
     requirements: &Requirements,
-    node: Node,
+    snapshot: &Snapshot,
     complexity: impl FnOnce() -> f64,
 ) -> Decision {
+    let node = snapshot.node;
     let mut walk =
         Walk { policy, node, candidates: Vec::with_capacity(Tier::ALL.len()), skipped: Vec::new() };
     let (reason, complexity) = if let Some((tier, reason)) = settled(policy, requirements, node.tier) {

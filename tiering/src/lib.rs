@@ -5,22 +5,32 @@
 //! an inference engine, and must not read a clock, the environment, files or randomness.
 //!
 //! A request passes through in this order: [`Stated`] (what the request says) → [`Requirements::tighten`] (the
-//! stricter of policy and request) → [`decide`] (who may answer, in order, and why) → [`attempt_timeout`] (how
+//! stricter of policy and request) → [`decide`] (who may answer, in order, and why, by what a [`Snapshot`] shows) → [`attempt_timeout`] (how
 //! long each of them may take).
 
+mod breaker;
 mod budget;
 mod complexity;
 mod decide;
+mod endpoints;
+mod hedge;
+mod latency;
 mod place;
 mod policy;
 mod requirements;
 mod rules;
+mod snapshot;
 mod stated;
 
+pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
 pub use budget::{Attempt, attempt_timeout, reserve_for_local};
 pub use complexity::{Elements, entropy};
 pub use decide::{Candidate, Decision, LocalModel, Node, Reason, SkipReason, Skipped, Source, decide};
+pub use endpoints::{EndpointState, pick};
+pub use hedge::HedgeBudget;
+pub use latency::Latency;
 pub use place::{Place, SITE, SiteUrl, Sites};
 pub use policy::{DEFAULT_TIMEOUT, Fault, Policy, RemoteTier};
 pub use requirements::Requirements;
+pub use snapshot::{LocalState, RemoteState, Snapshot};
 pub use stated::{ParameterValue, RequirementError, Stated};

@@ -1,6 +1,6 @@
 //! One try at one tier: this node's own model, or another tier's.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -10,7 +10,7 @@ use terrace_engine::InferError;
 use terrace_tiering::{self as tiering, Candidate, RemoteTier};
 use tracing::debug;
 
-use super::{Job, Output};
+use super::{Job, Output, Work};
 use crate::refusal::Refusal;
 use crate::registry::Served;
 use crate::upstream::{Forward, UpstreamError};
@@ -26,8 +26,10 @@ pub struct Failure {
     pub last: bool,
 }
 
-/// Tries `candidate`, and keeps `reserve` of the time that is left for those after it.
-pub async fn attempt(job: &mut Job<'_>, candidate: &Candidate, reserve: Duration) -> Result<Output, Failure> {
+/// Tries `candidate`, and keeps `reserve` of the time that is left for those after it. Dropped before its end, it stops
+/// what it began: a run that nobody else waits for, a request that is under way. Several may run at once, each for another
+/// tier.
+pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration) -> Result<Output, Failure> {
     let entry = job.entry;
     let remote = entry.policy.remote(candidate.tier).filter(|_| candidate.tier != job.tier);
     let timeout = remote.map(|remote| remote.timeout);
@@ -49,9 +51,13 @@ pub async fn attempt(job: &mut Job<'_>, candidate: &Candidate, reserve: Duration
 }
 
 /// On this node's own model.
-async fn run_here(job: &mut Job<'_>, served: &Arc<Served>) -> Result<Output, Failure> {
-    // A tier is a candidate once, so nobody asks for them again.
-    let (inputs, outputs) = (std::mem::take(&mut job.inputs), job.outputs.take());
+async fn run_here(job: &Job<'_>, served: &Arc<Served>) -> Result<Output, Failure> {
+    // A tier is a candidate once, so it is there.
+    let work = job.work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(Work { inputs, outputs }) = work else {
+        let refusal = Refusal::Failed("the request was run here before".to_owned());
+        return Err(Failure { outcome: "Failed", refusal, last: false });
+    };
     let ran = served.model.infer(inputs, outputs, job.deadline).await;
     match ran {
         Ok(tensors) => Ok(Output::Local { served: Arc::clone(served), tensors }),

@@ -2,7 +2,7 @@
 
 mod attempt;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -29,14 +29,21 @@ pub struct Job<'a> {
     pub entry: &'a Entry,
     /// Who may answer, in order.
     pub decision: &'a Decision,
-    /// The inputs, decoded.
-    pub inputs: Vec<Tensor>,
-    /// The outputs that the request names, if it does.
-    pub outputs: Option<Vec<String>>,
+    /// What this node's own model would compute on; whoever runs it takes it.
+    pub work: Mutex<Option<Work>>,
     /// The request, as it is forwarded; there where another tier may answer.
     pub message: Option<Message>,
     /// When the answer is due, if ever.
     pub deadline: Option<Instant>,
+}
+
+/// What a model computes on, and what is wanted of it.
+#[derive(Debug)]
+pub struct Work {
+    /// The inputs, decoded.
+    pub inputs: Vec<Tensor>,
+    /// The outputs that the request names, if it does.
+    pub outputs: Option<Vec<String>>,
 }
 
 /// An answer, and how it came about.
@@ -91,7 +98,7 @@ pub struct Attempt {
 }
 
 /// Tries each candidate in turn.
-pub async fn run(mut job: Job<'_>) -> Result<Answer, Refusal> {
+pub async fn run(job: Job<'_>) -> Result<Answer, Refusal> {
     let candidates = &job.decision.candidates;
     let local_at = candidates.iter().position(|candidate| candidate.tier == job.tier);
     let longest_run = job.entry.served().and_then(|served| served.model.load_figures().longest_run);
@@ -103,7 +110,7 @@ pub async fn run(mut job: Job<'_>) -> Result<Answer, Refusal> {
         let local_comes_later = local_at.is_some_and(|local| local > position);
         let reserve = if local_comes_later { reserve } else { Duration::ZERO };
         let begun = Instant::now();
-        let tried = attempt(&mut job, candidate, reserve).await;
+        let tried = attempt(&job, candidate, reserve).await;
         let outcome = tried.as_ref().map_or_else(|failure| failure.outcome, |_| "Answered");
         job.node.metrics.attempt(candidate.tier, outcome);
         attempts.push(Attempt { tier: candidate.tier.as_str(), outcome, ms: millis(begun.elapsed()) });

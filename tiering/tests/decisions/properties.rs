@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use proptest::prelude::*;
 use terrace_crds::Tier;
-use terrace_tiering::{LocalModel, Requirements, Source, Stated, decide};
+use terrace_tiering::{LocalModel, Requirements, Snapshot, Source, Stated, decide};
 
 use crate::arbitrary::{node, policy, sketch, stated};
 use crate::tiers;
@@ -23,7 +23,7 @@ proptest! {
         let Ok(requirements) = Requirements::tighten(&policy, node.tier, parameters, headers) else {
             return Ok(());
         };
-        let decision = decide(&policy, &requirements, node, || complexity);
+        let decision = decide(&policy, &requirements, &Snapshot::of(node), || complexity);
         prop_assert_eq!(decision.privacy_required, private);
         if private {
             prop_assert!(tiers(&decision).iter().all(|tier| *tier == node.tier), "{:?}", decision);
@@ -39,7 +39,7 @@ proptest! {
         let Ok(requirements) = Requirements::tighten(&policy, node.tier, parameters, headers) else {
             return Ok(());
         };
-        let decision = decide(&policy, &requirements, node, || complexity);
+        let decision = decide(&policy, &requirements, &Snapshot::of(node), || complexity);
         prop_assert!(tiers(&decision).iter().all(|tier| *tier == node.tier), "{:?}", decision);
     }
 
@@ -71,7 +71,7 @@ proptest! {
         let Ok(requirements) = Requirements::tighten(&policy, node.tier, stated, Stated::default()) else {
             return Ok(());
         };
-        let decision = decide(&policy, &requirements, node, || complexity);
+        let decision = decide(&policy, &requirements, &Snapshot::of(node), || complexity);
         let mut named = tiers(&decision);
         for tier in &named {
             let here = *tier == node.tier && node.model == LocalModel::Serving;
@@ -96,7 +96,7 @@ proptest! {
         let Ok(requirements) = Requirements::tighten(&policy, node.tier, stated, Stated::default()) else {
             return Ok(());
         };
-        let decision = decide(&policy, &requirements, node, || complexity);
+        let decision = decide(&policy, &requirements, &Snapshot::of(node), || complexity);
         if let Some(asked) = requirements.tier() {
             prop_assert!(tiers(&decision).iter().all(|tier| *tier == asked), "{:?}", decision);
         }
@@ -113,7 +113,7 @@ proptest! {
             return Ok(());
         };
         let estimated = Cell::new(false);
-        let decision = decide(&policy, &requirements, node, || {
+        let decision = decide(&policy, &requirements, &Snapshot::of(node), || {
             estimated.set(true);
             complexity
         });

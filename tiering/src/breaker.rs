@@ -1,0 +1,170 @@
+//! When an endpoint that does not answer is left alone, and when it is tried again.
+//!
+//! Pure: `now` is the time since any moment that the caller keeps to, `seed` any number that varies. A closed breaker opens
+//! after so many failures with no answer between them. Open, it lets nothing through for a period, which doubles each time
+//! up to a limit; then half-open, it lets one request through, whose end closes or opens it.
+//!
+//! What a failure is, the caller says, by its [`weight`]: an endpoint that did not answer in the short time
+//! that a deadline left has failed less than one that did not answer in its own time-out, so a tight deadline does not take
+//! a tier away from those that have time. (That it is too slow for tight deadlines is [`Latency`](crate::Latency)'s to know.)
+
+use std::time::Duration;
+
+/// Failures in a row that open a breaker, unless its policy says otherwise.
+pub const DEFAULT_FAILURES: u32 = 3;
+/// How long it stays open at first.
+pub const DEFAULT_PERIOD: Duration = Duration::from_secs(5);
+/// How long it stays open at most.
+pub const DEFAULT_MAX_PERIOD: Duration = Duration::from_secs(60);
+
+/// Each wait is up to this share longer, so that nodes that lost a tier together do not come back to it together.
+const JITTER: f64 = 0.2;
+/// A hair, for what fractions leave of a whole failure.
+const NEARLY: f64 = 1e-9;
+
+/// What a circuit breaker says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Requests go through.
+    #[default]
+    Closed,
+    /// None does.
+    Open,
+    /// One does, to see whether the endpoint answers again.
+    HalfOpen,
+}
+
+impl BreakerState {
+    /// The name in rules, responses and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+        }
+    }
+}
+
+/// When a breaker opens, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// Failures in a row that open it.
+    pub failures: u32,
+    /// How long it stays open at first.
+    pub period: Duration,
+    /// How long it stays open at most.
+    pub max_period: Duration,
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self { failures: DEFAULT_FAILURES, period: DEFAULT_PERIOD, max_period: DEFAULT_MAX_PERIOD }
+    }
+}
+
+/// The breaker of one endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Breaker {
+    state: State,
+    /// Failures since the last answer.
+    failures: f64,
+    /// How often it was opened since the last answer.
+    opened: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum State {
+    #[default]
+    Closed,
+    Open {
+        until: Duration,
+    },
+    /// A request is through. Should its end never be told, another one goes after `until`.
+    Probing {
+        until: Duration,
+    },
+}
+
+/// How a request goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// As one of many.
+    Normal,
+    /// As the one that shows whether the endpoint answers again.
+    Probe,
+}
+
+/// A request that the endpoint did not answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Failure {
+    /// How it went through.
+    pub pass: Pass,
+    /// What it counts for: 1 is a whole failure.
+    pub weight: f64,
+    /// Any number that varies.
+    pub seed: u64,
+}
+
+impl Breaker {
+    /// What it would say to a request.
+    pub fn state(&self, now: Duration) -> BreakerState {
+        match self.state {
+            State::Closed => BreakerState::Closed,
+            State::Open { until } | State::Probing { until } if now < until => BreakerState::Open,
+            State::Open { .. } | State::Probing { .. } => BreakerState::HalfOpen,
+        }
+    }
+
+    /// Lets a request through, or not.
+    pub fn pass(&mut self, now: Duration, settings: &BreakerSettings) -> Option<Pass> {
+        match self.state(now) {
+            BreakerState::Closed => Some(Pass::Normal),
+            BreakerState::Open => None,
+            BreakerState::HalfOpen => {
+                self.state = State::Probing { until: now.saturating_add(settings.period) };
+                Some(Pass::Probe)
+            }
+        }
+    }
+
+    /// The endpoint answered.
+    pub fn answered(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The endpoint did not answer. Whether that opened the breaker.
+    pub fn failed(&mut self, now: Duration, failure: Failure, settings: &BreakerSettings) -> bool {
+        match (self.state, failure.pass) {
+            (State::Closed, _) => {
+                self.failures += failure.weight.clamp(0.0, 1.0);
+                if self.failures + NEARLY < f64::from(settings.failures) {
+                    return false;
+                }
+            }
+            (State::Probing { .. }, Pass::Probe) => {}
+            // One of those that were under way when it opened.
+            _ => return false,
+        }
+        let wait = settings
+            .period
+            .saturating_mul(1 << self.opened.min(16))
+            .min(settings.max_period.max(settings.period));
+        // A number from 0 to 1 of the seed's upper bits.
+        let share = (failure.seed >> 11) as f64 / (1_u64 << 53) as f64;
+        self.state = State::Open { until: now.saturating_add(wait.mul_f64(1.0 + JITTER * share)) };
+        self.opened = self.opened.saturating_add(1);
+        true
+    }
+
+    /// The request that was let through ended without saying anything of the endpoint: its caller went away.
+    pub fn abandoned(&mut self, now: Duration, pass: Pass) {
+        if matches!((self.state, pass), (State::Probing { .. }, Pass::Probe)) {
+            self.state = State::Open { until: now };
+        }
+    }
+}
+
+/// What it counts for that no answer came in `limit`, of an endpoint that may take `timeout`.
+pub fn weight(limit: Duration, timeout: Duration) -> f64 {
+    if timeout.is_zero() { 1.0 } else { (limit.as_secs_f64() / timeout.as_secs_f64()).min(1.0) }
+}

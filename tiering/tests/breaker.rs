@@ -1,0 +1,134 @@
+//! When a circuit breaker opens and closes, by examples and by properties.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use terrace_tiering::{Breaker, BreakerSettings, BreakerState, Failure, Pass, failure_weight};
+
+const SETTINGS: BreakerSettings = BreakerSettings { failures: 3, period: secs(5), max_period: secs(60) };
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn failure(pass: Pass, weight: f64, seed: u64) -> Failure {
+    Failure { pass, weight, seed }
+}
+
+/// A breaker that was opened at `now`, as often as this.
+fn opened(times: u32, now: Duration) -> (Breaker, Duration) {
+    let (mut breaker, mut now) = (Breaker::default(), now);
+    for _ in 0..3 {
+        let _ = breaker.failed(now, failure(Pass::Normal, 1.0, 0), &SETTINGS);
+    }
+    for _ in 1..times {
+        while breaker.state(now) == BreakerState::Open {
+            now += Duration::from_millis(500);
+        }
+        assert_eq!(breaker.pass(now, &SETTINGS), Some(Pass::Probe));
+        assert!(breaker.failed(now, failure(Pass::Probe, 1.0, 0), &SETTINGS));
+    }
+    (breaker, now)
+}
+
+#[test]
+fn failures_in_a_row_open_it_and_an_answer_between_them_does_not_count() {
+    let mut breaker = Breaker::default();
+    for _ in 0..10 {
+        assert!(!breaker.failed(secs(1), failure(Pass::Normal, 1.0, 7), &SETTINGS));
+        assert!(!breaker.failed(secs(1), failure(Pass::Normal, 1.0, 7), &SETTINGS));
+        breaker.answered();
+    }
+    for count in 1..=3 {
+        assert_eq!(breaker.pass(secs(1), &SETTINGS), Some(Pass::Normal));
+        assert_eq!(breaker.failed(secs(1), failure(Pass::Normal, 1.0, 7), &SETTINGS), count == 3);
+    }
+    assert_eq!(breaker.state(secs(1)), BreakerState::Open);
+    assert_eq!(breaker.pass(secs(5), &SETTINGS), None);
+}
+
+#[test]
+fn a_tight_deadline_counts_for_what_it_left() {
+    let (mut breaker, weight) = (Breaker::default(), failure_weight(Duration::from_millis(100), secs(1)));
+    let mut needed = 0;
+    while breaker.state(secs(1)) == BreakerState::Closed {
+        let _ = breaker.failed(secs(1), failure(Pass::Normal, weight, 0), &SETTINGS);
+        needed += 1;
+    }
+    assert_eq!(needed, 30);
+    assert!((failure_weight(secs(9), secs(1)) - 1.0).abs() < 1e-9);
+    assert!((failure_weight(secs(0), secs(0)) - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn half_open_it_lets_one_through() {
+    let (mut breaker, now) = opened(1, secs(1));
+    let now = now + secs(6);
+    assert_eq!(breaker.state(now), BreakerState::HalfOpen);
+    assert_eq!(breaker.pass(now, &SETTINGS), Some(Pass::Probe));
+    assert_eq!(breaker.state(now), BreakerState::Open);
+    assert_eq!(breaker.pass(now, &SETTINGS), None);
+    breaker.answered();
+    assert_eq!(breaker.pass(now, &SETTINGS), Some(Pass::Normal));
+    // One whose caller went away says nothing; the next may try at once.
+    let (mut breaker, _) = opened(1, secs(1));
+    assert_eq!(breaker.pass(now, &SETTINGS), Some(Pass::Probe));
+    breaker.abandoned(now, Pass::Probe);
+    assert_eq!(breaker.pass(now, &SETTINGS), Some(Pass::Probe));
+    // One that never ends is not waited for.
+    assert_eq!(breaker.pass(now + secs(5), &SETTINGS), Some(Pass::Probe));
+}
+
+#[test]
+fn it_stays_open_for_longer_each_time_up_to_a_limit() {
+    for (times, expected) in [(1, 5), (2, 10), (3, 20), (4, 40), (5, 60), (9, 60)] {
+        let (breaker, now) = opened(times, secs(1));
+        let just_before = (now + secs(expected)).saturating_sub(Duration::from_millis(1));
+        assert_eq!(breaker.state(just_before), BreakerState::Open, "{times}");
+        assert_eq!(breaker.state(now + secs(expected)), BreakerState::HalfOpen, "{times}");
+    }
+}
+
+#[test]
+fn what_was_under_way_when_it_opened_neither_opens_it_again_nor_takes_the_probe_away() {
+    let (mut breaker, now) = opened(1, secs(1));
+    assert!(!breaker.failed(now, failure(Pass::Normal, 1.0, 0), &SETTINGS));
+    let probing = now + secs(5);
+    assert_eq!(breaker.pass(probing, &SETTINGS), Some(Pass::Probe));
+    assert!(!breaker.failed(probing, failure(Pass::Normal, 1.0, 0), &SETTINGS));
+    breaker.abandoned(probing, Pass::Normal);
+    assert_eq!(breaker.pass(probing, &SETTINGS), None);
+    // But an answer is an answer.
+    breaker.answered();
+    assert_eq!(breaker.state(probing), BreakerState::Closed);
+}
+
+proptest! {
+    /// An endpoint that never answers is tried at most once a period, whoever asks when and whatever the seed.
+    #[test]
+    fn an_endpoint_that_is_away_is_tried_once_a_period(
+        steps in prop::collection::vec((0_u64..3_000, any::<u64>()), 10..300), failures in 1_u32..6,
+    ) {
+        let settings = BreakerSettings { failures, ..SETTINGS };
+        let (mut breaker, mut now, mut tried) = (Breaker::default(), secs(1), Vec::new());
+        for (step, seed) in steps {
+            now += Duration::from_millis(step);
+            if let Some(pass) = breaker.pass(now, &settings) {
+                tried.push(now);
+                let _ = breaker.failed(now, failure(pass, 1.0, seed), &settings);
+            }
+        }
+        let later = tried.iter().skip(failures as usize - 1).copied().collect::<Vec<_>>();
+        prop_assert!(later.windows(2).all(|two| two[0] + settings.period <= two[1]), "{:?}", later);
+    }
+
+    /// It opens for at most a fifth longer than the longest period, and then lets one through.
+    #[test]
+    fn it_never_stays_open_for_ever(times in 1_u32..40, seed in any::<u64>()) {
+        let (mut breaker, now) = opened(times, secs(1));
+        let probing = now + secs(72);
+        prop_assert_eq!(breaker.pass(probing, &SETTINGS), Some(Pass::Probe));
+        let _ = breaker.failed(probing, failure(Pass::Probe, 1.0, seed), &SETTINGS);
+        prop_assert_eq!(breaker.state(probing + secs(72)), BreakerState::HalfOpen);
+    }
+}
