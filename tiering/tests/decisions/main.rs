@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use terrace_crds::policy::{Fallback, RemoteTier, RequestDefaults, Tiers};
 use terrace_crds::{Tier, TierPolicySpec};
-use terrace_tiering::{Decision, LocalModel, Node, Policy, Requirements, Stated, decide};
+use terrace_tiering::{Decision, LocalModel, Node, Policy, Requirements, Snapshot, Stated, decide};
 
 /// A device that serves the model.
 const DEVICE: Node = Node { tier: Tier::Device, model: LocalModel::Serving };
@@ -52,7 +52,7 @@ impl Sketch {
 /// The decision on a request that states `stated` in its parameters, of this complexity.
 fn decided(policy: &Policy, node: Node, stated: Stated, complexity: f64) -> Decision {
     let requirements = Requirements::tighten(policy, node.tier, stated, Stated::default()).unwrap();
-    decide(policy, &requirements, node, || complexity)
+    decide(policy, &requirements, &Snapshot::of(node), || complexity)
 }
 
 /// The tiers to try, in order.
