@@ -210,8 +210,9 @@ fn snapshot(entry: &Entry, tier: Tier) -> Snapshot {
             ..LocalState::default()
         };
     }
-    snapshot.edge.available = entry.policy.remote(Tier::Edge).is_some();
-    snapshot.cloud.available = entry.policy.remote(Tier::Cloud).is_some();
+    let is_reached = |tier| entry.policy.remote(tier).is_some_and(|remote| remote.endpoints().is_ok());
+    snapshot.edge.available = is_reached(Tier::Edge);
+    snapshot.cloud.available = is_reached(Tier::Cloud);
     snapshot
 }
 

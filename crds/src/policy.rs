@@ -76,7 +76,7 @@ pub struct Tiers {
     /// The data centre.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
-        validation = Rule::new("!has(self.site) && !self.url.contains('{')")
+        validation = Rule::new("!has(self.site) && !(has(self.url) && self.url.contains('{'))")
             .message("sites are the edge's: cloud needs a url, and one that does not depend on the node's site")
     )]
     pub cloud: Option<RemoteTier>,

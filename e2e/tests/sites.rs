@@ -1,6 +1,7 @@
 //! Sites: a device asks the gateways of its own site and no other, however agents and labels come and go.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -22,10 +23,12 @@ fn ask() -> Ask {
     Ask::image(&digits::test_set().images[0])
 }
 
-/// A gateway's address: one of this machine's own that no other test has.
-fn address(gateway: u8) -> SocketAddr {
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    SocketAddr::from((Ipv4Addr::new(127, high | 1, low, gateway), 8000))
+/// Where gateways answer: addresses of this machine's own that no other scene has.
+fn addresses() -> [SocketAddr; 2] {
+    static SCENES: AtomicU8 = AtomicU8::new(0);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let scene = SCENES.fetch_add(2, Ordering::Relaxed);
+    [1, 2].map(|gateway| SocketAddr::from((Ipv4Addr::new(127, high | 1, low, scene + gateway), 8000)))
 }
 
 /// Two sites: oslo has a kiosk and a gateway, bergen a kiosk and two gateways, of which one only records.
@@ -35,29 +38,31 @@ struct Scene {
     kiosk_site: Site,
     /// In oslo, and in bergen.
     gateways: [(Agent, Site); 2],
+    addresses: [SocketAddr; 2],
     recorder: Server,
 }
 
 impl Scene {
     async fn new() -> Result<Self> {
         let cluster = Cluster::start().await?;
+        let addresses @ [in_oslo, in_bergen] = addresses();
         let recorder = upstreams::answering().await?;
         let recorded: SocketAddr = recorder.url().trim_start_matches("http://").parse()?;
         cluster.add_node("kiosk-oslo", &[(ZONE, "oslo")]).await?;
         cluster.add_node("kiosk-bergen", &[(ZONE, "bergen")]).await?;
-        cluster.add_node_at("gw-oslo", &[EDGE, (ZONE, "oslo")], address(1)).await?;
-        cluster.add_node_at("gw-bergen", &[EDGE, (ZONE, "bergen")], address(2)).await?;
+        cluster.add_node_at("gw-oslo", &[EDGE, (ZONE, "oslo")], in_oslo).await?;
+        cluster.add_node_at("gw-bergen", &[EDGE, (ZONE, "bergen")], in_bergen).await?;
         cluster.add_node_at("gw-bergen-2", &[EDGE, (ZONE, "bergen")], recorded).await?;
         let gateway = async |node: &str, at: SocketAddr| {
             let site = Site::new()?;
             let launch = cluster.agent(&site, node).await?.set("--listen-http", at.to_string());
             anyhow::Ok((launch.start().await?, site))
         };
-        let gateways = [gateway("gw-oslo", address(1)).await?, gateway("gw-bergen", address(2)).await?];
+        let gateways = [gateway("gw-oslo", in_oslo).await?, gateway("gw-bergen", in_bergen).await?];
         let kiosk_site = Site::new()?;
         let kiosk = cluster.agent(&kiosk_site, "kiosk-oslo").await?.start().await?;
         cluster.apply_file(&cluster::manifests().join("sites.yaml")).await?;
-        Ok(Self { cluster, kiosk, kiosk_site, gateways, recorder })
+        Ok(Self { cluster, kiosk, kiosk_site, gateways, addresses, recorder })
     }
 
     /// What a node is told of its site, and in which generation.
@@ -122,7 +127,7 @@ async fn a_device_asks_the_ready_gateways_of_its_own_site_and_no_other() -> Resu
 
     // Told with addresses, and forwarded there.
     let site = scene.wait_told("kiosk-oslo", "oslo", &["gw-oslo"]).await?;
-    assert_eq!((site.edge[0].address, site.edge[0].http_port), (address(1).ip(), Some(8000)));
+    assert_eq!((site.edge[0].address, site.edge[0].http_port), (scene.addresses[0].ip(), Some(8000)));
     scene.wait_told("kiosk-bergen", "bergen", &["gw-bergen", "gw-bergen-2"]).await?;
     scene.wait_route("edge", "primary", "ModerateComplexity").await?;
     let by_gateway =
@@ -176,7 +181,7 @@ async fn a_device_asks_the_ready_gateways_of_its_own_site_and_no_other() -> Resu
     scene.nothing_in_bergen().await?;
     scene.cluster.set_label("kiosk-oslo", ZONE, Some("bergen")).await?;
     let site = scene.wait_told("kiosk-oslo", "bergen", &["gw-bergen"]).await?;
-    assert_eq!(site.edge[0].address, address(2).ip());
+    assert_eq!(site.edge[0].address, scene.addresses[1].ip());
     scene.wait_route("edge", "primary", "ModerateComplexity").await?;
     assert!(scene.gateways[1].0.counted("terrace_requests_total", &[]).await? > 0.0);
     Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrace_egress::{Allowance, Egress, causes};
+use terrace_egress::{Egress, causes};
 use terrace_fleet::{
     DigestSource, MAX_CHECKSUM_BYTES, ModelPlan, Sha256, SourceUri, digest_for, next_sync, sync_seed,
 };

@@ -23,14 +23,6 @@ pub fn agents(world: &World) -> Vec<EdgeAgent> {
     agents_among(&world.pods.state(), node)
 }
 
-/// The agent of the edge on one Node, if there is one.
-pub fn agent_on(world: &World, name: &str) -> Option<EdgeAgent> {
-    let node = world.nodes.get(&ObjectRef::new(name))?;
-    let mut pods = world.pods.state();
-    pods.retain(|pod| node_of(pod) == Some(name));
-    agents_among(&pods, |_| Some(Arc::clone(&node))).pop()
-}
-
 fn agents_among(pods: &[Arc<Pod>], node: impl Fn(&str) -> Option<Arc<Node>>) -> Vec<EdgeAgent> {
     // One agent a node: of a pod that goes and the one that follows it, the one that answers.
     let mut agents: BTreeMap<String, EdgeAgent> = BTreeMap::new();

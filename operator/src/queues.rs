@@ -1,7 +1,7 @@
 //! What is to be looked at again, because something that it depends on changed.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -14,6 +14,7 @@ use terrace_fleet::EdgeAgent;
 use terrace_tiering::SITE;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
 
 use crate::catalog::accepted;
 use crate::edge::{self, node_of};
@@ -25,6 +26,8 @@ const CROWD: Duration = Duration::from_millis(100);
 /// Agents of the edge that come and go are told of this long after the first change: one that is started again changes
 /// more than once.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How often they are compared where nothing was told.
+const EDGE_AGAIN: Duration = Duration::from_secs(30);
 
 /// Where changes are told.
 #[derive(Clone, Debug)]
@@ -36,16 +39,8 @@ pub struct Queues {
     crowd: Arc<Notify>,
     /// What was seen last of each model and policy. A status that was written is no reason to look at every node.
     generations: Arc<Mutex<HashMap<String, i64>>>,
-    /// Nodes whose agent of the edge may have come, gone or moved; told of once nothing has changed for a while.
-    edge: Arc<Edge>,
-}
-
-/// The agents of the edge, as they were when the nodes of their sites were last looked at.
-#[derive(Debug, Default)]
-struct Edge {
-    known: Mutex<HashMap<String, EdgeAgent>>,
-    touched: Mutex<BTreeSet<String>>,
-    changed: Notify,
+    /// An agent of the edge may have come, gone or moved.
+    edge: Arc<Notify>,
 }
 
 /// Where controllers hear of them.
@@ -118,10 +113,10 @@ impl Queues {
     }
 
     /// A Node changed.
-    pub fn node(&self, world: &World, node: &Node) {
+    pub fn node(&self, node: &Node) {
         let _ = self.nodes.send(ObjectRef::from_obj(node));
         self.crowd.notify_one();
-        self.maybe_edge(world, &node.name_any());
+        self.edge.notify_one();
     }
 
     /// What a node was told, or what it says, changed.
@@ -131,47 +126,38 @@ impl Queues {
     }
 
     /// An agent came or went.
-    pub fn pod(&self, world: &World, pod: &Pod) {
+    pub fn pod(&self, pod: &Pod) {
         if let Some(node) = node_of(pod) {
             let _ = self.nodes.send(ObjectRef::new(node));
             self.crowd.notify_one();
-            self.maybe_edge(world, node);
-        }
-    }
-
-    /// Takes note if the agent of the edge on a node is not as it was.
-    fn maybe_edge(&self, world: &World, node: &str) {
-        let now = edge::agent_on(world, node);
-        let is_news = lock(&self.edge.known).get(node) != now.as_ref();
-        if is_news && lock(&self.edge.touched).insert(node.to_owned()) {
-            self.edge.changed.notify_one();
+            self.edge.notify_one();
         }
     }
 
     /// Has the nodes of a site looked at once its agents of the edge have changed, and no others.
+    ///
+    /// What changed is found by comparing all of them: a watch that is begun anew tells of no deletion, and shows what is new
+    /// only when it has listed everything. So they are compared now and then also where nothing was told.
     pub async fn settled(self, world: World) -> anyhow::Result<()> {
+        let mut known: BTreeMap<String, EdgeAgent> = BTreeMap::new();
         loop {
-            self.edge.changed.notified().await;
+            // That nothing was told is as good a reason.
+            let _ = timeout(EDGE_AGAIN, self.edge.notified()).await;
             tokio::time::sleep(SETTLE).await;
-            let touched = std::mem::take(&mut *lock(&self.edge.touched));
-            let mut changed = Vec::new();
-            for node in touched {
-                let now = edge::agent_on(&world, &node);
-                let mut known = lock(&self.edge.known);
-                let before = match &now {
-                    Some(now) => known.insert(node, now.clone()),
-                    None => known.remove(&node),
-                };
-                if before != now {
-                    changed.extend(before.into_iter().chain(now));
-                }
+            let now: BTreeMap<String, EdgeAgent> =
+                edge::agents(&world).into_iter().map(|agent| (agent.node.clone(), agent)).collect();
+            let gone = known.iter().filter(|(node, agent)| now.get(*node) != Some(*agent));
+            let new = now.iter().filter(|(node, agent)| known.get(*node) != Some(*agent));
+            let changed: Vec<&EdgeAgent> = gone.chain(new).map(|(_, agent)| agent).collect();
+            if !changed.is_empty() {
+                self.sites_of(&world, &changed);
             }
-            self.sites_of(&world, &changed);
+            known = now;
         }
     }
 
     /// Every node that shares a site with one of these agents, by a label that some policy names sites by.
-    fn sites_of(&self, world: &World, agents: &[EdgeAgent]) {
+    fn sites_of(&self, world: &World, agents: &[&EdgeAgent]) {
         let policies = world.policies.state();
         let kept = world.revisions.state();
         let accepted: Vec<_> = policies.iter().filter_map(|policy| accepted(policy, &kept)).collect();
@@ -179,7 +165,7 @@ impl Queues {
         let sites: BTreeSet<(&str, &str)> = agents
             .iter()
             .flat_map(|agent| {
-                labels.iter().filter_map(|label| Some((*label, agent.labels.get(*label)?.as_str())))
+                labels.iter().filter_map(move |label| Some((*label, agent.labels.get(*label)?.as_str())))
             })
             .collect();
         for node in world.nodes.state() {
@@ -235,9 +221,4 @@ impl Queues {
             let _ = self.nodes.send(ObjectRef::from_obj(&*node));
         }
     }
-}
-
-/// What is kept there is replaced whole, so a panic elsewhere cannot have left it half-written.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

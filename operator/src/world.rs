@@ -80,9 +80,9 @@ impl World {
                 q.policy(&w, policy);
             },
         ));
-        let (q, w) = (queues.clone(), view.clone());
+        let q = queues.clone();
         watches.spawn(follow(Api::<Node>::all(client.clone()), any(), node_writer, slim_node, move |node| {
-            q.node(&w, node);
+            q.node(node);
         }));
         let q = queues.clone();
         watches.spawn(follow(
@@ -93,7 +93,7 @@ impl World {
             move |node| q.inference_node(node),
         ));
         let q = queues;
-        watches.spawn(follow(pods, agents, pod_writer, slim_pod, move |pod| q.pod(&view, pod)));
+        watches.spawn(follow(pods, agents, pod_writer, slim_pod, move |pod| q.pod(pod)));
         watches.spawn(follow(
             Api::<ControllerRevision>::all(client),
             any().labels(OUR_REVISIONS),

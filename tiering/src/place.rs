@@ -159,7 +159,7 @@ mod tests {
         {
             assert_eq!(at("http://{site}.example", site), Err(SkipReason::SiteUnknown), "{site}");
         }
-        // No host that a name can have.
+        // What a parser takes for an address is one, and is judged as one.
         assert_eq!(at("http://{site}", "0x"), Ok(vec!["http://0.0.0.0/".to_owned()]));
         assert_eq!(at("http://1.{site}", "99999999999"), Err(SkipReason::SiteUnknown));
     }

@@ -7,7 +7,7 @@ use http::StatusCode;
 use terrace_crds::Tier;
 use terrace_egress::causes;
 use terrace_engine::InferError;
-use terrace_tiering::{self as tiering, Candidate, RemoteTier};
+use terrace_tiering::{self as tiering, Candidate, RemoteTier, SkipReason};
 use tracing::debug;
 
 use super::{Job, Output, Work};
@@ -87,10 +87,12 @@ async fn forward(
         return Err(Failure { outcome: "NotAllowed", refusal, last: false });
     };
     // The first is this node's own: of the agents of a site, each node begins with another one.
-    let Some(url) = remote.endpoints().ok().and_then(<[_]>::first) else {
-        let refusal = Refusal::NoTier(format!("{tier}: no way to it is known on this node"));
-        return Err(Failure { outcome: "NotConfigured", refusal, last: false });
-    };
+    let first = remote.endpoints().and_then(|urls| urls.first().ok_or(SkipReason::NoEdgeAgent));
+    let url = first.map_err(|why| Failure {
+        outcome: why.as_str(),
+        refusal: Refusal::NoTier(format!("{tier}: this node knows no way to it")),
+        last: false,
+    })?;
     let model = job.entry.name_on(tier, &job.node.default_namespace);
     let forward = Forward {
         from: job.tier,
