@@ -65,9 +65,13 @@ bench-serving: setup ## Measure throughput beside other servers; ROUNDS=, ONLY=m
 	$(CARGO) build --release --locked -p terrace-agent
 	$(CARGO) run --release --locked -p terrace-e2e --bin bench-serving -- $(RECORD)
 
+experiment: ## Measure what tiers buy on real data, some minutes; writes docs/experiment.md, its results and plots
+	tools/venv experiment
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .tools/venv/experiment/bin/python docs/experiment/script/experiment.py
+
 help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: quickstart setup test lint drift crds proto digits bench bench-fleet bench-serving help
+.PHONY: quickstart setup test lint drift crds proto digits bench bench-fleet bench-serving experiment help

@@ -13,7 +13,7 @@ BRIGHTEST = 16
 ENTROPY_BINS = 256
 
 
-def split() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def split(seed: int = SEED) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Training images, test images, training labels, test labels; every digit has its share in both."""
     digits = load_digits()
     return train_test_split(
@@ -21,20 +21,20 @@ def split() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         digits.target.astype(np.int64),
         test_size=TEST_IMAGES,
         stratify=digits.target,
-        random_state=SEED,
+        random_state=seed,
     )
 
 
-def with_noise(images: np.ndarray) -> np.ndarray:
+def with_noise(images: np.ndarray, seed: int = SEED) -> np.ndarray:
     """Every pixel moves by up to 6 of 16 levels, up or down."""
-    amount = np.random.default_rng(SEED).integers(-6, 7, images.shape)
+    amount = np.random.default_rng(seed).integers(-6, 7, images.shape)
     return np.clip(images + amount, 0, BRIGHTEST)
 
 
-def shifted(images: np.ndarray) -> np.ndarray:
+def shifted(images: np.ndarray, seed: int = SEED) -> np.ndarray:
     """Every image moves by one pixel up, down, left or right; what comes in is dark."""
     directions = [(-1, 0), (1, 0), (0, -1), (0, 1)]
-    chosen = np.random.default_rng(SEED + 1).integers(0, len(directions), len(images))
+    chosen = np.random.default_rng(seed + 1).integers(0, len(directions), len(images))
     padded = np.pad(images.reshape(-1, SIDE, SIDE), ((0, 0), (1, 1), (1, 1)))
     moved = np.empty_like(images)
     for index, (image, direction) in enumerate(zip(padded, chosen)):
@@ -43,22 +43,22 @@ def shifted(images: np.ndarray) -> np.ndarray:
     return moved
 
 
-def occluded(images: np.ndarray) -> np.ndarray:
+def occluded(images: np.ndarray, seed: int = SEED) -> np.ndarray:
     """A square of 3 by 3 pixels, somewhere in the inner 6 by 6, is dark."""
     covered = images.reshape(-1, SIDE, SIDE).copy()
-    corners = np.random.default_rng(SEED + 2).integers(1, 5, (len(images), 2))
+    corners = np.random.default_rng(seed + 2).integers(1, 5, (len(images), 2))
     for image, (top, left) in zip(covered, corners):
         image[top : top + 3, left : left + 3] = 0
     return covered.reshape(images.shape)
 
 
-def variants(images: np.ndarray) -> dict[str, np.ndarray]:
+def variants(images: np.ndarray, seed: int = SEED) -> dict[str, np.ndarray]:
     """The test images as they are and in three corrupted forms, by the name that files and the table use."""
     return {
         "clean": images,
-        "noise": with_noise(images),
-        "shift": shifted(images),
-        "occlusion": occluded(images),
+        "noise": with_noise(images, seed),
+        "shift": shifted(images, seed),
+        "occlusion": occluded(images, seed),
     }
 
 

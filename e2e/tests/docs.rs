@@ -107,6 +107,74 @@ fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
     Ok(())
 }
 
+/// The pages that a reader may begin with, and those of the folders that hold more.
+fn pages() -> Result<Vec<PathBuf>> {
+    let mut folders = vec![checkout().join("docs")];
+    let mut pages: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "e2e/digits/README.md"]
+        .map(|page| checkout().join(page))
+        .into();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            // A template's links hold for where the page is written to.
+            if path.ends_with("experiment/script") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    Ok(pages)
+}
+
+/// A page without what stands between its fences.
+fn prose(page: &Path) -> Result<String> {
+    let text = fs::read_to_string(page).with_context(|| format!("no {}", page.display()))?;
+    let mut fenced = false;
+    let lines = text.lines().filter(|line| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        !fenced && !fence
+    });
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// The names by which a page's headings are linked to.
+fn anchors(page: &Path) -> Result<BTreeSet<String>> {
+    let text = prose(page)?;
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let name = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = name.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    Ok(headings.map(anchor).collect())
+}
+
+#[test]
+fn every_link_of_every_page_leads_somewhere() -> Result<()> {
+    let (mut followed, mut broken) = (0, Vec::new());
+    for page in pages()? {
+        let text = prose(&page)?;
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:")) {
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let there = if path.is_empty() { page.clone() } else { page.with_file_name(path) };
+            let found = there.exists() && (anchor.is_empty() || anchors(&there)?.contains(anchor));
+            if !found {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+            followed += 1;
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(followed > 20, "only {followed} links were found");
+    Ok(())
+}
+
 /// Killed when the test ends.
 struct Running(Child);
 
