@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use terrace_oip::{EncodeError, InferRequest};
 
 /// Says how many bytes of a body are JSON, where binary tensors follow it.
 pub const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -27,6 +28,12 @@ pub struct Message {
 pub struct BadLength;
 
 impl Message {
+    /// A request, its tensors in binary.
+    pub fn of(request: &InferRequest) -> Result<Self, EncodeError> {
+        let (body, json_length) = request.to_http()?;
+        Ok(Self { bytes: Bytes::from(body), json_length: Some(json_length) })
+    }
+
     /// The length of the JSON that headers state, if they do.
     pub fn json_length(headers: &HeaderMap) -> Result<Option<usize>, BadLength> {
         let mut stated = headers.get_all(JSON_LENGTH).iter();

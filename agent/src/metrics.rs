@@ -24,6 +24,7 @@ pub struct Metrics {
     durations: Family<ModelLabels, Histogram, fn() -> Histogram>,
     attempts: Family<AttemptLabels, Counter>,
     activations: Family<ActivationLabels, Counter>,
+    confidences: Family<ModelLabels, Histogram, fn() -> Histogram>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,7 +58,7 @@ pub struct Finished<'a> {
     /// The model that it asked for.
     pub model: &'a Arc<str>,
     /// Who answered, and as what; none where nobody did.
-    pub answer: Option<(Tier, &'static str)>,
+    pub answer: Option<(&'static str, &'static str)>,
     /// The status that the client saw.
     pub code: u16,
     /// From its headers to its answer.
@@ -81,14 +82,19 @@ impl Metrics {
         registry.register("attempts", "Attempts at a tier, by outcome", attempts.clone());
         let activations = Family::default();
         registry.register("activations", "Revisions that were to be served, by outcome", activations.clone());
-        Self { registry, requests, durations, attempts, activations }
+        let confidences = Family::new_with_constructor(shares as fn() -> Histogram);
+        registry.register(
+            "confidence",
+            "How sure the model was of an answer in mode Speculative, or the combined answer in mode Ensemble",
+            confidences.clone(),
+        );
+        Self { registry, requests, durations, attempts, activations, confidences }
     }
 
     /// Counts a request for a model that exists.
     pub fn request(&self, finished: Finished<'_>) {
         let model = Arc::clone(finished.model);
-        let (tier, source) =
-            finished.answer.map_or(("none", "none"), |(tier, source)| (tier.as_str(), source));
+        let (tier, source) = finished.answer.unwrap_or(("none", "none"));
         self.durations
             .get_or_create(&ModelLabels { model: Arc::clone(&model) })
             .observe(finished.took.as_secs_f64());
@@ -98,6 +104,11 @@ impl Metrics {
     /// Counts one attempt at a tier.
     pub fn attempt(&self, tier: Tier, outcome: &'static str) {
         self.attempts.get_or_create(&AttemptLabels { tier: tier.as_str(), outcome }).inc();
+    }
+
+    /// Counts how sure an answer was.
+    pub fn confidence(&self, model: &Arc<str>, confidence: f64) {
+        self.confidences.get_or_create(&ModelLabels { model: Arc::clone(model) }).observe(confidence);
     }
 
     /// Counts a revision that serves now, or cannot.
@@ -123,4 +134,9 @@ fn histogram() -> Histogram {
         0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
         2.5, 5.0, 10.0,
     ])
+}
+
+/// From 0 to 1; finer where thresholds lie.
+fn shares() -> Histogram {
+    Histogram::new([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0])
 }

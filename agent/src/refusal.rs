@@ -41,6 +41,9 @@ pub enum Refusal {
     /// The model failed on the request.
     #[error("{0}")]
     Failed(String),
+    /// Several tiers answered, and their answers do not fit together.
+    #[error("{0}")]
+    Incompatible(String),
     /// No tier may answer, or none that may did.
     #[error("{0}")]
     NoTier(String),
@@ -60,6 +63,7 @@ impl Refusal {
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Incompatible(_) => StatusCode::BAD_GATEWAY,
             Self::NoTier(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -80,7 +84,7 @@ impl From<Refusal> for tonic::Status {
                 tonic::Code::ResourceExhausted
             }
             Refusal::Unsupported(_) => tonic::Code::Unimplemented,
-            Refusal::Failed(_) => tonic::Code::Internal,
+            Refusal::Failed(_) | Refusal::Incompatible(_) => tonic::Code::Internal,
             Refusal::NoTier(_) => tonic::Code::Unavailable,
             Refusal::SlowBody { .. } | Refusal::Deadline(_) => tonic::Code::DeadlineExceeded,
         };

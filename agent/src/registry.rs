@@ -13,7 +13,7 @@ use terrace_crds::Tier;
 use terrace_crds::model::Upstreams;
 use terrace_crds::node::ExecutionStatus;
 use terrace_engine::Model;
-use terrace_tiering::{Policy, Sites};
+use terrace_tiering::{Measure, Policy, Sites};
 
 use crate::sync::revision::Revision;
 
@@ -60,6 +60,8 @@ pub struct Entry {
     pub policy: Arc<Policy>,
     /// What the model is called on other tiers.
     pub upstreams: Upstreams,
+    /// How sure the model is of an answer, where it says so.
+    pub measure: Option<Measure>,
     /// The model on this node.
     pub local: Local,
 }
@@ -205,6 +207,7 @@ mod tests {
             label: name.into(),
             policy: policy(url),
             upstreams: Upstreams::default(),
+            measure: None,
             local: Local::Absent,
         };
         let registry = Registry::default();

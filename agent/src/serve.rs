@@ -8,9 +8,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
-use terrace_oip::{InferRequest, Parameters};
+use terrace_oip::{InferRequest, Parameters, RequestedOutput};
 use terrace_tiering::{
-    self as tiering, Decision, LocalModel, LocalState, RequirementError, Requirements, Snapshot, Stated,
+    self as tiering, Decision, LocalModel, LocalState, Plan, RequirementError, Requirements, Snapshot, Stated,
 };
 use tracing::debug;
 
@@ -23,6 +23,9 @@ use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
+
+/// What this node says of an answer only at times; what another tier said of its own answer is not passed on.
+pub const OURS: [&str; 2] = ["complexity", "confidence"];
 
 /// A request as it arrived.
 #[derive(Debug)]
@@ -77,7 +80,7 @@ pub async fn infer<E: Exchange>(node: &Node, call: Call, exchange: &mut E) -> Re
     let code = reply.as_ref().map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
     let took = started.elapsed();
     node.metrics.request(Finished { model: &entry.label, answer: by, code, took });
-    debug!(model = %entry.key, code, tier = by.map(|(tier, _)| tier.as_str()), ?took, "request over");
+    debug!(model = %entry.key, code, tier = by.map(|(tier, _)| tier), ?took, "request over");
     reply
 }
 
@@ -108,8 +111,11 @@ async fn answer<E: Exchange>(
     let decision =
         tiering::decide(&entry.policy, &requirements, &snapshot, || requirements::complexity(inputs));
 
-    let may_leave = decision.candidates.iter().any(|candidate| candidate.tier != tier);
-    let message = if may_leave { Some(exchange.message(&request)?) } else { None };
+    let message = if decision.asks_others(tier) {
+        Some(message(exchange, entry, &decision, &mut request)?)
+    } else {
+        None
+    };
     let work = Work {
         inputs: std::mem::take(&mut request.inputs).into_iter().map(|input| input.tensor).collect(),
         outputs: request
@@ -129,6 +135,9 @@ async fn answer<E: Exchange>(
     let deadline = job.deadline;
     let answer = executor::run(job).await?;
     *by = Some((answer.tier, answer.source.as_str()));
+    if let Some(confidence) = answer.confidence {
+        node.metrics.confidence(&entry.label, confidence);
+    }
     let parameters = told(&decision, &answer, call.started);
     let model_name = entry.key.to_url(&node.default_namespace);
     let size = answer.output.size();
@@ -139,6 +148,29 @@ async fn answer<E: Exchange>(
         return Err(Refusal::Deadline("the answer was there, but not within the deadline".to_owned()));
     }
     Ok(encoded)
+}
+
+/// The request as other tiers are asked. Members of an ensemble give their scores, too, where the client does not ask
+/// for them: without, their answers cannot be combined.
+fn message<E: Exchange>(
+    exchange: &E,
+    entry: &Entry,
+    decision: &Decision,
+    request: &mut InferRequest,
+) -> Result<Message, Refusal> {
+    let scores = match (&decision.plan, &entry.measure, &request.outputs) {
+        (Plan::Ensemble(_), Some(measure), Some(outputs))
+            if outputs.iter().all(|output| output.name != measure.output()) =>
+        {
+            RequestedOutput { name: measure.output().to_owned(), parameters: Parameters::new() }
+        }
+        _ => return exchange.message(request),
+    };
+    let asked = request.outputs.clone();
+    request.outputs.get_or_insert_default().push(scores);
+    let message = Message::of(request);
+    request.outputs = asked;
+    message.map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 /// Triton's extension that answers with the best classes instead of the outputs. An answer that is not what was asked
@@ -155,10 +187,13 @@ fn refuse_classification(request: &InferRequest) -> Result<(), Refusal> {
 
 /// Who answered, and why.
 fn told(decision: &Decision, answer: &Answer, started: Instant) -> Parameters {
-    let mut parameters = Parameters::with_capacity(6);
-    parameters.insert("tier", answer.tier.as_str());
+    let mut parameters = Parameters::with_capacity(7);
+    parameters.insert("tier", answer.tier);
     parameters.insert("source", answer.source.as_str());
-    parameters.insert("reason", decision.reason.as_str());
+    parameters.insert("reason", answer.reason.as_ref().unwrap_or(&decision.reason).as_str());
+    if let Some(confidence) = answer.confidence {
+        parameters.insert("confidence", confidence);
+    }
     if let Some(complexity) = decision.complexity {
         parameters.insert("complexity", complexity);
     }

@@ -4,7 +4,9 @@
 //! (`make crds`). Types and schemas only: nothing here decides, and nothing here may import a client, a runtime
 //! or another crate of Terrace.
 
+pub mod confidence;
 mod duration;
+pub mod mode;
 pub mod model;
 pub mod node;
 pub mod policy;

@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::confidence::Confidence;
 use crate::{Duration, Tier};
 
 /// A model that the nodes of one tier serve. Writers: the user writes `spec`, the operator `status`.
@@ -47,6 +48,9 @@ pub struct InferenceModelSpec {
     /// What a revision must pass on a node before it serves there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
+    /// How sure the model is of an answer. Policies of mode Speculative and Ensemble need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
     /// The policy that decides which tier answers. Without one the node itself answers, or nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_ref: Option<PolicyReference>,

@@ -1,13 +1,14 @@
 //! `InferenceNode`: the hand-over point between the operator and one node's agent.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::confidence::Confidence;
 use crate::model::{ResolvedSource, Runtime, Upstreams, Verification};
 use crate::policy::TierPolicySpec;
 use crate::{Duration, Tier};
@@ -137,6 +138,9 @@ pub struct NodeModel {
     /// What the revision must pass before it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
+    /// How sure the model is of an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
     /// The hash of its policy in `policies`. Absent: this node answers, or nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

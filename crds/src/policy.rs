@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::mode::{Ensemble, Mode, Speculative};
 use crate::{Duration, Tier};
 
 /// Which tier answers a request. Writers: the user writes `spec`, the operator `status`.
@@ -12,7 +13,7 @@ use crate::{Duration, Tier};
 /// The rules are the default ones: a private request, or an easy one in a hurry (complexity below 0.3 and less
 /// than 50 ms), is answered by the device; one that is easier than 0.7 or has less than 200 ms by the edge; all
 /// others by the cloud.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "terrace.dev",
     version = "v1alpha1",
@@ -28,12 +29,26 @@ use crate::{Duration, Tier};
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')")
         .message("metadata.name must be a DNS label: at most 63 lower-case letters, digits and hyphens"),
     printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status", description = "Whether the nodes are told of this generation"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", description = "How many tiers are asked"),
     printcolumn(name = "Edge", type_ = "string", json_path = ".status.edge", description = "Where the edge answers: a URL, or the label whose value names a site"),
     printcolumn(name = "Cloud", type_ = "string", json_path = ".spec.tiers.cloud.url", description = "Where the cloud answers"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.mode) && self.mode == 'Speculative') == has(self.speculative)")
+        .message("mode: Speculative needs the field speculative, and no other mode has it"),
+    validation = Rule::new("(has(self.mode) && self.mode == 'Ensemble') == has(self.ensemble)")
+        .message("mode: Ensemble needs the field ensemble, and no other mode has it"),
+    validation = Rule::new("!has(self.speculative) || self.speculative.verifier == 'Device' || (has(self.tiers) && (self.speculative.verifier == 'Edge' ? has(self.tiers.edge) : has(self.tiers.cloud)))")
+        .message("tiers must say how the verifier of speculative is reached"),
+    validation = Rule::new("!has(self.ensemble) || self.ensemble.members.all(tier, tier == 'Device' || (has(self.tiers) && (tier == 'Edge' ? has(self.tiers.edge) : has(self.tiers.cloud))))")
+        .message("tiers must say how each of the ensemble's members but the device is reached")
+)]
 pub struct TierPolicySpec {
+    /// How many tiers are asked. Default Select.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// What holds where a request states nothing stricter.
     #[serde(default, skip_serializing_if = "RequestDefaults::is_empty")]
     pub defaults: RequestDefaults,
@@ -43,6 +58,12 @@ pub struct TierPolicySpec {
     /// What happens when the chosen tier does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
+    /// For mode Speculative: who answers where the node is not sure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculative: Option<Speculative>,
+    /// For mode Ensemble: who is asked, and what becomes of the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ensemble: Option<Ensemble>,
 }
 
 /// What holds where a request states nothing stricter.

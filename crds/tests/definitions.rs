@@ -143,6 +143,40 @@ fn policy_rules_accept_and_refuse() {
 }
 
 #[test]
+fn mode_rules_accept_and_refuse() {
+    let tiers = "tiers: {edge: {url: 'http://edge'}, cloud: {url: 'http://cloud'}}";
+    let with = |rest: &str| policy("p", &format!("{{{tiers}, {rest}}}"));
+    row("the mode that is the default", with("mode: Select"), "");
+    row("a mode without its field", with("mode: Speculative"), "needs the field speculative");
+    row("another mode without its field", with("mode: Ensemble"), "needs the field ensemble");
+    row("a field without its mode", with("speculative: {verifier: Cloud}"), "no other mode has it");
+    row("another", with("mode: Select, ensemble: {members: [Device, Edge]}"), "no other mode has it");
+    let speculative = |rest: &str| with(&format!("mode: Speculative, speculative: {{{rest}}}"));
+    row("a verifier", speculative("verifier: Cloud"), "");
+    row("all of it", speculative("verifier: Edge, threshold: 0.5, parallelAfter: 0s"), "");
+    row("the device as verifier", speculative("verifier: Device"), "must be Edge or Cloud");
+    let alone = "mode: Speculative, speculative: {verifier: Cloud}";
+    row("a verifier nowhere", policy("p", &format!("{{{alone}}}")), "how the verifier");
+    let elsewhere = format!("{{tiers: {{edge: {{url: 'http://edge'}}}}, {alone}}}");
+    row("a verifier elsewhere", policy("p", &elsewhere), "how the verifier");
+    let ensemble = |rest: &str| with(&format!("mode: Ensemble, ensemble: {{{rest}}}"));
+    row("members", ensemble("members: [Device, Cloud]"), "");
+    row("all of it", ensemble("members: [Device, Edge, Cloud], combine: Vote, quorum: 3"), "");
+    row("a member twice", ensemble("members: [Edge, Edge]"), "once at most");
+    row("a quorum of more than all", ensemble("members: [Device, Edge], quorum: 3"), "must not exceed");
+    let weighted = |rest: &str| ensemble(&format!("members: [Device, Edge], {rest}"));
+    row("weights", weighted("combine: WeightedMean, weights: [1, 2.5]"), "");
+    row("no weights", weighted("combine: WeightedMean"), "which needs them");
+    row("weights for nothing", weighted("combine: Vote, weights: [1, 1]"), "which needs them");
+    row("weights by default", weighted("weights: [1, 1]"), "which needs them");
+    row("a weight too many", weighted("combine: WeightedMean, weights: [1, 1, 1]"), "one number for each");
+    row("a weight of nothing", weighted("combine: WeightedMean, weights: [1, 0]"), "must be positive");
+    let members = "mode: Ensemble, ensemble: {members: [Device, Edge, Cloud]}";
+    let elsewhere = format!("{{tiers: {{edge: {{url: 'http://edge'}}}}, {members}}}");
+    row("a member nowhere", policy("p", &elsewhere), "ensemble's members");
+}
+
+#[test]
 fn node_rules_accept_and_refuse() {
     let node = |rest: &str| {
         verdict::<InferenceNode>(&format!(

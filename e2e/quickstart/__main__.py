@@ -11,11 +11,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from acts import act_cut_off, act_three_tiers, act_update, curl, keep_running
+from acts import act_cut_off, act_three_tiers, act_update, check_answers, curl, keep_running
 from agents import Site
 from asking import Client, read_digits
 from checkout import find_agent, find_onnxruntime
 from manifests import check_digests, copy_manifests, pin_manifests
+from modes import act_modes
 from ports import TIERS, Ports
 from signals import Interrupted, Signals
 from words import Failure, complain, say
@@ -40,6 +41,7 @@ def run(site: Site) -> None:
         with contextlib.closing(Client(site.ports.data("device"))) as client:
             act_three_tiers(client, digits)
             site.check_alive()
+            check_answers(act_modes(site, client, digits))
             act_cut_off(site, client, digits[:100])
             act_update(site, client, digits)
     except Failure:

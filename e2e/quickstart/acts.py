@@ -31,7 +31,7 @@ def act_three_tiers(client: Client, digits: Sequence[Digit]) -> None:
 
 
 def act_cut_off(site: Site, client: Client, digits: Sequence[Digit]) -> None:
-    say("\n3. The edge and the cloud end; requests that would go there are answered all the same")
+    say("\n4. The edge ends, too; requests that would go there are answered all the same")
     site.stop(("edge", "cloud"))
     answers = ask_all(client, digits, (PLAIN, HARD))
     rows = []
@@ -44,7 +44,7 @@ def act_cut_off(site: Site, client: Client, digits: Sequence[Digit]) -> None:
 
 
 def act_update(site: Site, client: Client, digits: Sequence[Digit]) -> None:
-    say("\n4. The device's manifest names a better model while requests go on")
+    say("\n5. The device's manifest names a better model while requests go on")
     answers = ask_all(client, digits, (PRIVATE,))
     old = answers[-1].revision
     name_better_model(site.manifests / "device")
@@ -100,7 +100,7 @@ def check_fell_back(answers: Sequence[Answer]) -> None:
 
 def invite(site: Site) -> None:
     """What to do with agents that go on running."""
-    say("\n5. The edge and the cloud come back, from what they have on disk")
+    say("\n6. The edge and the cloud come back, from what they have on disk")
     site.start(("edge", "cloud"))
     say(f"\nAsk:\n\n  {curl(site.ports)}\n\nSee what each agent says of itself (also /metrics, /readyz):\n")
     for agent in site.agents.values():

@@ -44,7 +44,7 @@ class Agent:
     started: float = dataclasses.field(default_factory=time.monotonic)
 
     def standing(self) -> Standing:
-        """How far it is with its model; a `Failure` where it will not get further."""
+        """How far it is with the model that is behind the others; a `Failure` where it will not get further."""
         try:
             status = get_json(self.admin, "/status")
         except (OSError, http.client.HTTPException):
@@ -53,12 +53,13 @@ class Agent:
         for condition in status.get("conditions", []):
             if condition["type"] == "ManifestsAccepted" and condition["status"] == "False":
                 raise Failure(f"the {self.tier} agent refuses a manifest: {condition['message']}")
-        for model in status.get("models", []):
+        models = list(status.get("models", []))
+        for model in models:
             error = model.get("error")
             if error:
-                raise Failure(f"the {self.tier} agent cannot serve its model: {error['reason']}: {error['message']}")
-            return Standing(model["phase"], model.get("servingRevision", ""))
-        return Standing("Starting")
+                raise Failure(f"the {self.tier} agent cannot serve a model: {error['reason']}: {error['message']}")
+        models.sort(key=lambda model: model["phase"] == "Serving")
+        return Standing(models[0]["phase"], models[0].get("servingRevision", "")) if models else Standing("Starting")
 
     def check_alive(self) -> None:
         code = self.process.poll()

@@ -35,6 +35,7 @@ class Requirement:
     name: str
     told: str
     parameters: Callable[[int], dict[str, Any]]
+    model: str = "digits"
 
 
 def hurry(number: int) -> int:
@@ -72,6 +73,7 @@ class Answer:
     took_ms: float
     wasted_ms: float
     failed_attempts: tuple[str, ...]
+    sent_up: bool
     error: str
 
 
@@ -92,7 +94,8 @@ class Client:
         body = json.dumps(request).encode()
         begun = time.perf_counter()
         try:
-            self._connection.request("POST", "/v2/models/digits/infer", body, {"content-type": "application/json"})
+            path = f"/v2/models/{requirement.model}/infer"
+            self._connection.request("POST", path, body, {"content-type": "application/json"})
             with self._connection.getresponse() as response:
                 status, text = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -104,7 +107,8 @@ class Client:
 def understand(requirement: Requirement, status: int, body: dict[str, Any], label: int, took_ms: float) -> Answer:
     told = body.get("parameters", {})
     outputs = {output["name"]: output["data"] for output in body.get("outputs", [])}
-    failed = [attempt for attempt in json.loads(told.get("attempts", "[]")) if attempt["outcome"] != "Answered"]
+    attempts = json.loads(told.get("attempts", "[]"))
+    failed = [attempt for attempt in attempts if attempt["outcome"] != "Answered"]
     return Answer(
         requirement=requirement,
         status=status,
@@ -116,6 +120,7 @@ def understand(requirement: Requirement, status: int, body: dict[str, Any], labe
         took_ms=took_ms,
         wasted_ms=sum(attempt["ms"] for attempt in failed),
         failed_attempts=tuple(f"{attempt['tier']} {attempt['outcome']}" for attempt in failed),
+        sent_up=any(attempt["tier"] != "device" for attempt in attempts),
         error=body.get("error", ""),
     )
 

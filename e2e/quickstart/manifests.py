@@ -60,11 +60,11 @@ def check_digests() -> None:
 def copy_manifests(to: pathlib.Path, ports: Ports) -> None:
     """A copy that may be edited while agents follow it, with the ports of this run."""
     shutil.copytree(MANIFESTS, to)
-    policy = to / "device/policy.yaml"
-    text = policy.read_text()
-    for tier in ("edge", "cloud"):
-        text = text.replace(url(Ports(DEFAULT_PORT).data(tier)), url(ports.data(tier)))
-    policy.write_text(text)
+    for policy in (to / "device").glob("*.yaml"):
+        text = policy.read_text()
+        for tier in ("edge", "cloud"):
+            text = text.replace(url(Ports(DEFAULT_PORT).data(tier)), url(ports.data(tier)))
+        policy.write_text(text)
 
 
 def name_better_model(device: pathlib.Path) -> None:

@@ -25,6 +25,7 @@ pub struct Model {
     cases: Option<Artifact>,
     policy: Option<String>,
     upstreams: Vec<(&'static str, String)>,
+    confidence: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,6 +42,7 @@ pub struct Policy {
     private: Option<bool>,
     tiers: Vec<(&'static str, String, Option<String>)>,
     fallback: Option<String>,
+    mode: Option<(&'static str, String)>,
 }
 
 impl Manifests {
@@ -96,6 +98,7 @@ impl Model {
             cases: None,
             policy: None,
             upstreams: Vec::new(),
+            confidence: None,
         }
     }
 
@@ -176,6 +179,13 @@ impl Model {
         self
     }
 
+    /// As sure as this measure says: `{output: probabilities, method: Probability}`.
+    #[must_use]
+    pub fn confidence(mut self, measure: &str) -> Self {
+        self.confidence = Some(measure.to_owned());
+        self
+    }
+
     /// Called otherwise on another tier: `edge`, `cloud`.
     #[must_use]
     pub fn called(mut self, tier: &'static str, name: &str) -> Self {
@@ -223,6 +233,9 @@ impl Model {
         }
         for (tier, name) in &self.upstreams {
             let _ = writeln!(text, "    {tier}: {{model: {name}}}");
+        }
+        if let Some(measure) = &self.confidence {
+            let _ = writeln!(text, "  confidence: {measure}");
         }
         if let Some(policy) = &self.policy {
             let _ = writeln!(text, "  policyRef: {{name: {policy}}}");
@@ -281,6 +294,20 @@ impl Policy {
         self
     }
 
+    /// The node answers, and somebody else what it is not sure of: `{verifier: Cloud}`.
+    #[must_use]
+    pub fn speculative(mut self, speculative: &str) -> Self {
+        self.mode = Some(("Speculative", speculative.to_owned()));
+        self
+    }
+
+    /// Several answer at once: `{members: [Device, Cloud]}`.
+    #[must_use]
+    pub fn ensemble(mut self, ensemble: &str) -> Self {
+        self.mode = Some(("Ensemble", ensemble.to_owned()));
+        self
+    }
+
     /// The manifest.
     pub fn yaml(&self) -> String {
         let mut text = header("TierPolicy", &self.name);
@@ -303,6 +330,9 @@ impl Policy {
         }
         if let Some(fallback) = &self.fallback {
             let _ = writeln!(spec, "  fallback: {fallback}");
+        }
+        if let Some((mode, fields)) = &self.mode {
+            let _ = writeln!(spec, "  mode: {mode}\n  {}: {fields}", mode.to_lowercase());
         }
         text.push_str(if spec.is_empty() { "spec: {}\n" } else { "spec:\n" });
         text + &spec

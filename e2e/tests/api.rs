@@ -149,6 +149,26 @@ fn models() -> Vec<Row> {
             ),
             "tolerance",
         ),
+        (
+            "a confidence",
+            model(json!({"confidence": {"output": "p", "method": "Softmax", "temperature": 2}})),
+            "",
+        ),
+        (
+            "a confidence of another method",
+            model(json!({"confidence": {"output": "p", "method": "softmax"}})),
+            "spec.confidence.method: Unsupported value",
+        ),
+        (
+            "a confidence of nothing",
+            model(json!({"confidence": {"method": "Softmax"}})),
+            "spec.confidence.output: Required value",
+        ),
+        (
+            "no temperature at all",
+            model(json!({"confidence": {"output": "p", "method": "Softmax", "temperature": 0}})),
+            "spec.confidence.temperature",
+        ),
         ("a policy", model(json!({"policyRef": {"name": "near"}})), ""),
         (
             "a policy of another namespace",
@@ -205,6 +225,66 @@ fn policies() -> Vec<Row> {
     ]
 }
 
+/// Of policies whose mode is not the default.
+fn modes() -> Vec<Row> {
+    let mode = |mode: &str, field: &str, value: Value| {
+        json!({
+            "mode": mode, field: value,
+            "tiers": {"edge": {"url": "http://edge"}, "cloud": {"url": "http://cloud"}},
+        })
+    };
+    let speculative = |value: Value| mode("Speculative", "speculative", value);
+    let ensemble = |value: Value| mode("Ensemble", "ensemble", value);
+    let nowhere = |mut policy: Value| {
+        policy["tiers"] = json!({"edge": {"url": "http://edge"}});
+        policy
+    };
+    let all = json!(["Device", "Edge", "Cloud"]);
+    vec![
+        ("the default mode", json!({"mode": "Select"}), ""),
+        ("another mode", json!({"mode": "select"}), "spec.mode: Unsupported value"),
+        (
+            "speculation",
+            speculative(json!({"verifier": "Cloud", "threshold": 1, "parallelAfter": "20ms"})),
+            "",
+        ),
+        ("speculation by nothing", json!({"mode": "Speculative"}), "mode: Speculative needs the field"),
+        (
+            "a field without its mode",
+            mode("Select", "speculative", json!({"verifier": "Edge"})),
+            "no other mode",
+        ),
+        ("no verifier", speculative(json!({})), "verifier: Required value"),
+        ("the device as verifier", speculative(json!({"verifier": "Device"})), "must be Edge or Cloud"),
+        ("a verifier nowhere", nowhere(speculative(json!({"verifier": "Cloud"}))), "how the verifier"),
+        ("more than sure", speculative(json!({"verifier": "Edge", "threshold": 1.5})), "threshold"),
+        (
+            "time that runs backwards",
+            speculative(json!({"verifier": "Edge", "parallelAfter": "-1s"})),
+            "must not be negative",
+        ),
+        ("an ensemble", ensemble(json!({"members": all, "quorum": 3, "combine": "Vote"})), ""),
+        ("one alone", ensemble(json!({"members": ["Device"]})), "spec.ensemble.members"),
+        ("one twice", ensemble(json!({"members": ["Edge", "Edge"]})), "once at most"),
+        ("a member nowhere", nowhere(ensemble(json!({"members": all}))), "ensemble's members"),
+        ("more than all", ensemble(json!({"members": ["Device", "Edge"], "quorum": 3})), "must not exceed"),
+        ("no quorum", ensemble(json!({"members": ["Device", "Edge"], "quorum": 0})), "quorum"),
+        ("weights", ensemble(json!({"members": all, "combine": "WeightedMean", "weights": [1, 2, 0.5]})), ""),
+        ("no weights", ensemble(json!({"members": all, "combine": "WeightedMean"})), "which needs them"),
+        ("weights for nothing", ensemble(json!({"members": all, "weights": [1, 1, 1]})), "which needs them"),
+        (
+            "too few weights",
+            ensemble(json!({"members": all, "combine": "WeightedMean", "weights": [1, 2]})),
+            "one number for each member",
+        ),
+        (
+            "a weight of nothing",
+            ensemble(json!({"members": all, "combine": "WeightedMean", "weights": [1, 2, 0]})),
+            "must be positive",
+        ),
+    ]
+}
+
 fn nodes() -> Vec<Row> {
     let node = |rest: Value| {
         let mut entry = json!({"namespace": "a", "name": "b", "revision": "r"});
@@ -248,6 +328,7 @@ async fn every_bound_and_rule_accepts_and_refuses() -> Result<()> {
     let kind = ApiResource::erase::<InferenceModel>(&());
     check_specs(&client, &kind, true, &models()).await?;
     check_specs(&client, &ApiResource::erase::<TierPolicy>(&()), true, &policies()).await?;
+    check_specs(&client, &ApiResource::erase::<TierPolicy>(&()), true, &modes()).await?;
     check_specs(&client, &ApiResource::erase::<InferenceNode>(&()), false, &nodes()).await?;
 
     let mut faults = Vec::new();
@@ -290,8 +371,11 @@ async fn plain_and_server_side_apply_agree_and_fields_are_explained() -> Result<
     let openapi: Value = serde_json::from_str(&cluster.client().request_text(request).await?)?;
     let schemas = openapi.pointer("/components/schemas").and_then(Value::as_object).context("no schemas")?;
     for (kind, documented) in [
-        (InferenceModel::kind(&()), &["source", "placement", "runtime", "verification", "policyRef"][..]),
-        (TierPolicy::kind(&()), &["defaults", "tiers", "fallback"]),
+        (
+            InferenceModel::kind(&()),
+            &["source", "placement", "runtime", "verification", "confidence", "policyRef"][..],
+        ),
+        (TierPolicy::kind(&()), &["mode", "defaults", "tiers", "fallback", "speculative", "ensemble"]),
         (InferenceNode::kind(&()), &["tier", "models", "policies"]),
     ] {
         let schema = &schemas[&format!("dev.terrace.v1alpha1.{kind}")];

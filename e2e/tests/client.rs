@@ -5,7 +5,7 @@ use std::process::Stdio;
 use anyhow::{Result, ensure};
 use terrace_e2e::agent::Agent;
 use terrace_e2e::digits::{self, Artifact};
-use terrace_e2e::manifests::Model;
+use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::site::Site;
 use terrace_e2e::{checkout, scenes};
 
@@ -37,4 +37,22 @@ async fn every_datatype_goes_through_tritons_clients_bit_for_bit() -> Result<()>
     site.manifests().model(&Model::of("datatypes", &file))?;
     let agent = site.agent().ready().await?;
     passes(&agent, "tritonclient_datatypes.py", &[agent.http.to_string(), agent.grpc.to_string()]).await
+}
+
+#[tokio::test]
+async fn speculation_and_ensembles_answer_the_same_over_both_protocols() -> Result<()> {
+    let (_edge_site, edge) = scenes::tier("Edge", "digits-edge", "digits").await?;
+    let (_cloud_site, cloud) = scenes::tier("Cloud", "digits-cloud", "digits").await?;
+    let site = Site::new()?;
+    let tiers = |name: &str| Policy::named(name).edge(&scenes::url(&edge)).cloud(&scenes::url(&cloud));
+    site.manifests().policy(&tiers("verified").speculative("{verifier: Cloud}"))?;
+    site.manifests().policy(&tiers("together").ensemble("{members: [Device, Edge, Cloud]}"))?;
+    for (name, policy) in [("speculative", "verified"), ("ensemble", "together")] {
+        let model = Model::digits("digits-device")?.named(name).policy(policy);
+        let measured = model.confidence("{output: probabilities, method: Probability}");
+        site.manifests().model(&measured.called("edge", "digits").called("cloud", "digits"))?;
+    }
+    let agent = site.agent().ready().await?;
+    let digits = digits::folder().display().to_string();
+    passes(&agent, "tritonclient_modes.py", &[agent.http.to_string(), agent.grpc.to_string(), digits]).await
 }

@@ -177,6 +177,23 @@ async fn what_stands_in_the_way_is_told_and_what_served_goes_on() -> Result<()> 
     kiosk.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
     cluster.apply_file(&cluster::manifests().join("digits.yaml")).await?;
     cluster.wait_model("digits", "Ready", "True", "AllReady").await?;
+
+    // A policy that goes by how sure the model is, before the model says so.
+    let loaded = kiosk.counted("terrace_model_runs_total", &[]).await?;
+    let mode = json!({"spec": {
+        "mode": "Speculative", "speculative": {"verifier": "Cloud", "threshold": 0},
+        "tiers": {"cloud": {"url": "http://127.0.0.1:9"}},
+    }});
+    policies.patch("nearest-that-fits", &PatchParams::default(), &Patch::Merge(mode)).await?;
+    cluster.wait_model("digits", "Stalled", "True", "ConfidenceMissing").await?;
+    let confidence = json!({"spec": {"confidence": {"output": "probabilities", "method": "Probability"}}});
+    cluster.models().patch("digits", &PatchParams::default(), &Patch::Merge(confidence)).await?;
+    cluster.wait_model("digits", "Ready", "True", "AllReady").await?;
+    let reply = kiosk.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
+    assert_eq!(reply.route()?.reason, "Confident", "{}", reply.text());
+    assert!(reply.parameter("confidence")?.is_number());
+    let now = kiosk.counted("terrace_model_runs_total", &[]).await?;
+    assert!(now > loaded, "{now} runs: it was loaded anew, not swapped");
     Ok(())
 }
 

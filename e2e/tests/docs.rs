@@ -9,8 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use terrace_e2e::agent::onnxruntime;
 use terrace_e2e::infer::Ask;
-use terrace_e2e::manifests::Model;
-use terrace_e2e::scenes;
+use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::site::Site;
 use terrace_e2e::{checkout, digits, wait};
 
@@ -55,7 +54,13 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
-    let (_site, agent) = scenes::device().await?;
+    // A policy whose mode measures how sure the model is; nobody needs to be asked.
+    let policy = Policy::named("near").cloud("http://127.0.0.1:9");
+    let site = Site::new()?;
+    site.manifests().policy(&policy.speculative("{verifier: Cloud, threshold: 0}"))?;
+    let model = Model::digits("digits-device")?.confidence("{output: probabilities, method: Probability}");
+    site.manifests().model(&model.policy("near"))?;
+    let agent = site.agent().ready().await?;
     agent.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
     Ok(())

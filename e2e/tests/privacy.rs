@@ -34,7 +34,8 @@ impl Watched {
         let (edge, cloud) = (upstreams::answering().await?, upstreams::answering().await?);
         let site = Site::new()?;
         site.manifests().policy(&policy.edge(&edge.url()).cloud(&cloud.url()))?;
-        site.manifests().model(&model.policy("near"))?;
+        let measure = "{output: probabilities, method: Probability}";
+        site.manifests().model(&model.policy("near").confidence(measure))?;
         // Another model under an open policy of the same tiers: its requests make the pools warm.
         site.manifests().policy(&Policy::named("open").edge(&edge.url()).cloud(&cloud.url()))?;
         site.manifests().model(&Model::digits("digits-device")?.named("open").policy("open"))?;
@@ -101,6 +102,16 @@ impl Watched {
     }
 }
 
+/// A policy of each mode, that asks other tiers as eagerly as it can.
+fn modes() -> [Policy; 4] {
+    [
+        Policy::named("near"),
+        Policy::named("near").speculative("{verifier: Edge, threshold: 1, parallelAfter: 0s}"),
+        Policy::named("near").speculative("{verifier: Cloud, threshold: 1}"),
+        Policy::named("near").ensemble("{members: [Device, Edge, Cloud], quorum: 3}"),
+    ]
+}
+
 /// What to search for: texts, and numbers as text and as floats on a wire.
 fn canaries() -> Vec<Vec<u8>> {
     let value = pixel(0);
@@ -157,35 +168,40 @@ fn drawn(asks: Vec<Ask>) -> Vec<Ask> {
 
 #[tokio::test]
 async fn a_private_request_is_answered_by_the_device_and_leaves_no_trace() -> Result<()> {
-    let watched =
-        Watched::start(Policy::named("near"), Model::digits("digits-device")?, |launch| launch).await?;
-    for ask in drawn(private()) {
-        let reply = watched.device.infer(&ask).await?.answered()?;
-        let route = reply.route()?;
-        assert_eq!(
-            (route.tier.as_str(), route.reason.as_str()),
-            ("device", "PrivacyRequired"),
-            "{:?}",
-            ask.body()
-        );
-        assert_eq!(reply.json()?["id"], CANARY, "its own client is told its id");
+    for policy in modes() {
+        let watched = Watched::start(policy, Model::digits("digits-device")?, |launch| launch).await?;
+        for ask in drawn(private()) {
+            let reply = watched.device.infer(&ask).await?.answered()?;
+            let route = reply.route()?;
+            assert_eq!(
+                (route.tier.as_str(), route.reason.as_str()),
+                ("device", "PrivacyRequired"),
+                "{:?}",
+                ask.body()
+            );
+            assert_eq!(reply.json()?["id"], CANARY, "its own client is told its id");
+        }
+        watched.assert_silent().await?;
     }
-    watched.assert_silent().await
+    Ok(())
 }
 
 #[tokio::test]
 async fn no_request_opens_a_policy_that_is_private() -> Result<()> {
-    let policy = Policy::named("near").private(true);
-    let watched = Watched::start(policy, Model::digits("digits-device")?, |launch| launch).await?;
-    for ask in drawn(vec![
-        marked(),
-        marked().parameter("privacy_required", false),
-        marked().header("terrace-privacy-required", "false"),
-    ]) {
-        let reply = watched.device.infer(&ask).await?.answered()?;
-        assert_eq!(reply.route()?.reason, "PrivacyRequired", "{:?}", ask.body());
+    for policy in modes() {
+        let policy = policy.private(true);
+        let watched = Watched::start(policy, Model::digits("digits-device")?, |launch| launch).await?;
+        for ask in drawn(vec![
+            marked(),
+            marked().parameter("privacy_required", false),
+            marked().header("terrace-privacy-required", "false"),
+        ]) {
+            let reply = watched.device.infer(&ask).await?.answered()?;
+            assert_eq!(reply.route()?.reason, "PrivacyRequired", "{:?}", ask.body());
+        }
+        watched.assert_silent().await?;
     }
-    watched.assert_silent().await
+    Ok(())
 }
 
 #[tokio::test]
@@ -211,8 +227,12 @@ async fn a_private_request_has_no_answer_where_the_device_has_no_model() -> Resu
     let junk = Model::of("digits", &digits::bad("junk")?);
     let wrong = Model::digits("digits-device")?.pinned(&"0".repeat(64));
     let elsewhere = Model::digits("digits-edge")?.on("Edge");
-    for model in [missing, junk, wrong, elsewhere] {
-        let watched = Watched::start(Policy::named("near"), model, |launch| launch).await?;
+    let absent = missing.clone();
+    let models = [missing, junk, wrong, elsewhere];
+    for (model, policy) in
+        models.into_iter().zip(modes()).chain(modes().map(|policy| (absent.clone(), policy)))
+    {
+        let watched = Watched::start(policy, model, |launch| launch).await?;
         for ask in drawn(private()) {
             let reply = watched.device.infer(&ask).await?;
             assert_eq!(reply.status, 503, "{}", reply.text());
@@ -226,30 +246,39 @@ async fn a_private_request_has_no_answer_where_the_device_has_no_model() -> Resu
 
 #[tokio::test]
 async fn a_private_request_that_fails_on_the_device_fails() -> Result<()> {
-    let watched =
-        Watched::start(Policy::named("near"), Model::digits("digits-device")?, |launch| launch).await?;
     let short = json!([{"name": "image", "datatype": "FP32", "shape": [1, 3], "data": [4.831_927, 4.831_927, 4.831_927]}]);
-    for (ask, status) in [
-        (Ask::inputs(short).id(CANARY).private(), 400),
-        (marked().private().header("terrace-wibble", CANARY), 400),
-        (marked().parameter("privacy_required", CANARY), 400),
-        (marked().parameter("privacy_required", 4_831_927), 400),
-        (marked().private().within(0), 504),
-        (marked().private().within(0.000_483_192_7), 504),
-        (marked().private().parameter("complexity", CANARY), 400),
-        (marked().private().outputs(&["4831927"]), 400),
-    ] {
-        let reply = watched.device.infer(&ask).await?;
-        assert_eq!(reply.status, status, "{:?}: {}", ask.body(), reply.text());
+    for policy in modes() {
+        let watched = Watched::start(policy, Model::digits("digits-device")?, |launch| launch).await?;
+        for (ask, status) in [
+            (Ask::inputs(short.clone()).id(CANARY).private(), 400),
+            (marked().private().header("terrace-wibble", CANARY), 400),
+            (marked().parameter("privacy_required", CANARY), 400),
+            (marked().parameter("privacy_required", 4_831_927), 400),
+            (marked().private().within(0), 504),
+            (marked().private().within(0.000_483_192_7), 504),
+            (marked().private().parameter("complexity", CANARY), 400),
+            (marked().private().outputs(&["4831927"]), 400),
+        ] {
+            let reply = watched.device.infer(&ask).await?;
+            assert_eq!(reply.status, status, "{:?}: {}", ask.body(), reply.text());
+        }
+        watched.assert_silent().await?;
     }
-    watched.assert_silent().await
+    Ok(())
 }
 
 #[tokio::test]
 async fn a_private_request_is_not_forwarded_when_the_device_is_overloaded() -> Result<()> {
     // A batch that this model takes long for, and room for one request beside it.
     let model = Model::of("digits", &digits::model("digits-cloud")?);
-    let watched = Watched::start(Policy::named("near"), model, |launch| launch.set("--queue", "1")).await?;
+    for policy in modes() {
+        overload(policy, model.clone()).await?;
+    }
+    Ok(())
+}
+
+async fn overload(policy: Policy, model: Model) -> Result<()> {
+    let watched = Watched::start(policy, model, |launch| launch.set("--queue", "1")).await?;
     let pixels: Vec<f32> = (0..6_000 * 64).map(pixel).collect();
     let long = Ask::batch(6_000, &pixels).id(CANARY).private();
     let (mut answered, mut busy) = (0, 0);
@@ -287,6 +316,12 @@ async fn the_recorders_would_notice() -> Result<()> {
     assert_ne!(watched.seen(), watched.before, "a request that is not private is forwarded");
     for canary in &canaries()[..2] {
         assert!(find(&watched.cloud.bytes(), canary).is_some(), "{}", String::from_utf8_lossy(canary));
+    }
+    for policy in &modes()[1..] {
+        let eager = Watched::start(policy.clone(), Model::digits("digits-device")?, |launch| launch).await?;
+        eager.device.infer(&marked()).await?.answered()?;
+        let seen = [eager.edge.bytes(), eager.cloud.bytes()];
+        assert!(seen.iter().any(|bytes| find(bytes, CANARY.as_bytes()).is_some()), "{policy:?} asks nobody");
     }
     let quiet = Duration::from_secs(5);
     ensure!(watched.device.infer(&marked().private()).await?.took < quiet);

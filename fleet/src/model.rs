@@ -7,11 +7,12 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use terrace_crds::InferenceModel;
+use terrace_crds::confidence::Confidence;
 use terrace_crds::model::{
     Batching, CasesSource, ModelSource, Placement, PolicyReference, Runtime, Swap, Upstream, Upstreams,
     Verification,
 };
-use terrace_tiering::Fault;
+use terrace_tiering::{Fault, Measure, Policy};
 
 use crate::digest::Sha256;
 use crate::provider::execution_providers;
@@ -40,6 +41,7 @@ pub struct ModelPlan {
     pub(crate) upstreams: Upstreams,
     pub(crate) runtime: Runtime,
     pub(crate) verification: Option<Verification>,
+    pub(crate) confidence: Option<Confidence>,
     pub(crate) policy: Option<String>,
 }
 
@@ -70,11 +72,21 @@ impl ModelPlan {
         let upstreams = checks.upstreams(&spec.upstreams);
         let runtime = checks.runtime(&spec.runtime);
         let verification = spec.verification.as_ref().and_then(|asked| checks.verification(asked));
+        let confidence = spec.confidence.as_ref().and_then(|asked| checks.confidence(asked));
         let policy = spec.policy_ref.as_ref().map(|reference| checks.policy(reference));
         match (uri, digest) {
-            (Some(uri), Some(digest)) if checks.0.is_empty() => {
-                Ok(Self { namespace, name, uri, digest, placement, upstreams, runtime, verification, policy })
-            }
+            (Some(uri), Some(digest)) if checks.0.is_empty() => Ok(Self {
+                namespace,
+                name,
+                uri,
+                digest,
+                placement,
+                upstreams,
+                runtime,
+                verification,
+                confidence,
+                policy,
+            }),
             _ => Err(checks.0),
         }
     }
@@ -102,6 +114,11 @@ impl ModelPlan {
     /// The name of its policy, in its namespace.
     pub fn policy(&self) -> Option<&str> {
         self.policy.as_deref()
+    }
+
+    /// Whether it has what `policy` goes by.
+    pub const fn suits(&self, policy: &Policy) -> bool {
+        self.confidence.is_some() || !policy.mode().needs_confidence()
     }
 }
 
@@ -236,6 +253,16 @@ impl Checks {
             uri: uri.map_or_else(|| cases.uri.clone(), |uri| uri.to_string()),
             sha256: cases.sha256.clone(),
             tolerance: Some(tolerance),
+        }
+    }
+
+    fn confidence(&mut self, asked: &Confidence) -> Option<Confidence> {
+        match Measure::parse(asked) {
+            Ok(measure) => Some(measure.to_spec()),
+            Err(faults) => {
+                self.0.extend(faults);
+                None
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use terrace_crds::confidence::Confidence;
 use terrace_crds::model::{ResolvedSource, Runtime, Verification};
 use terrace_crds::node::{NodeModel, NotPlaced};
 use terrace_crds::{InferenceNodeSpec, Tier, TierPolicySpec};
@@ -89,6 +90,8 @@ pub enum NoteReason {
     DigestUnknown,
     /// It names a policy that is not there, or was never accepted.
     PolicyNotFound,
+    /// Its policy goes by how sure it is of its answers, and it does not say how that is measured.
+    ConfidenceMissing,
 }
 
 impl NoteReason {
@@ -97,6 +100,7 @@ impl NoteReason {
         match self {
             Self::DigestUnknown => "DigestUnknown",
             Self::PolicyNotFound => "PolicyNotFound",
+            Self::ConfidenceMissing => "ConfidenceMissing",
         }
     }
 }
@@ -111,8 +115,8 @@ impl NoteReason {
 /// until what replaces it is known. Who answers is never kept: policy and names elsewhere are always the current
 /// ones, so that a policy that turns private does not wait for a checksum server.
 ///
-/// A model whose policy is not among `policies` gets none: its requests are private, and the node answers or
-/// nobody. A policy of `previous` is not kept either: its hash does not tell which policy it was, and another's
+/// A model whose policy is not among `policies`, or goes by a confidence that the model does not have, gets none: its
+/// requests are private, and the node answers or nobody. A policy of `previous` is not kept either: its hash does not tell which policy it was, and another's
 /// might allow what this one forbids. Callers pass the last accepted generation of each policy, and so keep it.
 pub fn desired(
     models: &[WantedModel<'_>],
@@ -133,9 +137,15 @@ pub fn desired(
             if found.is_none() {
                 desired.warnings.push(policy_not_found(plan, name));
             }
-            found.map(|policy| policy.to_spec())
+            found.copied()
         });
         let Some(work) = work(wanted, node, previous, &mut desired.waiting) else { continue };
+        let lacks_confidence =
+            |policy: &&Policy| policy.mode().needs_confidence() && work.confidence(plan).is_none();
+        if let Some(policy) = policy.filter(lacks_confidence) {
+            desired.warnings.push(confidence_missing(plan, policy));
+        }
+        let policy = policy.filter(|policy| !lacks_confidence(policy)).map(Policy::to_spec);
         let entry = entry(plan, work, policy.as_ref());
         if let (Some(hash), Some(policy)) = (&entry.policy, policy) {
             desired.spec.policies.insert(hash.clone(), policy);
@@ -160,9 +170,24 @@ pub fn hold(spec: &mut InferenceNodeSpec, previous: &InferenceNodeSpec, namespac
 /// What a node does with a model.
 enum Work {
     /// It runs this.
-    Run { artifact: ResolvedSource, runtime: Runtime, verification: Option<Verification> },
+    Run {
+        artifact: ResolvedSource,
+        runtime: Runtime,
+        verification: Option<Verification>,
+        confidence: Option<Confidence>,
+    },
     /// It runs nothing. The digest is part of the revision's name where it is known.
     Forward { why: NotPlaced, digest: Option<Sha256> },
+}
+
+impl Work {
+    /// How sure what runs is of its answers: it is told of the artifact's outputs, so it comes and goes with it.
+    const fn confidence<'a>(&'a self, plan: &'a ModelPlan) -> Option<&'a Confidence> {
+        match self {
+            Self::Run { confidence, .. } => confidence.as_ref(),
+            Self::Forward { .. } => plan.confidence.as_ref(),
+        }
+    }
 }
 
 /// `None` where the node cannot be told yet.
@@ -185,6 +210,7 @@ fn work(
             artifact: ResolvedSource { uri: plan.uri.to_string(), sha256: digest.to_string() },
             runtime: plan.runtime.clone(),
             verification: plan.verification.clone(),
+            confidence: plan.confidence.clone(),
         });
     }
     let kept = previous.and_then(|spec| artifact_in(spec, plan));
@@ -197,7 +223,12 @@ fn artifact_in(spec: &InferenceNodeSpec, plan: &ModelPlan) -> Option<Work> {
     let entry =
         spec.models.iter().find(|entry| entry.namespace == plan.namespace && entry.name == plan.name)?;
     let artifact = entry.artifact.clone()?;
-    Some(Work::Run { artifact, runtime: entry.runtime.clone(), verification: entry.verification.clone() })
+    Some(Work::Run {
+        artifact,
+        runtime: entry.runtime.clone(),
+        verification: entry.verification.clone(),
+        confidence: entry.confidence.clone(),
+    })
 }
 
 /// Why a model does not belong on a node; `None` where it does.
@@ -218,8 +249,9 @@ pub(crate) fn not_placed(plan: &ModelPlan, node: &NodeFacts) -> Option<NotPlaced
 }
 
 fn entry(plan: &ModelPlan, work: Work, policy: Option<&TierPolicySpec>) -> NodeModel {
+    let confidence = work.confidence(plan).cloned();
     let (artifact, not_placed, runtime, verification, digest) = match work {
-        Work::Run { artifact, runtime, verification } => {
+        Work::Run { artifact, runtime, verification, .. } => {
             let digest = artifact.sha256.clone();
             (Some(artifact), None, runtime, verification, Some(digest))
         }
@@ -234,6 +266,7 @@ fn entry(plan: &ModelPlan, work: Work, policy: Option<&TierPolicySpec>) -> NodeM
         sha256: digest.as_deref(),
         runtime: &runtime,
         verification: verification.as_ref(),
+        confidence: confidence.as_ref(),
         upstreams: &plan.upstreams,
         policy,
     };
@@ -246,6 +279,7 @@ fn entry(plan: &ModelPlan, work: Work, policy: Option<&TierPolicySpec>) -> NodeM
         upstreams: plan.upstreams.clone(),
         runtime,
         verification,
+        confidence,
         policy: policy.map(hash),
     }
 }
@@ -269,6 +303,18 @@ fn policy_not_found(plan: &ModelPlan, policy: &str) -> Note {
         message: format!(
             "there is no accepted TierPolicy {policy:?} in namespace {:?}; until there is, every request is private and answered on the node itself",
             plan.namespace
+        ),
+    }
+}
+
+fn confidence_missing(plan: &ModelPlan, policy: &Policy) -> Note {
+    Note {
+        namespace: plan.namespace.clone(),
+        name: plan.name.clone(),
+        reason: NoteReason::ConfidenceMissing,
+        message: format!(
+            "its policy has mode: {}, which goes by how sure the model is, and the model has no spec.confidence; until it has, every request is private and answered on the node itself",
+            policy.mode().as_str()
         ),
     }
 }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 use terrace_crds::TierPolicySpec;
+use terrace_crds::confidence::Confidence;
 use terrace_crds::model::{Runtime, Upstreams, Verification};
 use terrace_tiering::Policy;
 
@@ -25,6 +26,9 @@ pub struct RevisionContent<'a> {
     pub runtime: &'a Runtime,
     /// What it must pass, defaults written out.
     pub verification: Option<&'a Verification>,
+    /// How sure it is of its answers, defaults written out. Left out where it does not say: it is younger than names are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<&'a Confidence>,
     /// What it is called elsewhere.
     pub upstreams: &'a Upstreams,
     /// Its policy, defaults written out.
@@ -54,6 +58,7 @@ pub fn model_revision(plan: &ModelPlan, digest: Sha256, policy: Option<&Policy>)
         sha256: Some(&sha256),
         runtime: &plan.runtime,
         verification: plan.verification.as_ref(),
+        confidence: plan.confidence.as_ref(),
         upstreams: &plan.upstreams,
         policy: policy.as_ref(),
     };
@@ -130,6 +135,7 @@ mod tests {
             sha256: None,
             runtime: &Runtime::default(),
             verification: None,
+            confidence: None,
             upstreams: &Upstreams::default(),
             policy: None,
         };

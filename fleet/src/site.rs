@@ -3,8 +3,8 @@
 //! A site is the value of a label of Nodes, and each policy says which. What a node is told is a fact about the cluster, not
 //! a part of any revision: an agent that comes or goes makes no model's revision another one. Never another site's agent.
 
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use terrace_crds::node::{EdgeAddress, NodeSite};
 use terrace_crds::policy::SITE_LABEL;

@@ -80,6 +80,11 @@ fn each_field_has_its_bounds() {
         set(&mut model, &format!("spec.verification.{field}"), value);
         model
     };
+    let confident = |field: &str, value: Value| {
+        let mut model = with("spec.confidence", json!({"output": "p", "method": "Softmax"}));
+        set(&mut model, &format!("spec.confidence.{field}"), value);
+        model
+    };
     let labels = |count: u32| (0..count).map(|label| (format!("l{label}"), json!(""))).collect::<Value>();
     let rows: Vec<(&str, Value, bool)> = vec![
         ("metadata.name", with("metadata.name", json!("a".repeat(63))), true),
@@ -125,6 +130,12 @@ fn each_field_has_its_bounds() {
         ("spec.verification.maxLatency", verified("maxLatency", json!("0s")), false),
         ("spec.verification.maxLatency", verified("cases", Value::Null), true),
         ("spec.verification.maxLatency", with("spec.verification.maxLatency", json!("5ms")), false),
+        ("spec.confidence", confident("output", json!("scores")), true),
+        ("spec.confidence.output", confident("output", json!("")), false),
+        ("spec.confidence.output", confident("output", json!("a".repeat(257))), false),
+        ("spec.confidence.temperature", confident("temperature", json!(100)), true),
+        ("spec.confidence.temperature", confident("temperature", json!(0)), false),
+        ("spec.confidence.temperature", confident("temperature", json!(101)), false),
         ("spec.policyRef.name", with("spec.policyRef.name", json!("default")), true),
         ("spec.policyRef.name", with("spec.policyRef.name", json!("a/b")), false),
     ];

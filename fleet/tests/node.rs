@@ -239,6 +239,37 @@ fn a_policy_that_is_not_there_leaves_the_node_alone_with_its_requests() {
 }
 
 #[test]
+fn a_policy_that_goes_by_a_confidence_needs_a_model_that_has_one() {
+    let sure = json!({"confidence": {"output": "p", "method": "Probability"}, "policyRef": {"name": "p"}});
+    let unsure = json!({"policyRef": {"name": "p"}});
+    let tiers = json!({"cloud": {"url": "https://cloud.example"}});
+    for mode in [
+        json!({"tiers": tiers, "mode": "Speculative", "speculative": {"verifier": "Cloud"}}),
+        json!({"tiers": tiers, "mode": "Ensemble", "ensemble": {"members": ["Device", "Cloud"]}}),
+    ] {
+        let policy = policy(mode);
+        let accepted = told(&plan("m", pinned(sure.clone())), None, &[named("p", &policy)], None);
+        assert!(only(&accepted).policy.is_some() && accepted.warnings.is_empty());
+        assert_eq!(only(&accepted).confidence.as_ref().unwrap().temperature, Some(1.0));
+        let refused = told(&plan("m", pinned(unsure.clone())), None, &[named("p", &policy)], None);
+        assert_eq!((&only(&refused).policy, refused.spec.policies.len()), (&None, 0));
+        let [note] = refused.warnings.as_slice() else { panic!("one note: {refused:?}") };
+        assert_eq!(note.reason, NoteReason::ConfidenceMissing);
+        assert!(note.message.contains("spec.confidence"), "{}", note.message);
+    }
+}
+
+#[test]
+fn a_confidence_comes_and_goes_with_the_artifact_that_it_tells_of() {
+    let confident = |method: &str| json!({"confidence": {"output": "p", "method": method}});
+    let before = told(&plan("m", pinned(confident("Softmax"))), None, &[], None);
+    let waits = told(&plan("m", published(confident("Margin"))), None, &[], Some(&before.spec));
+    assert_eq!(only(&waits).confidence, only(&before).confidence);
+    let known = told(&plan("m", published(confident("Margin"))), Some(TWO), &[], Some(&waits.spec));
+    assert_ne!(only(&known).confidence, only(&before).confidence);
+}
+
+#[test]
 fn whatever_would_run_is_in_the_revisions_name_and_nothing_else() {
     let (slow, fast) = (policy(json!({})), policy(json!({"defaults": {"maxLatency": "50ms"}})));
     let name = |spec: Value, default: &Policy| {
@@ -253,6 +284,10 @@ fn whatever_would_run_is_in_the_revisions_name_and_nothing_else() {
         name(pinned(json!({"runtime": {"instances": 2}})), &slow),
         name(pinned(json!({"verification": {"cases": cases}})), &slow),
         name(pinned(json!({"verification": {"cases": cases, "maxLatency": "5ms"}})), &slow),
+        name(pinned(json!({"confidence": {"output": "p", "method": "Softmax"}})), &slow),
+        name(pinned(json!({"confidence": {"output": "q", "method": "Softmax"}})), &slow),
+        name(pinned(json!({"confidence": {"output": "p", "method": "Margin"}})), &slow),
+        name(pinned(json!({"confidence": {"output": "p", "method": "Margin", "temperature": 2}})), &slow),
         name(pinned(json!({"upstreams": {"edge": {"model": "x"}}})), &slow),
         name(pinned(json!({"upstreams": {"cloud": {"model": "x"}}})), &slow),
         name(pinned(json!({"policyRef": {"name": "p"}})), &slow),

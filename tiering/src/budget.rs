@@ -10,6 +10,9 @@ const MARGIN: Duration = Duration::from_millis(2);
 /// One part in so many.
 const MARGIN_SHARE: u32 = 20;
 
+/// What it takes to write a byte of an answer as JSON, on a slow machine.
+const NANOS_PER_BYTE: u64 = 20;
+
 /// Whether an attempt is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
@@ -31,6 +34,14 @@ pub fn reserve_for_local(remaining: Option<Duration>, longest_run: Option<Durati
     let half = remaining / 2;
     let margin = MARGIN.max(remaining / MARGIN_SHARE);
     longest_run.map_or(half, |run| run.saturating_mul(2).saturating_add(margin).min(half))
+}
+
+/// What to keep back for the reply where an answer of so many bytes is in hand, and others are waited for all the same:
+/// the margin of a local run, and the time to write it.
+pub fn reserve_for_reply(remaining: Option<Duration>, bytes: usize) -> Duration {
+    let Some(remaining) = remaining else { return Duration::ZERO };
+    let writing = Duration::from_nanos(NANOS_PER_BYTE.saturating_mul(bytes as u64));
+    MARGIN.max(remaining / MARGIN_SHARE).saturating_add(writing)
 }
 
 /// Whether an attempt is made with `remaining` time before the deadline (none: there is no deadline), and how long
@@ -88,6 +99,19 @@ mod tests {
             assert_eq!(reserve_for_local(remaining.map(ms), longest_run.map(ms)), ms(expected));
         }
         assert_eq!(reserve_for_local(Some(Duration::MAX), Some(Duration::MAX)), Duration::MAX / 2);
+    }
+
+    #[test]
+    fn the_reserve_for_a_reply_grows_with_it_and_with_the_time_that_there_is() {
+        for (remaining, bytes, expected) in [
+            (None, 1 << 30, 0),
+            (Some(10), 0, 2),
+            (Some(400), 0, 20),
+            (Some(400), 1_000_000, 40),
+            (Some(0), 0, 2),
+        ] {
+            assert_eq!(reserve_for_reply(remaining.map(ms), bytes), ms(expected), "{remaining:?} {bytes}");
+        }
     }
 
     proptest! {

@@ -223,7 +223,7 @@ impl Histogram {
 }
 
 /// The value of half-precision bits; what is not finite becomes NaN.
-fn from_f16(bits: u16) -> f64 {
+pub(crate) fn from_f16(bits: u16) -> f64 {
     // The same bits, moved to their places in an `f32`, lack the difference of the exponents' offsets: 127 - 15.
     const OFFSET: f32 = f32::from_bits((127 + 112) << 23);
     if bits & 0x7c00 == 0x7c00 {
@@ -233,7 +233,7 @@ fn from_f16(bits: u16) -> f64 {
     if bits >> 15 == 0 { magnitude } else { -magnitude }
 }
 
-fn from_bf16(bits: u16) -> f64 {
+pub(crate) fn from_bf16(bits: u16) -> f64 {
     f32::from_bits(u32::from(bits) << 16).into()
 }
 

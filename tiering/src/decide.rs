@@ -2,6 +2,7 @@
 
 use terrace_crds::Tier;
 
+use crate::plan::{self, Plan};
 use crate::policy::Policy;
 use crate::requirements::Requirements;
 use crate::rules::default_rules;
@@ -30,7 +31,9 @@ pub enum LocalModel {
 /// Who may answer a request, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// The tiers to try, in this order, each once. None: nobody may answer, and `skipped` says why.
+    /// How the candidates are asked.
+    pub plan: Plan,
+    /// The tiers to try, in this order, each once. None, and no ensemble: nobody may answer, and `skipped` says why.
     pub candidates: Vec<Candidate>,
     /// The tiers that would have been candidates.
     pub skipped: Vec<Skipped>,
@@ -51,13 +54,19 @@ pub struct Candidate {
     pub source: Source,
 }
 
-/// What makes a tier a candidate.
+/// As what a tier answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// It is the choice.
     Primary,
     /// It stands in the policy's fallback order.
     Fallback,
+    /// It was asked because the node was not sure of its own answer.
+    Verifier,
+    /// It is the node, which is not sure; who should have verified its answer did not.
+    Unverified,
+    /// It is one of several whose answers were combined.
+    Ensemble,
 }
 
 /// A tier that would have been a candidate.
@@ -117,6 +126,22 @@ pub enum Reason {
     SiteUnknown,
     /// The rules chose the edge, and no agent of it is ready in this node's site.
     NoEdgeAgent,
+    /// The node is to answer, and a verifier where it is not sure.
+    Speculative,
+    /// The same, and the node is the verifier: nobody is above it.
+    VerifierHere,
+    /// The node was sure of its answer.
+    Confident,
+    /// The node was not sure of its answer.
+    NotConfident,
+    /// The node had not answered when the verifier did.
+    DeviceSlow,
+    /// The node gave no answer.
+    DeviceFailed,
+    /// Several are to answer at once.
+    Ensemble,
+    /// The same, and too few of them can be asked, or answered.
+    QuorumNotMet,
 }
 
 impl Source {
@@ -125,6 +150,9 @@ impl Source {
         match self {
             Self::Primary => "primary",
             Self::Fallback => "fallback",
+            Self::Verifier => "verifier",
+            Self::Unverified => "unverified",
+            Self::Ensemble => "ensemble",
         }
     }
 }
@@ -185,6 +213,14 @@ impl Reason {
             Self::TierNotConfigured => "TierNotConfigured",
             Self::SiteUnknown => "SiteUnknown",
             Self::NoEdgeAgent => "NoEdgeAgent",
+            Self::Speculative => "Speculative",
+            Self::VerifierHere => "VerifierHere",
+            Self::Confident => "Confident",
+            Self::NotConfident => "NotConfident",
+            Self::DeviceSlow => "DeviceSlow",
+            Self::DeviceFailed => "DeviceFailed",
+            Self::Ensemble => "Ensemble",
+            Self::QuorumNotMet => "QuorumNotMet",
         }
     }
 
@@ -201,7 +237,15 @@ impl Reason {
             | Self::HighComplexity
             | Self::TierNotConfigured
             | Self::SiteUnknown
-            | Self::NoEdgeAgent => None,
+            | Self::NoEdgeAgent
+            | Self::Speculative
+            | Self::VerifierHere
+            | Self::Confident
+            | Self::NotConfident
+            | Self::DeviceSlow
+            | Self::DeviceFailed
+            | Self::Ensemble
+            | Self::QuorumNotMet => None,
         }
     }
 }
@@ -209,8 +253,8 @@ impl Reason {
 /// Decides who may answer a request on the node that `snapshot` shows.
 ///
 /// A forwarded request, a private one, and one whose model has no policy are answered by the node or by nobody. A
-/// request that asks for a tier is answered by that tier or by nobody. For all others the rules choose, and the
-/// policy's fallback order follows. The choice means the node itself where it is the node's own tier. Where it is
+/// request that asks for a tier is answered by that tier or by nobody. For all others the policy's mode says who is
+/// asked: in the mode Select the rules choose, and the policy's fallback order follows. The choice means the node itself where it is the node's own tier. Where it is
 /// a tier that this node does not reach, the fallback order alone is left; with fallback off, the node itself.
 ///
 /// `complexity` estimates the request's complexity. It is called only where a rule must know and the request does
@@ -224,22 +268,24 @@ pub fn decide(
     let node = snapshot.node;
     let mut walk =
         Walk { policy, node, candidates: Vec::with_capacity(Tier::ALL.len()), skipped: Vec::new() };
-    let (reason, complexity) = if let Some((tier, reason)) = settled(policy, requirements, node.tier) {
+    let (plan, reason, complexity) = if let Some((tier, reason)) = settled(policy, requirements, node.tier) {
         walk.visit(tier, Source::Primary);
-        (reason, None)
+        (Plan::Walk, reason, None)
+    } else if let Some((plan, reason)) = plan::of_mode(policy.mode(), &mut walk) {
+        (plan, reason, None)
     } else {
         let estimate = || requirements.complexity().unwrap_or_else(complexity);
         let choice = default_rules(requirements.max_latency_ms(), estimate);
         let unreached = walk.unreached(choice.tier);
         walk.visit(choice.tier, Source::Primary);
-        match policy.fallback() {
-            Some(order) => order.iter().for_each(|tier| walk.visit(*tier, Source::Fallback)),
-            None if unreached.is_some() => walk.visit(node.tier, Source::Primary),
-            None => {}
+        walk.visit_fallback();
+        if policy.fallback().is_none() && unreached.is_some() {
+            walk.visit(node.tier, Source::Primary);
         }
-        (unreached.map_or(choice.reason, SkipReason::as_reason), choice.complexity)
+        (Plan::Walk, unreached.map_or(choice.reason, SkipReason::as_reason), choice.complexity)
     };
     Decision {
+        plan,
         candidates: walk.candidates,
         skipped: walk.skipped,
         reason,
@@ -262,7 +308,7 @@ fn settled(policy: &Policy, requirements: &Requirements, here: Tier) -> Option<(
 }
 
 /// Sorts tiers into candidates and others.
-struct Walk<'a> {
+pub(crate) struct Walk<'a> {
     policy: &'a Policy,
     node: Node,
     candidates: Vec<Candidate>,
@@ -280,29 +326,54 @@ impl Walk<'_> {
             .map_or(Some(SkipReason::TierNotConfigured), |remote| remote.endpoints().err())
     }
 
-    fn visit(&mut self, tier: Tier, source: Source) {
-        let seen = self.candidates.iter().any(|candidate| candidate.tier == tier)
-            || self.skipped.iter().any(|skipped| skipped.tier == tier);
-        if seen {
-            return;
+    pub(crate) const fn here(&self) -> Tier {
+        self.node.tier
+    }
+
+    /// Makes a tier a candidate, if it can be asked and is none yet. Whether it can be asked.
+    pub(crate) fn visit(&mut self, tier: Tier, source: Source) -> bool {
+        let is_candidate = self.candidates.iter().any(|candidate| candidate.tier == tier);
+        let can_be_asked = is_candidate || self.can_ask(tier);
+        if can_be_asked && !is_candidate {
+            self.candidates.push(Candidate { tier, source });
         }
-        let why = if tier == self.node.tier {
-            match self.node.model {
-                LocalModel::Serving => None,
-                LocalModel::NotLoaded => Some(SkipReason::NotLoaded),
-                LocalModel::NotPlaced => Some(SkipReason::NotPlaced),
-            }
-        } else {
-            self.unreached(tier)
-        };
-        match why {
-            None => self.candidates.push(Candidate { tier, source }),
-            Some(why) => self.skipped.push(Skipped { tier, why }),
+        can_be_asked
+    }
+
+    /// Makes candidates of the tiers in the policy's fallback order.
+    pub(crate) fn visit_fallback(&mut self) {
+        for tier in self.policy.fallback().unwrap_or_default() {
+            self.visit(*tier, Source::Fallback);
+        }
+    }
+
+    /// Whether a tier can be asked. Notes why not.
+    pub(crate) fn can_ask(&mut self, tier: Tier) -> bool {
+        let Some(why) = self.obstacle(tier) else { return true };
+        if self.skipped.iter().all(|skipped| skipped.tier != tier) {
+            self.skipped.push(Skipped { tier, why });
+        }
+        false
+    }
+
+    fn obstacle(&self, tier: Tier) -> Option<SkipReason> {
+        if tier != self.node.tier {
+            return self.unreached(tier);
+        }
+        match self.node.model {
+            LocalModel::Serving => None,
+            LocalModel::NotLoaded => Some(SkipReason::NotLoaded),
+            LocalModel::NotPlaced => Some(SkipReason::NotPlaced),
         }
     }
 }
 
 impl Decision {
+    /// Whether another tier than `here` may be asked.
+    pub fn asks_others(&self, here: Tier) -> bool {
+        self.plan.asks_others(here) || self.candidates.iter().any(|candidate| candidate.tier != here)
+    }
+
     /// Why nobody may answer, for the caller: every tier that was considered, and what rules it out.
     pub fn refusal(&self) -> String {
         let skipped: Vec<String> =

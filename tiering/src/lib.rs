@@ -10,26 +10,36 @@
 
 mod breaker;
 mod budget;
+mod combine;
 mod complexity;
+mod confidence;
 mod decide;
+mod elements;
 mod endpoints;
 mod hedge;
 mod latency;
+mod mode;
 mod place;
+mod plan;
 mod policy;
 mod requirements;
 mod rules;
 mod snapshot;
+pub mod speculate;
 mod stated;
 
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
-pub use budget::{Attempt, attempt_timeout, reserve_for_local};
+pub use budget::{Attempt, attempt_timeout, reserve_for_local, reserve_for_reply};
+pub use combine::{CombineError, Combined, CombinedOutput, MemberAnswer, MemberOutput, combine};
 pub use complexity::{Elements, entropy};
+pub use confidence::{Measure, NotScores, Rows};
 pub use decide::{Candidate, Decision, LocalModel, Node, Reason, SkipReason, Skipped, Source, decide};
 pub use endpoints::{EndpointState, pick};
 pub use hedge::HedgeBudget;
 pub use latency::Latency;
+pub use mode::{Combine, Ensemble, Member, Mode, Speculative};
 pub use place::{Place, SITE, SiteUrl, Sites};
+pub use plan::Plan;
 pub use policy::{DEFAULT_TIMEOUT, Fault, Policy, RemoteTier};
 pub use requirements::Requirements;
 pub use snapshot::{LocalState, RemoteState, Snapshot};

@@ -3,8 +3,8 @@
 //! A policy is the same on every node, and a site is not: so the policy holds a [`Place`], and a node that knows its sites
 //! gets the endpoints from it. What cannot be resolved is not reached, with the reason; nothing else stands in for it.
 
+use core::net::SocketAddr;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use terrace_crds::node::NodeSite;
 use terrace_crds::policy::SITE_LABEL;

@@ -13,6 +13,7 @@ use terrace_crds::{Tier, TierPolicySpec};
 use url::Url;
 
 use crate::decide::SkipReason;
+use crate::mode::Mode;
 use crate::place::{Place, SITE, SiteUrl, Sites};
 
 /// The longest that one attempt at a remote tier may take, unless its policy says otherwise.
@@ -48,7 +49,7 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 /// Which tiers may answer the requests of a model, and what holds where a request states nothing stricter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// There is no policy: the node answers, or nobody.
     local_only: bool,
@@ -58,6 +59,7 @@ pub struct Policy {
     cloud: Option<RemoteTier>,
     /// `None` where fallback is off.
     fallback: Option<Vec<Tier>>,
+    mode: Mode,
 }
 
 /// A tier that is reached over the network.
@@ -124,6 +126,7 @@ impl Policy {
             edge: remote_tier(spec.tiers.edge.as_ref(), Tier::Edge, &mut faults),
             cloud: remote_tier(spec.tiers.cloud.as_ref(), Tier::Cloud, &mut faults),
             fallback: fallback(spec.fallback.as_ref(), &mut faults),
+            mode: Mode::parse(spec, &mut faults),
         };
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
     }
@@ -138,6 +141,7 @@ impl Policy {
             edge: None,
             cloud: None,
             fallback: None,
+            mode: Mode::Select,
         }
     }
 
@@ -170,6 +174,11 @@ impl Policy {
         self.fallback.as_deref()
     }
 
+    /// How many tiers are asked.
+    pub const fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
     /// The same policy as a spec with every default written out, and nothing in it that has no effect. Two specs
     /// that mean the same give the same one. The lack of a policy gives that of a private policy without tiers.
     pub fn to_spec(&self) -> TierPolicySpec {
@@ -181,14 +190,17 @@ impl Policy {
             };
             RemoteTierSpec { url, site, timeout: Some(tier.timeout.into()) }
         };
-        TierPolicySpec {
+        let mut spec = TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency.map(Into::into),
                 privacy_required: Some(self.privacy_required),
             },
             tiers: Tiers { edge: self.edge.as_ref().map(tier), cloud: self.cloud.as_ref().map(tier) },
             fallback: Some(Fallback { enabled: Some(self.fallback.is_some()), order: self.fallback.clone() }),
-        }
+            ..TierPolicySpec::default()
+        };
+        self.mode.write(&mut spec);
+        spec
     }
 }
 
@@ -462,6 +474,7 @@ mod tests {
                 cloud: Some(remote("http://cloud?a")),
             },
             fallback: Some(Fallback { enabled: None, order: Some(vec![]) }),
+            ..TierPolicySpec::default()
         };
         assert_eq!(
             fields(&spec),

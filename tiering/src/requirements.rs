@@ -107,7 +107,7 @@ mod tests {
                 privacy_required: Some(private),
             },
             tiers: Tiers { edge: Some(edge), cloud: None },
-            fallback: None,
+            ..TierPolicySpec::default()
         };
         Policy::parse(&spec).unwrap()
     }

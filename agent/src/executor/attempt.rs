@@ -117,7 +117,8 @@ async fn forward(
     })
 }
 
-fn too_late() -> Refusal {
+/// What is said where a deadline leaves no time.
+pub fn too_late() -> Refusal {
     Refusal::Deadline("too little of the deadline was left".to_owned())
 }
 

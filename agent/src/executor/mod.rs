@@ -1,6 +1,11 @@
-//! Walks the candidates of a decision until one answers, inside the time that is left. Never adds one.
+//! Asks the tiers that a decision names, as its plan says, inside the time that is left. Never adds one.
 
 mod attempt;
+mod combine;
+mod ensemble;
+pub mod scores;
+mod speculative;
+mod walk;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use terrace_crds::Tier;
 use terrace_oip::Tensor;
-use terrace_tiering::{self as tiering, Decision, Source};
+use terrace_tiering::{Decision, Plan, Reason, Source};
 
 use crate::message::Message;
 use crate::node::Node;
@@ -16,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::registry::{Entry, Served};
 use crate::serve::millis;
 use crate::upstream::Relayed;
-use attempt::{attempt, left};
+use attempt::{Failure, left};
 
 /// What is to be answered.
 #[derive(Debug)]
@@ -49,10 +54,14 @@ pub struct Work {
 /// An answer, and how it came about.
 #[derive(Debug)]
 pub struct Answer {
-    /// Who produced the outputs.
-    pub tier: Tier,
+    /// Who produced the outputs: a tier, or `ensemble`.
+    pub tier: &'static str,
     /// As what.
     pub source: Source,
+    /// Why, where that was known only once the answer was there; else the decision says so.
+    pub reason: Option<Reason>,
+    /// How sure this node's own model was, or the combined answer is; none where nobody had to know.
+    pub confidence: Option<f64>,
     /// The outputs.
     pub output: Output,
     /// Everything that was tried, the last one included.
@@ -60,7 +69,7 @@ pub struct Answer {
 }
 
 /// Who answered, and as what.
-pub type By = Option<(Tier, &'static str)>;
+pub type By = Option<(&'static str, &'static str)>;
 
 /// Outputs, from here or from elsewhere.
 #[derive(Debug)]
@@ -72,6 +81,13 @@ pub enum Output {
         /// Its outputs.
         tensors: Vec<Tensor>,
     },
+    /// Of several, combined.
+    Combined {
+        /// The revision of this node that took part, if one did.
+        version: Option<String>,
+        /// The outputs.
+        tensors: Vec<Tensor>,
+    },
     /// Of another tier.
     Relayed(Relayed),
 }
@@ -80,7 +96,9 @@ impl Output {
     /// About how much there is to encode.
     pub fn size(&self) -> usize {
         match self {
-            Self::Local { tensors, .. } => tensors.iter().map(|tensor| tensor.data().raw_size()).sum(),
+            Self::Local { tensors, .. } | Self::Combined { tensors, .. } => {
+                tensors.iter().map(|tensor| tensor.data().raw_size()).sum()
+            }
             Self::Relayed(relayed) => relayed.json_length(),
         }
     }
@@ -97,46 +115,89 @@ pub struct Attempt {
     pub ms: f64,
 }
 
-/// Tries each candidate in turn.
+/// Answers as the decision's plan says.
 pub async fn run(job: Job<'_>) -> Result<Answer, Refusal> {
-    let candidates = &job.decision.candidates;
-    let local_at = candidates.iter().position(|candidate| candidate.tier == job.tier);
-    let longest_run = job.entry.served().and_then(|served| served.model.load_figures().longest_run);
-    let reserve = tiering::reserve_for_local(left(job.deadline), longest_run);
-
-    let mut attempts = Vec::with_capacity(candidates.len());
-    let mut refusals = Vec::new();
-    for (position, candidate) in candidates.iter().enumerate() {
-        let local_comes_later = local_at.is_some_and(|local| local > position);
-        let reserve = if local_comes_later { reserve } else { Duration::ZERO };
-        let begun = Instant::now();
-        let tried = attempt(&job, candidate, reserve).await;
-        let outcome = tried.as_ref().map_or_else(|failure| failure.outcome, |_| "Answered");
-        job.node.metrics.attempt(candidate.tier, outcome);
-        attempts.push(Attempt { tier: candidate.tier.as_str(), outcome, ms: millis(begun.elapsed()) });
-        match tried {
-            Ok(output) => {
-                return Ok(Answer { tier: candidate.tier, source: candidate.source, output, attempts });
-            }
-            Err(failure) if failure.last => return Err(failure.refusal),
-            Err(failure) => refusals.push(failure.refusal),
-        }
+    match &job.decision.plan {
+        Plan::Walk => walk::walk(&job, &job.decision.candidates, Tried::default()).await,
+        Plan::Speculate(speculative) => speculative::run(&job, speculative).await,
+        Plan::Ensemble(members) => ensemble::run(&job, members).await,
     }
-    Err(nobody(&job, refusals, &attempts))
 }
 
-/// What the client is told when nobody answered: of all that went wrong, what it can do something about.
-fn nobody(job: &Job<'_>, refusals: Vec<Refusal>, attempts: &[Attempt]) -> Refusal {
-    if attempts.is_empty() {
-        return Refusal::NoTier(job.decision.refusal());
+/// Everything that was tried for a request so far, and what came of it.
+#[derive(Debug, Default)]
+struct Tried {
+    attempts: Vec<Attempt>,
+    /// What the client is told if nobody else answers.
+    refusals: Vec<Refusal>,
+    /// One of them is about the request itself.
+    rejected: Option<Refusal>,
+    /// How sure the answer is, where that was measured.
+    confidence: Option<f64>,
+}
+
+impl Tried {
+    /// Notes how a try ended.
+    fn note(&mut self, job: &Job<'_>, tier: Tier, outcome: &'static str, took: Duration) {
+        job.node.metrics.attempt(tier, outcome);
+        self.attempts.push(Attempt { tier: tier.as_str(), outcome, ms: millis(took) });
     }
-    if left(job.deadline).is_some_and(|left| left.is_zero()) {
-        return Refusal::Deadline(format!("no tier answered within the deadline: {}", told(attempts)));
+
+    /// Notes a failure, where another tier may follow; else it is the end.
+    fn failed(&mut self, job: &Job<'_>, tier: Tier, failure: Failure, took: Duration) -> Result<(), Refusal> {
+        self.note(job, tier, failure.outcome, took);
+        if failure.last {
+            return Err(failure.refusal);
+        }
+        self.refusals.push(failure.refusal);
+        Ok(())
     }
-    let mut refusals = refusals;
-    match refusals.len() {
-        1 => refusals.remove(0),
-        _ => Refusal::NoTier(format!("no tier answered: {}", told(attempts))),
+
+    /// Notes a failure that is no reason to ask nobody else: others are asked already.
+    fn passed_over(&mut self, job: &Job<'_>, tier: Tier, failure: Failure, took: Duration) {
+        self.note(job, tier, failure.outcome, took);
+        if failure.last {
+            self.rejected.get_or_insert(failure.refusal);
+        } else {
+            self.refusals.push(failure.refusal);
+        }
+    }
+
+    /// Whether a tier was tried.
+    fn has(&self, tier: Tier) -> bool {
+        self.attempts.iter().any(|attempt| attempt.tier == tier.as_str())
+    }
+
+    /// The answer of a tier.
+    fn answer(self, tier: Tier, source: Source, output: Output) -> Answer {
+        Answer {
+            tier: tier.as_str(),
+            source,
+            reason: None,
+            confidence: self.confidence,
+            output,
+            attempts: self.attempts,
+        }
+    }
+
+    /// What the client is told when nobody answered: of all that went wrong, what it can do something about.
+    fn nobody(mut self, job: &Job<'_>) -> Refusal {
+        if self.attempts.is_empty() {
+            return Refusal::NoTier(job.decision.refusal());
+        }
+        if let Some(rejected) = self.rejected {
+            return rejected;
+        }
+        if left(job.deadline).is_some_and(|left| left.is_zero()) {
+            return Refusal::Deadline(format!(
+                "no tier answered within the deadline: {}",
+                told(&self.attempts)
+            ));
+        }
+        match self.refusals.len() {
+            1 => self.refusals.remove(0),
+            _ => Refusal::NoTier(format!("no tier answered: {}", told(&self.attempts))),
+        }
     }
 }
 

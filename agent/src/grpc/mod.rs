@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use bytes::Bytes;
 use terrace_engine::TensorSpec;
 use terrace_oip::metadata::{ConfigTensor, ModelStatistics, Spent};
 use terrace_oip::proto::{self, model_metadata_response::TensorMetadata};
@@ -30,7 +29,7 @@ use crate::refusal::Refusal;
 use crate::registry::ModelKey;
 use crate::requirements;
 use crate::room::Taken;
-use crate::serve::{self, Call, Exchange, Reply};
+use crate::serve::{self, Call, Exchange, OURS, Reply};
 
 /// The gRPC port.
 pub fn router(node: Arc<Node>) -> Router {
@@ -210,17 +209,19 @@ impl Exchange for Grpc {
     }
 
     fn message(&self, request: &InferRequest) -> Result<Message, Refusal> {
-        let (body, json_length) = request.to_http().map_err(|error| Refusal::Failed(error.to_string()))?;
-        Ok(Message { bytes: Bytes::from(body), json_length: Some(json_length) })
+        Message::of(request).map_err(|error| Refusal::Failed(error.to_string()))
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
         let (version, parameters, outputs) = match reply.output {
             Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
+            Output::Combined { version, tensors } => (version.unwrap_or_default(), reply.parameters, tensors),
             Output::Relayed(relayed) => {
                 let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
                 let mut parameters: Parameters = told.parameters;
-                parameters.remove("complexity");
+                for ours in OURS {
+                    parameters.remove(ours);
+                }
                 parameters.extend(reply.parameters);
                 (told.model_version.unwrap_or_default(), parameters, told.outputs)
             }

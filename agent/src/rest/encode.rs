@@ -10,12 +10,12 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use http_body::{Frame, SizeHint};
-use terrace_oip::{InferResponse, Tensor};
+use terrace_oip::{InferRequest, InferResponse, Parameters, Tensor};
 
 use crate::executor::Output;
 use crate::message::{JSON_LENGTH, content_type};
 use crate::refusal::Refusal;
-use crate::serve::Reply;
+use crate::serve::{OURS, Reply};
 
 /// Below this size a body is sent as one piece: a copy costs less than a second write.
 const ONE_PIECE: usize = 16 << 10;
@@ -35,28 +35,22 @@ impl Encoded {
     pub fn new(reply: Reply<'_>) -> Result<Self, Refusal> {
         match reply.output {
             Output::Local { served, tensors } => {
-                let response = InferResponse {
-                    model_name: &reply.model_name,
-                    model_version: Some(served.revision()),
-                    id: reply.request.id.as_deref(),
-                    parameters: &reply.parameters,
-                    outputs: &tensors,
-                };
-                let is_binary = |name: &str| reply.request.wants_binary(name);
-                let json = response.to_json_but(is_binary).map_err(|error| unwritable(&error))?;
-                let binary: Vec<Tensor> =
-                    tensors.into_iter().filter(|tensor| is_binary(tensor.name())).collect();
-                Ok(Self {
-                    json,
-                    is_binary: !binary.is_empty(),
-                    tail: binary.into_iter().filter_map(raw).collect(),
-                })
+                let Reply { request, model_name, parameters, .. } = reply;
+                let response = response(request, &model_name, Some(served.revision()), &parameters);
+                Self::computed(response, request, tensors)
+            }
+            Output::Combined { version, tensors } => {
+                let Reply { request, model_name, parameters, .. } = reply;
+                let response = response(request, &model_name, version.as_deref(), &parameters);
+                Self::computed(response, request, tensors)
             }
             Output::Relayed(relayed) => {
                 let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
                 response.model_name = reply.model_name;
                 response.id = reply.request.id.as_deref().map(Into::into);
-                response.parameters.remove("complexity");
+                for ours in OURS {
+                    response.parameters.remove(ours);
+                }
                 response.parameters.extend(reply.parameters);
                 let json = response.to_json().map_err(|error| unwritable(&error))?;
                 let tail = relayed.tail();
@@ -67,6 +61,20 @@ impl Encoded {
                 })
             }
         }
+    }
+
+    /// Encodes outputs that are in memory here.
+    fn computed(
+        response: InferResponse<'_>,
+        request: &InferRequest,
+        tensors: Vec<Tensor>,
+    ) -> Result<Self, Refusal> {
+        let is_binary = |name: &str| request.wants_binary(name);
+        let json = InferResponse { outputs: &tensors, ..response }
+            .to_json_but(is_binary)
+            .map_err(|error| unwritable(&error))?;
+        let binary: Vec<Tensor> = tensors.into_iter().filter(|tensor| is_binary(tensor.name())).collect();
+        Ok(Self { json, is_binary: !binary.is_empty(), tail: binary.into_iter().filter_map(raw).collect() })
     }
 
     /// The response with status 200.
@@ -91,6 +99,16 @@ impl Encoded {
         }
         Body::new(Frames(std::iter::once(Bytes::from(self.json)).chain(self.tail).collect()))
     }
+}
+
+/// A response, without its outputs.
+fn response<'a>(
+    request: &'a InferRequest,
+    model_name: &'a str,
+    model_version: Option<&'a str>,
+    parameters: &'a Parameters,
+) -> InferResponse<'a> {
+    InferResponse { model_name, model_version, id: request.id.as_deref(), parameters, outputs: &[] }
 }
 
 /// An output's elements, in the memory that they are in; none where it has none.

@@ -279,7 +279,8 @@ fn policies_verdict(missing: &[Note], found: usize) -> Verdict {
         return Verdict { holds: true, reason: "AllFound", message: format!("{found} policies") };
     }
     let told = missing.iter().map(|note| format!("{}.{}: {}", note.namespace, note.name, note.message));
-    Verdict { holds: false, reason: NoteReason::PolicyNotFound.as_str(), message: told_of(told) }
+    let reason = missing.first().map_or(NoteReason::PolicyNotFound, |note| note.reason);
+    Verdict { holds: false, reason: reason.as_str(), message: told_of(told) }
 }
 
 fn accepted_verdict(faults: &[Fault], files: usize) -> Verdict {

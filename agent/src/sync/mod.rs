@@ -6,6 +6,7 @@
 
 pub mod activate;
 pub mod backoff;
+mod confidence;
 pub mod execution;
 pub mod journal;
 pub mod revision;
@@ -400,6 +401,7 @@ impl Shared {
                 self.activator.load(revision, &progress).await?
             }
         };
+        confidence::check(revision, served.model.signature())?;
         self.swap(revision, policy(revision), served);
         self.node.metrics.activation(&key, "Serving");
         info!(model = %key, revision = revision.model.revision, "revision serves");
@@ -478,7 +480,10 @@ impl Shared {
     }
 
     fn publish(&self, revision: &Revision, policy: Policy, local: Local) {
+        let serving = if let Local::Serving(served) = &local { Some(served.model.signature()) } else { None };
+        let measure = confidence::measure(revision, serving);
         self.node.registry.publish(Entry {
+            measure,
             label: revision.key().to_string().into(),
             key: revision.key(),
             policy: Arc::new(policy),
@@ -491,7 +496,14 @@ impl Shared {
 /// The revision's policy; one that cannot be read keeps every request on this node.
 fn policy(revision: &Revision) -> Policy {
     let Some(spec) = &revision.policy else { return Policy::local_only() };
-    Policy::parse(spec).unwrap_or_else(|faults| {
+    let parsed = Policy::parse(spec);
+    if parsed.as_ref().is_ok_and(|policy| policy.mode().needs_confidence())
+        && revision.model.confidence.is_none()
+    {
+        warn!(model = %revision.key(), "the policy goes by a confidence that the model does not have; every request stays on this node");
+        return Policy::local_only();
+    }
+    parsed.unwrap_or_else(|faults| {
         let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
         warn!(model = %revision.key(), faults = faults.join("; "), "the policy cannot be read; every request stays on this node");
         Policy::local_only()

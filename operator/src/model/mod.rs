@@ -59,6 +59,7 @@ async fn resolve(model: &InferenceModel, context: &Context, queues: &Queues) -> 
     let policy = plan.policy().map(|name| (name, policy(context, plan.namespace(), name)));
     let obstacle = match (&policy, &known.error) {
         (Some((name, None)), _) => Some(policy_not_found(&plan, name)),
+        (Some((name, Some(policy))), _) if !plan.suits(policy) => Some(confidence_missing(name, policy)),
         (_, Some(error)) => Some(Obstacle {
             reason: "ChecksumUnreadable",
             message: format!(
@@ -68,7 +69,7 @@ async fn resolve(model: &InferenceModel, context: &Context, queues: &Queues) -> 
         }),
         _ => None,
     };
-    let policy = policy.and_then(|(_, policy)| policy);
+    let policy = policy.and_then(|(_, policy)| policy).filter(|policy| plan.suits(policy));
     let revision = digest.map(|digest| model_revision(&plan, digest, policy.as_ref()));
     Findings { plan: Some(plan), revision, obstacle, again: known.again.unwrap_or(RESYNC).min(RESYNC) }
 }
@@ -97,6 +98,16 @@ fn policy_not_found(plan: &ModelPlan, name: &str) -> Obstacle {
         message: format!(
             "there is no accepted TierPolicy {name:?} in namespace {:?}: create it, or see its Accepted condition; until then every request is private and answered on the node itself",
             plan.namespace()
+        ),
+    }
+}
+
+fn confidence_missing(name: &str, policy: &terrace_tiering::Policy) -> Obstacle {
+    Obstacle {
+        reason: "ConfidenceMissing",
+        message: format!(
+            "TierPolicy {name:?} has mode: {}, which goes by how sure the model is: give the model spec.confidence; until then every request is private and answered on the node itself",
+            policy.mode().as_str()
         ),
     }
 }

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 use proptest::sample::subsequence;
-use terrace_crds::Tier;
+use terrace_crds::mode::{Ensemble, Mode, Speculative};
+use terrace_crds::{Tier, TierPolicySpec};
 use terrace_tiering::{LocalModel, Node, Policy, Stated};
 
 use crate::Sketch;
@@ -33,6 +34,7 @@ pub(crate) fn sketch() -> impl Strategy<Value = Option<Sketch>> {
             cloud,
             enabled,
             order,
+            ..Sketch::default()
         });
     prop::option::weighted(0.9, sketch)
 }
@@ -56,4 +58,22 @@ pub(crate) fn stated() -> impl Strategy<Value = Stated> {
             tier,
             hop,
         })
+}
+
+/// The fields of a mode, for a policy that configures both tiers.
+pub(crate) fn modes() -> impl Strategy<Value = TierPolicySpec> {
+    let verifier = prop::sample::select(vec![Tier::Edge, Tier::Cloud]);
+    let speculative =
+        (verifier, prop::option::of(0.0..=1.0)).prop_map(|(verifier, threshold)| TierPolicySpec {
+            mode: Some(Mode::Speculative),
+            speculative: Some(Speculative { threshold, verifier, parallel_after: None }),
+            ..TierPolicySpec::default()
+        });
+    let members = subsequence(Tier::ALL.to_vec(), 2..=3).prop_shuffle();
+    let ensemble = (members, 1_u16..=2).prop_map(|(members, quorum)| TierPolicySpec {
+        mode: Some(Mode::Ensemble),
+        ensemble: Some(Ensemble { members, combine: None, weights: None, quorum: Some(quorum) }),
+        ..TierPolicySpec::default()
+    });
+    prop_oneof![Just(TierPolicySpec::default()), speculative, ensemble]
 }

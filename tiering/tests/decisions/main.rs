@@ -4,6 +4,7 @@
 
 mod arbitrary;
 mod fallback;
+mod modes;
 mod properties;
 mod seed;
 
@@ -25,6 +26,8 @@ struct Sketch {
     cloud: bool,
     enabled: Option<bool>,
     order: Option<Vec<Tier>>,
+    /// The fields of a mode; all others are those above.
+    mode: TierPolicySpec,
 }
 
 impl Sketch {
@@ -44,6 +47,7 @@ impl Sketch {
                 cloud: self.cloud.then(|| tier("https://cloud.example")),
             },
             fallback: Some(Fallback { enabled: self.enabled, order: self.order.clone() }),
+            ..self.mode.clone()
         };
         Policy::parse(&spec).unwrap()
     }

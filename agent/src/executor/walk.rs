@@ -1,0 +1,29 @@
+//! One tier after the other, until one answers.
+
+use std::time::{Duration, Instant};
+
+use terrace_tiering::{self as tiering, Candidate};
+
+use super::attempt::{attempt, left};
+use super::{Answer, Job, Tried};
+use crate::refusal::Refusal;
+
+/// Tries each candidate in turn, after what was `tried` before.
+pub async fn walk(job: &Job<'_>, candidates: &[Candidate], mut tried: Tried) -> Result<Answer, Refusal> {
+    let local_at = candidates.iter().position(|candidate| candidate.tier == job.tier);
+    let longest_run = job.entry.served().and_then(|served| served.model.load_figures().longest_run);
+    let reserve = tiering::reserve_for_local(left(job.deadline), longest_run);
+    for (position, candidate) in candidates.iter().enumerate() {
+        let local_comes_later = local_at.is_some_and(|local| local > position);
+        let reserve = if local_comes_later { reserve } else { Duration::ZERO };
+        let begun = Instant::now();
+        match attempt(job, candidate, reserve).await {
+            Ok(output) => {
+                tried.note(job, candidate.tier, "Answered", begun.elapsed());
+                return Ok(tried.answer(candidate.tier, candidate.source, output));
+            }
+            Err(failure) => tried.failed(job, candidate.tier, failure, begun.elapsed())?,
+        }
+    }
+    Err(tried.nobody(job))
+}
