@@ -65,9 +65,11 @@ bench-serving: setup ## Measure throughput beside other servers; ROUNDS=, ONLY=m
 	$(CARGO) build --release --locked -p terrace-agent
 	$(CARGO) run --release --locked -p terrace-e2e --bin bench-serving -- $(RECORD)
 
-experiment: ## Measure what tiers buy on real data, some minutes; writes docs/experiment.md, its results and plots
+experiment: setup ## Measure what tiers buy on real data, some minutes; writes docs/experiment.md, its results and plots
 	tools/venv experiment
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .tools/venv/experiment/bin/python docs/experiment/script/experiment.py
+	$(CARGO) build --release --locked -p terrace-agent
+	TERRACE_AGENT_BIN=$${TERRACE_AGENT_BIN:-$${CARGO_TARGET_DIR:-target}/release/terrace-agent} $(PYTHON) docs/experiment/script/agents.py
 
 help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} \

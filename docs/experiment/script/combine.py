@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 COMBINATIONS = ("Mean", "WeightedMean", "Vote", "MaxConfidence")
 
 
-def combined_labels(combination: str, members: list[np.ndarray], weights: list[float]) -> np.ndarray:
+def combined_labels(combination: str, members: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """The label of each row. `members` are probabilities, a row a request, in the order that the policy names them."""
     stacked = np.stack([member.astype(np.float64) for member in members])
     labels, sure = stacked.argmax(axis=2), stacked.max(axis=2)

@@ -7,21 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from combine import COMBINATIONS, combined_labels
 from confidence import METHODS, confidence
 from routing import gate
-from sets import DIGITS, answer, load
+from sets import DIGITS, TIERS, answer, load
 
 TEMPERATURES = (1.0, 0.8, 2.5)
 THRESHOLDS = (0.5, 0.8, 0.9)
+WEIGHTS = (1, 2, 4)
 
 
 def reference() -> dict[str, Any]:
-    """Confidences of the device on the clean test set by method and temperature, and what gates make of it."""
+    """Confidences of the device on the clean test set by method and temperature, what gates make of it, ensembles."""
     test = json.loads((DIGITS / "data/digits-test.json").read_text())
     images, labels = np.array(test["images"]), np.array(test["labels"])
-    device, cloud = (
-        answer(load((DIGITS / f"models/digits-{tier}.onnx").read_bytes()), images)[0] for tier in ("device", "cloud")
-    )
+    answers = [answer(load((DIGITS / f"models/digits-{tier}.onnx").read_bytes()), images)[0] for tier in TIERS]
+    device, _, cloud = answers
     device_right, cloud_right = (each.argmax(axis=1) == labels for each in (device, cloud))
     sure = confidence("Probability", device)
     gates = {f"{threshold:g}": gate(sure, threshold, device_right, cloud_right) for threshold in THRESHOLDS}
@@ -31,6 +32,14 @@ def reference() -> dict[str, Any]:
         "gates": {
             threshold: {"sent up": round(found["share"] * len(images)), "right": round(found["accuracy"] * len(images))}
             for threshold, found in gates.items()
+        },
+        "ensembles": {
+            combination: {
+                "weights": WEIGHTS,
+                "right": int((combined_labels(combination, answers, WEIGHTS) == labels).sum()),
+                "right without cloud": int((combined_labels(combination, answers[:2], WEIGHTS[:2]) == labels).sum()),
+            }
+            for combination in COMBINATIONS
         },
         "confidences": [
             {

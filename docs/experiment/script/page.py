@@ -135,14 +135,22 @@ def ensemble(sets: Figures) -> str:
 
 
 def committed(results: Figures) -> str:
-    """The gates of the committed models."""
+    """What policies make of the committed models."""
     reference = results["committed"]
     images = reference["images"]
+
+    def share(count: int) -> str:
+        return f"{count} ({count / images:.1%})"
+
     rows = [
-        [threshold, f"{gate['sent up']} ({gate['sent up'] / images:.1%})", f"{gate['right']} ({gate['right'] / images:.1%})"]
+        [f"Speculative, threshold {threshold}", share(gate["sent up"]), share(gate["right"])]
         for threshold, gate in reference["gates"].items()
     ]
-    return table(["threshold", f"sent up, of {images}", "right"], rows)
+    for combination, found in reference["ensembles"].items():
+        weights = f" {found['weights']}" if combination == "WeightedMean" else ""
+        rows.append([f"Ensemble, {combination}{weights}", share(images), share(found["right"])])
+        rows.append(["the same, the cloud is away", share(0), share(found["right without cloud"])])
+    return table(["", f"answered with the cloud, of {images}", "right"], rows)
 
 
 TABLES: dict[str, Callable[[Figures], str]] = {
