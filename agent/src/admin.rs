@@ -8,10 +8,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use http::{StatusCode, header};
+use serde::Serialize;
+use terrace_crds::InferenceNodeStatus;
 use terrace_telemetry::LogFilter;
 use tracing::info;
 
 use crate::node::Node;
+use crate::serve::millis;
 
 /// What the admin port shows.
 #[derive(Clone, Debug)]
@@ -20,6 +23,31 @@ pub struct Admin {
     pub node: Arc<Node>,
     /// The log filter that it changes.
     pub log: LogFilter,
+}
+
+/// The status of the InferenceNode, and what the node alone knows: of other tiers.
+#[derive(Debug, Serialize)]
+struct Status {
+    #[serde(flatten)]
+    node: InferenceNodeStatus,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tiers: Vec<TierStatus>,
+}
+
+/// An endpoint of a tier.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TierStatus {
+    endpoint: String,
+    breaker: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_failure: Option<&'static str>,
+    in_flight: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_ms: Option<f64>,
+    /// What is wrong with its credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credentials: Option<String>,
 }
 
 /// `/healthz`, `/readyz`, `/status`, `/metrics`, `PUT /log`.
@@ -41,15 +69,22 @@ async fn ready(State(admin): State<Admin>) -> Response {
 }
 
 async fn status(State(admin): State<Admin>) -> Response {
-    Json(admin.node.board.status()).into_response()
+    let tiers = admin.node.upstream.told().into_iter().map(|(endpoint, told)| TierStatus {
+        endpoint: endpoint.to_string(),
+        breaker: told.breaker.as_str(),
+        last_failure: told.last_failure,
+        in_flight: told.in_flight,
+        connect_ms: told.connect.map(millis),
+        credentials: told.credentials,
+    });
+    Json(Status { node: admin.node.board.status(), tiers: tiers.collect() }).into_response()
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
     let entries: Vec<_> =
         admin.node.registry.keys().iter().filter_map(|key| admin.node.registry.get(key)).collect();
-    let serving = entries.iter().filter_map(|entry| Some((&entry.key, &**entry.served()?)));
-    (kind, admin.node.metrics.text(serving)).into_response()
+    (kind, admin.node.metrics.text(&entries, &admin.node.upstream)).into_response()
 }
 
 async fn log(State(admin): State<Admin>, filter: String) -> Response {

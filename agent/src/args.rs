@@ -78,6 +78,11 @@ pub struct Args {
     #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
     pub kubernetes_service_host: Option<String>,
 
+    /// Folder of credentials for tiers: DIR/NAMESPACE/NAME/{token,username,password,ca.crt,tls.crt,tls.key}, each usable by
+    /// resources of that namespace alone, read again when they change.
+    #[arg(long, env = "TERRACE_CREDENTIALS_DIR", value_name = "DIR")]
+    pub credentials_dir: Option<PathBuf>,
+
     /// The largest request body, in bytes.
     #[arg(long, env = "TERRACE_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
     pub max_body_bytes: usize,

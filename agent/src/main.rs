@@ -144,6 +144,8 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
         egress.follow_api_server().await;
         Ok(())
     });
+    let upstream = Arc::clone(&node);
+    tasks.spawn(named("the credentials", async move { upstream.upstream.follow_credentials().await }));
     tasks.spawn(named("the sync", follow(args.clone(), parts, cluster)));
 
     tokio::select! {
@@ -196,7 +198,7 @@ fn wire(args: &Args, egress: Egress) -> anyhow::Result<Wired> {
         tier: args.tier,
         default_namespace: args.default_namespace.clone(),
         body: body::Limits { bytes: args.max_body_bytes, room: Room::new(args.max_held_bytes) },
-        upstream: Upstream::new(egress, args.max_body_bytes)?,
+        upstream: Upstream::new(&egress, args.credentials_dir.clone(), args.max_body_bytes),
         board: Board::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: runtime.clone(),

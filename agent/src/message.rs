@@ -4,7 +4,6 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use terrace_oip::{EncodeError, InferRequest};
 
 /// Says how many bytes of a body are JSON, where binary tensors follow it.
 pub const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -28,12 +27,6 @@ pub struct Message {
 pub struct BadLength;
 
 impl Message {
-    /// A request, its tensors in binary.
-    pub fn of(request: &InferRequest) -> Result<Self, EncodeError> {
-        let (body, json_length) = request.to_http()?;
-        Ok(Self { bytes: Bytes::from(body), json_length: Some(json_length) })
-    }
-
     /// The length of the JSON that headers state, if they do.
     pub fn json_length(headers: &HeaderMap) -> Result<Option<usize>, BadLength> {
         let mut stated = headers.get_all(JSON_LENGTH).iter();
@@ -43,11 +36,6 @@ impl Message {
             (Some(length), None) => Ok(Some(length)),
             _ => Err(BadLength),
         }
-    }
-
-    /// What the body is.
-    pub const fn content_type(&self) -> HeaderValue {
-        content_type(self.json_length)
     }
 
     /// What follows the JSON.

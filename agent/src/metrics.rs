@@ -2,6 +2,7 @@
 //! else from enumerations.
 
 mod models;
+mod tiers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +11,14 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use terrace_crds::Tier;
+use tokio::runtime::Handle;
 
-use crate::registry::{ModelKey, Served};
+use crate::registry::{Entry, ModelKey};
+use crate::upstream::Upstream;
 
 /// The counters of one agent.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ pub struct Metrics {
     durations: Family<ModelLabels, Histogram, fn() -> Histogram>,
     attempts: Family<AttemptLabels, Counter>,
     activations: Family<ActivationLabels, Counter>,
+    tasks: Gauge,
     confidences: Family<ModelLabels, Histogram, fn() -> Histogram>,
 }
 
@@ -82,13 +87,19 @@ impl Metrics {
         registry.register("attempts", "Attempts at a tier, by outcome", attempts.clone());
         let activations = Family::default();
         registry.register("activations", "Revisions that were to be served, by outcome", activations.clone());
+        let tasks = Gauge::default();
+        registry.register(
+            "tasks",
+            "Tasks of the agent that live: connections, requests and the agent's own",
+            tasks.clone(),
+        );
         let confidences = Family::new_with_constructor(shares as fn() -> Histogram);
         registry.register(
             "confidence",
             "How sure the model was of an answer in mode Speculative, or the combined answer in mode Ensemble",
             confidences.clone(),
         );
-        Self { registry, requests, durations, attempts, activations, confidences }
+        Self { registry, requests, durations, attempts, activations, tasks, confidences }
     }
 
     /// Counts a request for a model that exists.
@@ -117,12 +128,18 @@ impl Metrics {
         self.activations.get_or_create(&ActivationLabels { model: model.to_string(), outcome }).inc();
     }
 
-    /// Everything, as Prometheus reads it; with what each model that serves has done since it was loaded.
-    pub fn text<'a>(&self, serving: impl Iterator<Item = (&'a ModelKey, &'a Served)>) -> String {
+    /// Everything, as Prometheus reads it; with what each model that serves has done since it was loaded, and what is known
+    /// of other tiers.
+    pub fn text(&self, entries: &[Arc<Entry>], upstream: &Upstream) -> String {
+        let serving = entries.iter().filter_map(|entry| Some((&entry.key, &**entry.served()?)));
+        if let Ok(runtime) = Handle::try_current() {
+            self.tasks.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
+        }
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode_registry(&mut text, &self.registry);
         let _ = encode_registry(&mut text, &models::registry(serving));
+        let _ = encode_registry(&mut text, &tiers::registry(upstream, entries));
         let _ = encode_eof(&mut text);
         text
     }

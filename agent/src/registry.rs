@@ -6,16 +6,17 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use terrace_crds::Tier;
 use terrace_crds::model::Upstreams;
 use terrace_crds::node::ExecutionStatus;
 use terrace_engine::Model;
-use terrace_tiering::{Measure, Policy, Sites};
+use terrace_tiering::{Latency, Measure, Policy, Sites};
 
 use crate::sync::revision::Revision;
+use crate::upstream::{Reach, Upstream};
 
 /// A model's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +59,8 @@ pub struct Entry {
     pub label: Arc<str>,
     /// Which tier answers, and where this node reaches it.
     pub policy: Arc<Policy>,
+    /// How the tiers of the policy are reached; the registry makes it of the policy.
+    pub reach: Arc<Reach>,
     /// What the model is called on other tiers.
     pub upstreams: Upstreams,
     /// How sure the model is of an answer, where it says so.
@@ -76,10 +79,10 @@ impl Entry {
     }
 
     /// The same on a node with these sites.
-    fn at(self, sites: &Sites) -> Self {
+    fn at(&self, sites: &Sites, upstream: &Upstream) -> Self {
         let policy = Policy::clone(&self.policy).at(sites);
-        // Shared with requests under way where nothing differs.
-        if policy == *self.policy { self } else { Self { policy: Arc::new(policy), ..self } }
+        let reach = Arc::new(upstream.reach(&self.key.namespace, &self.label, &policy));
+        Self { policy: Arc::new(policy), reach, ..self.clone() }
     }
 
     /// What the model is called on `tier`.
@@ -118,9 +121,16 @@ pub struct Served {
     pub model: Arc<Model>,
     /// What the status says of how it is run, where it asks for execution providers.
     pub execution: Option<ExecutionStatus>,
+    /// How long its answers take; revisions that share a model share it.
+    pub pace: Arc<Mutex<Latency>>,
 }
 
 impl Served {
+    /// How long its answers take.
+    pub fn pace(&self) -> MutexGuard<'_, Latency> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The revision's name.
     pub fn revision(&self) -> &str {
         &self.of.model.revision
@@ -150,23 +160,28 @@ impl Registry {
     }
 
     /// Puts `entry` in the place of what its model had. Requests that hold the old entry finish on it.
-    pub fn publish(&self, entry: Entry) {
+    pub fn publish(&self, entry: &Entry, upstream: &Upstream) {
         self.0.rcu(|table| {
             let mut table = Table::clone(table);
-            let entry = Arc::new(entry.clone().at(&table.sites));
+            let entry = Arc::new(entry.at(&table.sites, upstream));
             table.entries.insert(entry.key.clone(), entry);
             table
         });
     }
 
     /// This node is there from now on: requests that begin go to the tiers as they are reached from there.
-    pub fn move_to(&self, sites: &Sites) {
+    pub fn move_to(&self, sites: &Sites, upstream: &Upstream) {
         if self.0.load().sites == *sites {
             return;
         }
         self.0.rcu(|table| {
             let at = |(key, entry): (&ModelKey, &Arc<Entry>)| {
-                (key.clone(), Arc::new(Entry::clone(entry).at(sites)))
+                let entry = match entry.policy.site_label() {
+                    Some(_) => Arc::new(entry.at(sites, upstream)),
+                    // The same wherever the node is.
+                    None => Arc::clone(entry),
+                };
+                (key.clone(), entry)
             };
             Table { entries: table.entries.iter().map(at).collect(), sites: sites.clone() }
         });
@@ -208,9 +223,11 @@ mod tests {
             policy: policy(url),
             upstreams: Upstreams::default(),
             measure: None,
+            reach: Arc::default(),
             local: Local::Absent,
         };
         let registry = Registry::default();
+        let upstream = Upstream::new(&terrace_egress::Egress::new(Vec::new()), None, 1);
         let edge = |name: &str| {
             let entry = registry.get(&ModelKey::from_url(name, "default")).unwrap();
             entry.policy.remote(Tier::Edge).unwrap().endpoints().map(|urls| urls[0].to_string())
@@ -219,16 +236,16 @@ mod tests {
             let site = terrace_crds::node::NodeSite { name: name.to_owned(), edge: Vec::new() };
             [(terrace_crds::policy::SITE_LABEL.to_owned(), site)].into()
         };
-        registry.publish(entry("early", "http://{site}.example"));
-        registry.publish(entry("fixed", "http://edge.example"));
+        registry.publish(&entry("early", "http://{site}.example"), &upstream);
+        registry.publish(&entry("fixed", "http://edge.example"), &upstream);
         assert!(edge("early").is_err());
-        registry.move_to(&sites("oslo"));
-        registry.publish(entry("late", "http://{site}.example"));
+        registry.move_to(&sites("oslo"), &upstream);
+        registry.publish(&entry("late", "http://{site}.example"), &upstream);
         for name in ["early", "late"] {
             assert_eq!(edge(name), Ok("http://oslo.example/".to_owned()));
         }
         let fixed = registry.get(&ModelKey::from_url("fixed", "default")).unwrap();
-        registry.move_to(&sites("bergen"));
+        registry.move_to(&sites("bergen"), &upstream);
         for name in ["early", "late"] {
             assert_eq!(edge(name), Ok("http://bergen.example/".to_owned()));
         }

@@ -14,15 +14,15 @@ use terrace_tiering::{
 };
 use tracing::debug;
 
-use crate::executor::{self, Answer, Attempt, Job, Output, Work};
+use crate::executor::{self, Answer, Attempt, Hedged, Job, Output, Work};
 use crate::heavy::heavy;
-use crate::message::Message;
 use crate::metrics::Finished;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
+use crate::upstream::{Original, Outgoing, Trace};
 
 /// What this node says of an answer only at times; what another tier said of its own answer is not passed on.
 pub const OURS: [&str; 2] = ["complexity", "confidence"];
@@ -38,6 +38,8 @@ pub struct Call {
     pub stated: Result<Stated, RequirementError>,
     /// When its headers had been read: its clock starts here.
     pub started: Instant,
+    /// The trace that it is part of.
+    pub trace: Option<Trace>,
 }
 
 /// An answer, before its front end encodes it.
@@ -64,8 +66,8 @@ pub trait Exchange: Send {
         deadline: Option<Instant>,
     ) -> impl Future<Output = Result<(InferRequest, Taken), Refusal>> + Send;
 
-    /// The request as other tiers are asked.
-    fn message(&self, request: &InferRequest) -> Result<Message, Refusal>;
+    /// The request in the form that it came in, for other tiers.
+    fn original(&self) -> Result<Original, Refusal>;
 
     /// Encodes the answer.
     fn encode(&self, reply: Reply<'_>) -> Result<Self::Encoded, Refusal>;
@@ -106,13 +108,14 @@ async fn answer<E: Exchange>(
     let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
 
-    let snapshot = snapshot(entry, tier);
+    let snapshot = snapshot(entry, tier, node.upstream.now());
     let inputs = request.inputs.iter().map(|input| &input.tensor);
     let decision =
         tiering::decide(&entry.policy, &requirements, &snapshot, || requirements::complexity(inputs));
 
-    let message = if decision.asks_others(tier) {
-        Some(message(exchange, entry, &decision, &mut request)?)
+    // Of a private request there is nothing to send, whatever comes after.
+    let outgoing = if decision.asks_others(tier) && !decision.privacy_required {
+        outgoing(exchange, entry, &decision, &mut request)?
     } else {
         None
     };
@@ -129,8 +132,10 @@ async fn answer<E: Exchange>(
         entry,
         decision: &decision,
         work: Mutex::new(Some(work)),
-        message,
+        outgoing,
+        trace: call.trace.as_ref(),
         deadline: due(requirements.max_latency()),
+        hedged: Hedged::default(),
     };
     let deadline = job.deadline;
     let answer = executor::run(job).await?;
@@ -150,27 +155,34 @@ async fn answer<E: Exchange>(
     Ok(encoded)
 }
 
-/// The request as other tiers are asked. Members of an ensemble give their scores, too, where the client does not ask
-/// for them: without, their answers cannot be combined.
-fn message<E: Exchange>(
+/// The request as other tiers are asked, where one may be. Members of an ensemble give their scores, too, where the client
+/// does not ask for them: without, their answers cannot be combined.
+fn outgoing<E: Exchange>(
     exchange: &E,
     entry: &Entry,
     decision: &Decision,
     request: &mut InferRequest,
-) -> Result<Message, Refusal> {
+) -> Result<Option<Outgoing>, Refusal> {
+    let remote = [Tier::Edge, Tier::Cloud].into_iter().filter_map(|tier| entry.reach.to(tier));
+    let protocols = remote.map(|reach| reach.remote.protocol);
+    let original = exchange.original()?;
     let scores = match (&decision.plan, &entry.measure, &request.outputs) {
         (Plan::Ensemble(_), Some(measure), Some(outputs))
             if outputs.iter().all(|output| output.name != measure.output()) =>
         {
             RequestedOutput { name: measure.output().to_owned(), parameters: Parameters::new() }
         }
-        _ => return exchange.message(request),
+        _ => return Outgoing::new(original, request, protocols).map(Some).map_err(failed),
     };
     let asked = request.outputs.clone();
     request.outputs.get_or_insert_default().push(scores);
-    let message = Message::of(request);
+    let outgoing = Outgoing::new(original.raw(request), request, protocols);
     request.outputs = asked;
-    message.map_err(|error| Refusal::Failed(error.to_string()))
+    outgoing.map(Some).map_err(failed)
+}
+
+fn failed(error: impl std::error::Error) -> Refusal {
+    Refusal::Failed(error.to_string())
 }
 
 /// Triton's extension that answers with the best classes instead of the outputs. An answer that is not what was asked
@@ -234,20 +246,23 @@ pub fn check_version(entry: &Entry, version: Option<&str>) -> Result<(), Refusal
 }
 
 /// What this node knows now.
-fn snapshot(entry: &Entry, tier: Tier) -> Snapshot {
+fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
     let mut snapshot = Snapshot::of(tiering::Node { tier, model: standing(entry) });
     if let Some(served) = entry.served() {
         let figures = served.model.load_figures();
+        let pace = served.pace();
+        let (shortest_run, predicted) = (pace.shortest(), pace.predicted_p90(now, None));
+        drop(pace);
         snapshot.local = LocalState {
             queued: figures.queued,
             in_flight: figures.running,
+            shortest_run,
             longest_run: figures.longest_run,
-            ..LocalState::default()
+            predicted,
         };
     }
-    let is_reached = |tier| entry.policy.remote(tier).is_some_and(|remote| remote.endpoints().is_ok());
-    snapshot.edge.available = is_reached(Tier::Edge);
-    snapshot.cloud.available = is_reached(Tier::Cloud);
+    snapshot.edge = entry.reach.state(Tier::Edge, now);
+    snapshot.cloud = entry.reach.state(Tier::Cloud, now);
     snapshot
 }
 

@@ -115,7 +115,11 @@ impl Tiers {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.url) != has(self.site)")
-        .message("exactly one of url and site is needed")
+        .message("exactly one of url and site is needed"),
+    validation = Rule::new("!has(self.auth) || (has(self.url) ? self.url.startsWith('https://') : has(self.tls))")
+        .message("auth needs an https:// url, or tls for a site: credentials are not sent where anyone on the path can read them"),
+    validation = Rule::new("!has(self.tls) || !has(self.url) || self.url.startsWith('https://')")
+        .message("tls needs an https:// url")
 )]
 pub struct RemoteTier {
     /// The server's base URL, without `/v2`: `https://gateway.example:8000`. The edge's may hold `{site}`, which stands for
@@ -126,11 +130,103 @@ pub struct RemoteTier {
     /// The ready edge agents of the node's own site, as the operator finds them. For the edge alone, and in a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<EdgeSite>,
+    /// How it is asked. Default HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
     /// The longest that one attempt may take. Default 5s. A request's deadline shortens it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("timeout must be positive"))]
     pub timeout: Option<Duration>,
+    /// Whom an `https://` url is trusted by, and as whom it is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TierTls>,
+    /// As whom it is asked, in each request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<TierAuth>,
+    /// When it is left alone because it does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Breaker>,
+    /// The most requests that it has from one node at once; more go to other tiers. Default 1024.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65536))]
+    pub max_in_flight: Option<u32>,
+    /// When it is asked a second time because the first answer is late. Absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
+}
+
+/// How a tier is asked.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// The Open Inference Protocol over HTTP.
+    #[default]
+    HTTP,
+    /// The same over gRPC; the url has no path.
+    GRPC,
+}
+
+/// TLS with a tier. Each name is a folder of the agent's credentials for the policy's namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TierTls {
+    /// The credentials whose `ca.crt` holds the only authorities that vouch for the server. Absent: the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub authority: Option<String>,
+    /// The credentials whose `tls.crt` and `tls.key` say who the node is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub client_certificate: Option<String>,
+}
+
+/// What is sent with each request. Each name is a folder of the agent's credentials for the policy's namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.bearer) != has(self.basic)").message("exactly one of bearer and basic is needed"))]
+pub struct TierAuth {
+    /// The credentials whose `token` is sent: a static one, or a projected ServiceAccount token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub bearer: Option<String>,
+    /// The credentials whose `username` and `password` are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub basic: Option<String>,
+}
+
+/// A circuit breaker: after so many failures in a row an endpoint is left alone for a period, then one request tries it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Breaker {
+    /// Failures in a row that open it: no connection, no answer in `timeout`, a status of 5xx, or nonsense. Default 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub failures: Option<u32>,
+    /// How long it stays open at first; twice as long each time. Default 5s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("period must be positive"))]
+    pub period: Option<Duration>,
+    /// How long it stays open at most. Default 1m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("maxPeriod must be positive"))]
+    pub max_period: Option<Duration>,
+}
+
+/// A second request where the first answer is late; the one that answers first counts, the other is taken back.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Hedge {
+    /// How late.
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("after must be positive"))]
+    pub after: Duration,
+    /// The most of all requests that are sent twice, in percent. Default 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub max_extra_load: Option<u32>,
 }
 
 /// The edge agents of the node's own site: those on nodes with the same value of a label.

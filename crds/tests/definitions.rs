@@ -138,6 +138,29 @@ fn policy_rules_accept_and_refuse() {
         policy("p", "{tiers: {cloud: {url: 'http://{site}.example'}}}"),
         "sites are the edge's",
     );
+    let edge = |fields: &str| policy("p", &format!("{{tiers: {{edge: {{{fields}}}}}}}"));
+    let (http, https) = ("url: 'http://edge'", "url: 'https://edge'");
+    row("a token over https", edge(&format!("{https}, auth: {{bearer: cloud}}")), "");
+    row("a token over http", edge(&format!("{http}, auth: {{bearer: cloud}}")), "auth needs an https:// url");
+    row("tls over http", edge(&format!("{http}, tls: {{authority: corp}}")), "tls needs an https:// url");
+    row(
+        "two ways to say who",
+        edge(&format!("{https}, auth: {{bearer: a, basic: b}}")),
+        "exactly one of bearer",
+    );
+    row("no way to say who", edge(&format!("{https}, auth: {{}}")), "exactly one of bearer");
+    row("a breaker", edge(&format!("{http}, breaker: {{failures: 3, period: 1s, maxPeriod: 9s}}")), "");
+    row("a period of nothing", edge(&format!("{http}, breaker: {{period: 0s}}")), "period must be positive");
+    row(
+        "no longest period",
+        edge(&format!("{http}, breaker: {{maxPeriod: 0s}}")),
+        "maxPeriod must be positive",
+    );
+    row("a hedge", edge(&format!("{http}, hedge: {{after: 20ms, maxExtraLoad: 5}}")), "");
+    row("a hedge at once", edge(&format!("{http}, hedge: {{after: 0s}}")), "after must be positive");
+    let site = |fields: &str| edge(&format!("site: {{}}{fields}"));
+    row("a site over tls with a token", site(", tls: {}, auth: {bearer: site}"), "");
+    row("a site with a token over http", site(", auth: {bearer: site}"), "auth needs an https:// url");
     row("an order", policy("p", "{fallback: {order: [Edge, Device]}}"), "");
     row("a tier twice", policy("p", "{fallback: {order: [Edge, Edge]}}"), "once at most");
 }

@@ -25,6 +25,8 @@ pub struct Attempt {
     pub outcome: String,
     /// How long it took, in milliseconds.
     pub ms: f64,
+    /// It was asked a second time, because the first answer was late.
+    pub hedged: bool,
 }
 
 /// Who answered, as what, and why.
@@ -188,7 +190,7 @@ impl Reply {
                 let (Some(tier), Some(outcome), Some(ms)) = (tier, outcome, ms) else {
                     anyhow::bail!("an attempt without tier, outcome or ms: {attempt}");
                 };
-                Ok(Attempt { tier, outcome, ms })
+                Ok(Attempt { tier, outcome, ms, hedged: attempt["hedged"] == true })
             })
             .collect()
     }

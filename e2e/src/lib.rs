@@ -13,6 +13,7 @@ pub mod http;
 pub mod infer;
 pub mod load;
 pub mod manifests;
+pub mod relay;
 pub mod scenes;
 pub mod server;
 pub mod site;

@@ -40,7 +40,7 @@ pub struct Policy {
     name: String,
     max_latency: Option<String>,
     private: Option<bool>,
-    tiers: Vec<(&'static str, String, Option<String>)>,
+    tiers: Vec<(&'static str, String, Vec<String>)>,
     fallback: Option<String>,
     mode: Option<(&'static str, String)>,
 }
@@ -253,22 +253,28 @@ impl Policy {
     /// With an edge.
     #[must_use]
     pub fn edge(mut self, url: &str) -> Self {
-        self.tiers.push(("edge", url.to_owned(), None));
+        self.tiers.push(("edge", url.to_owned(), Vec::new()));
         self
     }
 
     /// With a cloud.
     #[must_use]
     pub fn cloud(mut self, url: &str) -> Self {
-        self.tiers.push(("cloud", url.to_owned(), None));
+        self.tiers.push(("cloud", url.to_owned(), Vec::new()));
         self
     }
 
     /// The tier added last has a time-out.
     #[must_use]
-    pub fn timeout(mut self, timeout: &str) -> Self {
+    pub fn timeout(self, timeout: &str) -> Self {
+        self.with(&format!("timeout: {timeout}"))
+    }
+
+    /// The tier added last has one more field: `protocol: GRPC`, `breaker: {failures: 2}`.
+    #[must_use]
+    pub fn with(mut self, field: &str) -> Self {
         if let Some(tier) = self.tiers.last_mut() {
-            tier.2 = Some(timeout.to_owned());
+            tier.2.push(field.to_owned());
         }
         self
     }
@@ -324,9 +330,9 @@ impl Policy {
         if !self.tiers.is_empty() {
             spec.push_str("  tiers:\n");
         }
-        for (tier, url, timeout) in &self.tiers {
-            let timeout = timeout.as_ref().map(|timeout| format!(", timeout: {timeout}")).unwrap_or_default();
-            let _ = writeln!(spec, "    {tier}: {{url: {url:?}{timeout}}}");
+        for (tier, url, fields) in &self.tiers {
+            let fields: String = fields.iter().map(|field| format!(", {field}")).collect();
+            let _ = writeln!(spec, "    {tier}: {{url: {url:?}{fields}}}");
         }
         if let Some(fallback) = &self.fallback {
             let _ = writeln!(spec, "  fallback: {fallback}");

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
@@ -119,14 +120,12 @@ impl Server {
 
     /// The same over TLS, with a certificate that only [`authority`] vouches for. Records what was encrypted.
     pub async fn start_tls(script: impl Fn(&Seen) -> Plan + Send + Sync + 'static) -> Result<Self> {
-        let certificate = CertificateDer::from_pem_slice(include_bytes!("../tests/tls/server.pem"))?;
-        let key = PrivateKeyDer::from_pem_slice(include_bytes!("../tests/tls/server.key"))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)?;
-        Self::listen("https", Some(Arc::new(config).into()), Arc::new(script)).await
+        Self::listen("https", Some(tls(false)?), Arc::new(script)).await
+    }
+
+    /// The same for clients alone that show a certificate of their own authority: `e2e/tests/tls/client.pem`.
+    pub async fn start_mutual(script: impl Fn(&Seen) -> Plan + Send + Sync + 'static) -> Result<Self> {
+        Self::listen("https", Some(tls(true)?), Arc::new(script)).await
     }
 
     async fn listen(scheme: &'static str, tls: Option<TlsAcceptor>, script: Arc<Script>) -> Result<Self> {
@@ -162,6 +161,24 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// What a server shows, and whether it asks its clients who they are.
+fn tls(mutual: bool) -> Result<TlsAcceptor> {
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("../tests/tls/server.pem"))?;
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../tests/tls/server.key"))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = if mutual {
+        let mut clients = RootCertStore::empty();
+        clients.add(CertificateDer::from_pem_slice(include_bytes!("../tests/tls/client-ca.pem"))?)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(clients), provider).build()?;
+        builder.with_client_cert_verifier(verifier)
+    } else {
+        builder.with_no_client_auth()
+    };
+    Ok(Arc::new(builder.with_single_cert(vec![certificate], key)?).into())
 }
 
 /// The certificate of the authority that vouches for servers with TLS.

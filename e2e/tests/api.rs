@@ -210,6 +210,31 @@ fn policies() -> Vec<Row> {
             edge(json!({"url": "http://edge", "timeout": "0s"})),
             "timeout must be positive",
         ),
+        (
+            "everything that a tier may say",
+            edge(
+                json!({"url": "https://edge", "protocol": "GRPC", "tls": {"authority": "corp", "clientCertificate": "me"},
+                "auth": {"basic": "edge"}, "breaker": {"failures": 3, "period": "1s", "maxPeriod": "1m"},
+                "maxInFlight": 9, "hedge": {"after": "20ms", "maxExtraLoad": 5}}),
+            ),
+            "",
+        ),
+        ("another protocol", edge(json!({"url": "http://edge", "protocol": "SOAP"})), "protocol"),
+        (
+            "a token over http",
+            edge(json!({"url": "http://edge", "auth": {"bearer": "edge"}})),
+            "auth needs an https:// url",
+        ),
+        (
+            "credentials elsewhere",
+            edge(json!({"url": "https://edge", "auth": {"bearer": "../edge"}})),
+            "spec.tiers.edge.auth.bearer",
+        ),
+        (
+            "nothing at once",
+            edge(json!({"url": "http://edge", "maxInFlight": 0})),
+            "spec.tiers.edge.maxInFlight",
+        ),
         ("an order", json!({"fallback": {"order": ["Edge", "Device"]}}), ""),
         ("an empty order", json!({"fallback": {"order": []}}), "spec.fallback.order"),
         (

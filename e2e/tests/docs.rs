@@ -11,7 +11,7 @@ use terrace_e2e::agent::onnxruntime;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::site::Site;
-use terrace_e2e::{checkout, digits, wait};
+use terrace_e2e::{checkout, digits, upstreams, wait};
 
 /// Type, unit and labels of a metric.
 type Metric = (String, String, BTreeSet<String>);
@@ -23,7 +23,8 @@ fn documented() -> Result<BTreeMap<String, Metric>> {
     rows.map(|row| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let [_, name, kind, unit, labels, ..] = cells[..] else { bail!("no row of metrics: {row}") };
-        let labels = labels.split(", ").map(|label| label.trim_matches('`').to_owned()).collect();
+        let labels = labels.split(", ").filter(|label| !label.is_empty());
+        let labels = labels.map(|label| label.trim_matches('`').to_owned()).collect();
         Ok((name.trim_matches('`').to_owned(), (kind.to_owned(), unit.to_owned(), labels)))
     })
     .collect()
@@ -38,7 +39,7 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
             ["#", "UNIT", name, unit] => metrics.entry(name.to_owned()).or_default().1 = unit.to_owned(),
             ["#", ..] => {}
             _ => {
-                let (series, labels) = line.split_once('{').context("a series without labels")?;
+                let (series, labels) = line.split_once('{').unwrap_or((line, "}"));
                 let labels = labels.split_once('}').context("no end of labels")?.0;
                 let (_, metric) = metrics
                     .iter_mut()
@@ -54,14 +55,18 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
-    // A policy whose mode measures how sure the model is; nobody needs to be asked.
-    let policy = Policy::named("near").cloud("http://127.0.0.1:9");
+    // A policy whose mode measures how sure the model is, and another tier that is asked now and then.
+    let cloud = upstreams::answering().await?;
+    let policy = Policy::named("near").cloud(&cloud.url());
     let site = Site::new()?;
     site.manifests().policy(&policy.speculative("{verifier: Cloud, threshold: 0}"))?;
     let model = Model::digits("digits-device")?.confidence("{output: probabilities, method: Probability}");
     site.manifests().model(&model.policy("near"))?;
     let agent = site.agent().ready().await?;
-    agent.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
+    let ask = Ask::image(&digits::test_set().images[0]);
+    for ask in [ask.clone().parameter("tier", "cloud"), ask] {
+        agent.infer(&ask).await?.answered()?;
+    }
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
     Ok(())
 }
@@ -103,7 +108,7 @@ fn is_word(text: &str) -> bool {
 fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
     let page = fs::read_to_string(checkout().join("docs/standalone.md"))?;
     let words =
-        words(&["src/sync", "src/standalone", "src/fetch", "src/executor", "src/upstream.rs", "engine/src"])?;
+        words(&["src/sync", "src/standalone", "src/fetch", "src/executor", "src/upstream", "engine/src"])?;
     for known in ["DigestMismatch", "ProbeRefused", "LoadFailed", "DigestUnknown", "ConnectFailed"] {
         assert!(words.contains(known), "{known} is not found any more: {words:?}");
     }

@@ -3,7 +3,7 @@
 //! They run on the process's rustls provider and trust the system's certificates: those of the files or folders that
 //! `SSL_CERT_FILE` and `SSL_CERT_DIR` name, or else the distribution's. No proxy, no cookies, no referrer.
 
-use std::net::ToSocketAddrs as _;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,14 +24,6 @@ const MAX_REDIRECTS: usize = 5;
 const SOURCE_CONNECT: Duration = Duration::from_secs(10);
 /// How long a source may send nothing.
 const SOURCE_IDLE: Duration = Duration::from_secs(30);
-/// How long a tier may take until it is connected to; the request's deadline may be nearer.
-const UPSTREAM_CONNECT: Duration = Duration::from_secs(1);
-
-/// How long an idle connection to a tier is kept: less than servers keep theirs (an agent 15 s), so that no request is
-/// sent into one that is being closed.
-const POOLED: Duration = Duration::from_secs(10);
-/// How many are kept for each tier.
-const MAX_POOLED: usize = 64;
 /// How long the addresses of the API server are believed.
 const RESOLVED_FOR: Duration = Duration::from_mins(5);
 /// How soon they are asked for again where that failed.
@@ -76,19 +68,6 @@ impl Egress {
                     Err(refused) => attempt.error(refused),
                 },
             ))
-        })
-    }
-
-    /// A client for other tiers: keeps connections, follows no redirect. Ask [`Egress::check_url`] before every use;
-    /// set a time-out for each request.
-    pub fn upstream_client(&self) -> Result<Client, reqwest::Error> {
-        build(|| {
-            self.builder()
-                .connect_timeout(UPSTREAM_CONNECT)
-                .pool_idle_timeout(POOLED)
-                .pool_max_idle_per_host(MAX_POOLED)
-                .tcp_nodelay(true)
-                .redirect(Policy::none())
         })
     }
 
@@ -141,7 +120,7 @@ impl Egress {
     }
 }
 
-/// A machine without certificates can still read files and reach tiers over http.
+/// A machine without certificates can still read files.
 fn build(builder: impl Fn() -> ClientBuilder) -> Result<Client, reqwest::Error> {
     builder().build().or_else(|error| {
         let client = builder().tls_certs_only([]).build()?;
@@ -163,8 +142,8 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// Resolves as the system does, and gives only addresses that the rules permit.
-#[derive(Debug)]
-struct Resolver {
+#[derive(Clone, Debug)]
+pub(super) struct Resolver {
     egress: Egress,
     lookups: Arc<Semaphore>,
 }
@@ -175,25 +154,31 @@ struct Resolver {
 struct ResolverBusy;
 
 impl Resolver {
-    fn new(egress: Egress) -> Self {
+    pub(super) fn new(egress: Egress) -> Self {
         Self { egress, lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+    }
+
+    /// The addresses of a name that may be connected to.
+    pub(super) async fn lookup(&self, name: &str) -> Result<Vec<SocketAddr>, LookupError> {
+        let permit = Arc::clone(&self.lookups).try_acquire_owned().map_err(|_| ResolverBusy)?;
+        let host = name.to_owned();
+        let resolved = tokio::task::spawn_blocking(move || {
+            // Held until the system answers, also where nobody waits for it any more.
+            let _permit = permit;
+            (host.as_str(), 0).to_socket_addrs()
+        })
+        .await??;
+        Ok(self.egress.permitted(name, resolved)?)
     }
 }
 
+type LookupError = Box<dyn std::error::Error + Send + Sync>;
+
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let egress = self.egress.clone();
-        let lookups = Arc::clone(&self.lookups);
+        let resolver = self.clone();
         Box::pin(async move {
-            let permit = lookups.try_acquire_owned().map_err(|_| ResolverBusy)?;
-            let host = name.as_str().to_owned();
-            let resolved = tokio::task::spawn_blocking(move || {
-                // Held until the system answers, also where nobody waits for it any more.
-                let _permit = permit;
-                (host.as_str(), 0).to_socket_addrs()
-            })
-            .await??;
-            let permitted: Addrs = Box::new(egress.permitted(name.as_str(), resolved)?.into_iter());
+            let permitted: Addrs = Box::new(resolver.lookup(name.as_str()).await?.into_iter());
             Ok(permitted)
         })
     }

@@ -11,6 +11,7 @@ mod address;
 mod allowance;
 mod api_server;
 mod client;
+mod tier;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,6 +24,9 @@ use api_server::ApiServer;
 pub use address::Guard;
 pub use allowance::Allowance;
 pub use client::{RedirectRefused, causes};
+pub use tier::{
+    ConnectError, Established, HttpVersion, Link, TIER_CONNECT, TierClient, TierTls, TierTlsError, Tiers,
+};
 
 /// The rules of this process. Without an allowance, every address but guarded ones ([`Guard`]); with one, only what
 /// is listed. A guarded address is always reached through an address, a network or `localhost`, never through a name.

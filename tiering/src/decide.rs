@@ -182,8 +182,8 @@ impl SkipReason {
         }
     }
 
-    /// The same for a person.
-    const fn text(self) -> &'static str {
+    /// The same for a person, of a tier.
+    pub const fn text(self) -> &'static str {
         match self {
             Self::TierNotConfigured => "is not configured in the model's policy",
             Self::SiteUnknown => "is one for each site, and this node's is not known",

@@ -1,25 +1,25 @@
 //! How many requests may be asked twice.
 
 /// How many hedges may follow each other at once, however many requests came before without one.
-const BURST: f64 = 5.0;
+const BURST: u32 = 5;
+/// What one costs: percents of a request are earned.
+const HEDGE: u32 = 100;
 
 /// Earns a part of a hedge with each request, and spends whole ones: hedges are at most a share of all requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct HedgeBudget(f64);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HedgeBudget(u32);
 
 impl HedgeBudget {
     /// A request was sent, of which so many percent may be sent twice.
     pub fn earn(&mut self, percent: u32) {
-        self.0 = (self.0 + f64::from(percent) / 100.0).min(BURST);
+        self.0 = self.0.saturating_add(percent).min(BURST * HEDGE);
     }
 
     /// Whether one more may be sent twice.
     pub fn spend(&mut self) -> bool {
-        let may = self.0 >= 1.0;
-        if may {
-            self.0 -= 1.0;
-        }
-        may
+        let left = self.0.checked_sub(HEDGE);
+        self.0 = left.unwrap_or(self.0);
+        left.is_some()
     }
 }
 
@@ -37,7 +37,7 @@ mod tests {
             for (requests, wanted) in (1_u32..).zip(wanted) {
                 budget.earn(percent);
                 hedges += u32::from(wanted && budget.spend());
-                prop_assert!(f64::from(hedges) <= f64::from(requests * percent) / 100.0 + 1e-6);
+                prop_assert!(hedges * 100 <= requests * percent);
             }
         }
     }

@@ -35,13 +35,15 @@ pub struct Latency {
     weights: [f32; BUCKETS],
     /// When the weights were right.
     at: Duration,
+    /// The least that an answer ever took.
+    least: Option<Duration>,
     /// When it was last tried although the samples say that it is too late.
     trial: Option<Duration>,
 }
 
 impl Default for Latency {
     fn default() -> Self {
-        Self { weights: [0.0; BUCKETS], at: Duration::ZERO, trial: None }
+        Self { weights: [0.0; BUCKETS], at: Duration::ZERO, least: None, trial: None }
     }
 }
 
@@ -50,6 +52,7 @@ impl Latency {
     pub fn observe(&mut self, now: Duration, took: Duration) {
         self.fade(now);
         self.weights[bucket(took)] += 1.0;
+        self.least = Some(self.least.map_or(took, |least| least.min(took)));
         self.trial = None;
     }
 
@@ -81,11 +84,9 @@ impl Latency {
         Some(middle(place))
     }
 
-    /// The least that an answer takes, as far as was seen; none where nothing was seen for long.
-    pub fn shortest(&self, now: Duration) -> Option<Duration> {
-        let total = self.total();
-        let first = || self.weights.iter().position(|weight| *weight > total * RARE);
-        (total * self.faded(now) > FADED).then(first).flatten().map(start)
+    /// The least that an answer ever took.
+    pub const fn shortest(&self) -> Option<Duration> {
+        self.least
     }
 
     /// Whether a tier that has `left` is asked: where nine of ten answers come in time. Where the samples say otherwise and
@@ -97,12 +98,12 @@ impl Latency {
         in_time && (seen.is_none_or(|seen| seen <= left) || self.tries(now, left))
     }
 
-    /// Whether a node's own model is asked: unless no answer of it ever came in `left`.
+    /// Whether a node's own model is asked: unless no answer of it ever came in `left`. By what it can do and not by what it
+    /// did of late: that was waiting, for the most part, and a queue that is gone should turn nobody away. Where it was not
+    /// asked for a while, its first answers may just have been slow: it is asked once.
     pub fn admits_shortest(&mut self, now: Duration, left: Duration) -> bool {
-        let in_time = self.shortest(now).is_none_or(|shortest| shortest <= left);
-        let total = self.total();
-        let seen = self.weights.iter().position(|weight| *weight > total * RARE).map(start);
-        in_time && (seen.is_none_or(|seen| seen <= left) || self.tries(now, left))
+        let in_time = self.least.is_none_or(|least| least <= left);
+        in_time || (now.saturating_sub(self.at) > HALF_LIFE && self.tries(now, left.max(HALF_LIFE)))
     }
 
     fn tries(&mut self, now: Duration, left: Duration) -> bool {
@@ -147,11 +148,6 @@ impl Latency {
 fn bucket(time: Duration) -> usize {
     let doublings = (time.as_secs_f64() / FIRST.as_secs_f64()).log2();
     ((doublings * PER_DOUBLING).floor() + 1.0).clamp(0.0, (BUCKETS - 1) as f64) as usize
-}
-
-/// The least time that is counted there.
-fn start(bucket: usize) -> Duration {
-    if bucket == 0 { Duration::ZERO } else { FIRST.mul_f64(((bucket - 1) as f64 / PER_DOUBLING).exp2()) }
 }
 
 /// What stands for the times that are counted there: more than every limit that is counted one bucket below.

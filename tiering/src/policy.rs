@@ -6,23 +6,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use terrace_crds::policy::{
-    EdgeSite, Fallback, RemoteTier as RemoteTierSpec, RequestDefaults, SITE_LABEL, Tiers,
-};
+use terrace_crds::policy::{Fallback, RequestDefaults, Tiers};
 use terrace_crds::{Tier, TierPolicySpec};
-use url::Url;
 
-use crate::decide::SkipReason;
 use crate::mode::Mode;
-use crate::place::{Place, SITE, SiteUrl, Sites};
-
-/// The longest that one attempt at a remote tier may take, unless its policy says otherwise.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The longest URL, as in the CRD's schema.
-const MAX_URL_LENGTH: usize = 2048;
-/// What is said of a URL that is none.
-const NO_URL: &str = "is not a URL such as https://gateway.example:8000";
+use crate::place::Sites;
+use crate::remote::{RemoteTier, positive, remote_tier};
 
 /// What is wrong with one field of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,39 +51,6 @@ pub struct Policy {
     mode: Mode,
 }
 
-/// A tier that is reached over the network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteTier {
-    /// Where it is, on any node.
-    place: Place,
-    /// Where it is reached from this node.
-    endpoints: Result<Vec<Url>, SkipReason>,
-    /// The longest that one attempt may take.
-    pub timeout: Duration,
-}
-
-impl RemoteTier {
-    fn new(place: Place, timeout: Duration) -> Self {
-        let endpoints = place.endpoints(&Sites::new());
-        Self { place, endpoints, timeout }
-    }
-
-    /// Where it is, as the policy says it for every node.
-    pub const fn place(&self) -> &Place {
-        &self.place
-    }
-
-    /// The base URLs, without `/v2`, at which this node reaches it, in the order in which it asks; never empty. Else why
-    /// this node does not reach it.
-    pub fn endpoints(&self) -> Result<&[Url], SkipReason> {
-        self.endpoints.as_deref().map_err(|why| *why)
-    }
-
-    fn at(self, sites: &Sites) -> Self {
-        Self { endpoints: self.place.endpoints(sites), ..self }
-    }
-}
-
 impl Policy {
     /// This policy, as private as `other` is: an edit that keeps more to the node holds before anything else of it does.
     #[must_use]
@@ -113,7 +69,7 @@ impl Policy {
 
     /// The label whose value on a node must be known to reach every tier from there.
     pub fn site_label(&self) -> Option<&str> {
-        self.edge.as_ref().and_then(|edge| edge.place.site_label())
+        self.edge.as_ref().and_then(|edge| edge.place().site_label())
     }
 
     /// The policy that `spec` describes, or everything that is wrong with it.
@@ -182,113 +138,21 @@ impl Policy {
     /// The same policy as a spec with every default written out, and nothing in it that has no effect. Two specs
     /// that mean the same give the same one. The lack of a policy gives that of a private policy without tiers.
     pub fn to_spec(&self) -> TierPolicySpec {
-        let tier = |tier: &RemoteTier| {
-            let (url, site) = match &tier.place {
-                Place::Url(url) => (Some(url.to_string()), None),
-                Place::SiteUrl(url) => (Some(url.as_str().to_owned()), None),
-                Place::Site { label } => (None, Some(EdgeSite { label: Some(label.clone()) })),
-            };
-            RemoteTierSpec { url, site, timeout: Some(tier.timeout.into()) }
-        };
         let mut spec = TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency.map(Into::into),
                 privacy_required: Some(self.privacy_required),
             },
-            tiers: Tiers { edge: self.edge.as_ref().map(tier), cloud: self.cloud.as_ref().map(tier) },
+            tiers: Tiers {
+                edge: self.edge.as_ref().map(RemoteTier::to_spec),
+                cloud: self.cloud.as_ref().map(RemoteTier::to_spec),
+            },
             fallback: Some(Fallback { enabled: Some(self.fallback.is_some()), order: self.fallback.clone() }),
             ..TierPolicySpec::default()
         };
         self.mode.write(&mut spec);
         spec
     }
-}
-
-fn positive(
-    duration: Option<terrace_crds::Duration>,
-    field: &str,
-    faults: &mut Vec<Fault>,
-) -> Option<Duration> {
-    let duration = Duration::from(duration?);
-    if duration.is_zero() {
-        faults.push(Fault::new(field, "must be positive"));
-    }
-    Some(duration)
-}
-
-fn remote_tier(spec: Option<&RemoteTierSpec>, tier: Tier, faults: &mut Vec<Fault>) -> Option<RemoteTier> {
-    let spec = spec?;
-    let field = format!("spec.tiers.{tier}");
-    let timeout = positive(spec.timeout, &format!("{field}.timeout"), faults).unwrap_or(DEFAULT_TIMEOUT);
-    let mut fault = |field: String, message: &str| {
-        faults.push(Fault::new(field, message));
-        None
-    };
-    let place = match (&spec.url, &spec.site) {
-        (Some(url), None) => {
-            place_at(url, tier).map(Some).unwrap_or_else(|message| fault(format!("{field}.url"), message))
-        }
-        (None, Some(_)) if tier != Tier::Edge => {
-            fault(format!("{field}.site"), "is the edge's alone; give a url")
-        }
-        (None, Some(site)) => match site.label.as_deref().unwrap_or(SITE_LABEL) {
-            label if is_label_key(label) => Some(Place::Site { label: label.to_owned() }),
-            _ => {
-                fault(format!("{field}.site.label"), "must be the key of a label, such as example.com/store")
-            }
-        },
-        (Some(_), Some(_)) | (None, None) => fault(field, "needs exactly one of url and site"),
-    };
-    place.map(|place| RemoteTier::new(place, timeout))
-}
-
-fn place_at(text: &str, tier: Tier) -> Result<Place, &'static str> {
-    check_base_url(text)?;
-    if !text.contains(['{', '}']) {
-        return Url::parse(text).map(Place::Url).map_err(|_| NO_URL);
-    }
-    if tier != Tier::Edge {
-        return Err("must not hold { or }: only the edge's url may, for the site of the node");
-    }
-    let message =
-        "may hold {site} in its host and its path, as in http://gateway.{site}.example, and no other { or }";
-    SiteUrl::parse(text).filter(|_| text.contains(SITE)).map(Place::SiteUrl).ok_or(message)
-}
-
-/// `[prefix/]name`, as in the schema.
-fn is_label_key(key: &str) -> bool {
-    let within = |text: &str, max: usize, inner: &[u8], upper: bool| {
-        let outer = |byte: u8| byte.is_ascii_alphanumeric() && (upper || !byte.is_ascii_uppercase());
-        (1..=max).contains(&text.len())
-            && text.bytes().all(|byte| outer(byte) || inner.contains(&byte))
-            && text.bytes().next().is_some_and(outer)
-            && text.bytes().next_back().is_some_and(outer)
-    };
-    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
-    prefix.is_none_or(|prefix| within(prefix, 253, b"-.", false)) && within(name, 63, b"-_.", true)
-}
-
-fn check_base_url(text: &str) -> Result<(), &'static str> {
-    if text.len() > MAX_URL_LENGTH {
-        return Err("must have at most 2048 characters");
-    }
-    let rest = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"))
-        .ok_or("must start with https:// or http://")?;
-    if rest.contains(['?', '#']) {
-        return Err("must have neither a query nor a fragment: it is a base URL, to which /v2/… is added");
-    }
-    if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
-        return Err(
-            "must not hold a user name or a password: everyone who can read the policy would read them",
-        );
-    }
-    // A URL parser drops or rewrites these; what is written should be what is called.
-    if rest.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') || rest.starts_with('/') {
-        return Err(NO_URL);
-    }
-    Ok(())
 }
 
 fn fallback(spec: Option<&Fallback>, faults: &mut Vec<Fault>) -> Option<Vec<Tier>> {
@@ -306,20 +170,18 @@ fn fallback(spec: Option<&Fallback>, faults: &mut Vec<Fault>) -> Option<Vec<Tier
 
 #[cfg(test)]
 mod tests {
+    use terrace_crds::policy::RemoteTier as RemoteTierSpec;
+
     use super::*;
 
-    fn remote(url: &str) -> RemoteTierSpec {
-        RemoteTierSpec { url: Some(url.to_owned()), ..RemoteTierSpec::default() }
-    }
-
-    fn with_site(label: Option<&str>) -> TierPolicySpec {
-        let site = Some(EdgeSite { label: label.map(str::to_owned) });
-        let edge = Some(RemoteTierSpec { site, ..RemoteTierSpec::default() });
-        TierPolicySpec { tiers: Tiers { edge, cloud: None }, ..TierPolicySpec::default() }
-    }
-
     fn with_edge(url: &str) -> TierPolicySpec {
-        TierPolicySpec { tiers: Tiers { edge: Some(remote(url)), cloud: None }, ..TierPolicySpec::default() }
+        TierPolicySpec {
+            tiers: Tiers {
+                edge: Some(RemoteTierSpec { url: Some(url.to_owned()), ..Default::default() }),
+                cloud: None,
+            },
+            ..TierPolicySpec::default()
+        }
     }
 
     fn with_order(enabled: Option<bool>, order: Option<Vec<Tier>>) -> TierPolicySpec {
@@ -342,121 +204,6 @@ mod tests {
     }
 
     #[test]
-    fn a_tier_has_five_seconds_unless_it_says_otherwise() {
-        let policy = Policy::parse(&with_edge("http://edge:8000")).unwrap();
-        let edge = policy.remote(Tier::Edge).unwrap();
-        assert_eq!(edge.timeout, Duration::from_secs(5));
-        assert_eq!(edge.endpoints().unwrap()[0].as_str(), "http://edge:8000/");
-        assert_eq!(policy.remote(Tier::Cloud), None);
-    }
-
-    #[test]
-    fn urls_are_accepted_and_refused_as_in_the_schema() {
-        for url in
-            ["http://edge", "https://edge.example:8443/gateway/", "http://[::1]:8000", "http://10.0.0.1"]
-        {
-            assert_eq!(fields(&with_edge(url)), Vec::<String>::new(), "{url}");
-        }
-        let long = format!("http://edge/{}", "a".repeat(2048));
-        for url in [
-            "",
-            "edge:8000",
-            "ftp://edge",
-            "HTTP://edge",
-            "http:edge",
-            "http://",
-            "http:///v2",
-            "http://user@edge",
-            "http://user:secret@edge",
-            "http://@edge",
-            "http://edge?key=1",
-            "http://edge/?",
-            "http://edge#a",
-            "http://edge\\@other",
-            "http://ed\tge",
-            "http://edge /a",
-            "http://edge:port",
-            &long,
-        ] {
-            assert_eq!(fields(&with_edge(url)), ["spec.tiers.edge.url"], "{url}");
-        }
-        assert_eq!(fields(&with_edge("https://gateway.example/a@b")), Vec::<String>::new());
-    }
-
-    #[test]
-    fn an_edge_has_a_url_or_a_site_and_a_cloud_a_url() {
-        assert_eq!(fields(&with_site(None)), Vec::<String>::new());
-        let mut spec = with_site(Some("example.com/store"));
-        assert_eq!(fields(&spec), Vec::<String>::new());
-        spec.tiers.cloud = spec.tiers.edge.take();
-        assert_eq!(fields(&spec), ["spec.tiers.cloud.site"]);
-        spec.tiers.cloud = Some(remote("http://{site}.example"));
-        assert_eq!(fields(&spec), ["spec.tiers.cloud.url"]);
-        let mut both = with_site(None);
-        both.tiers.edge.as_mut().unwrap().url = Some("http://edge".to_owned());
-        assert_eq!(fields(&both), ["spec.tiers.edge"]);
-        let neither = Tiers { edge: Some(RemoteTierSpec::default()), cloud: None };
-        assert_eq!(
-            fields(&TierPolicySpec { tiers: neither, ..TierPolicySpec::default() }),
-            ["spec.tiers.edge"]
-        );
-    }
-
-    #[test]
-    fn the_label_of_a_site_is_the_key_of_a_label() {
-        let long = |letters: usize| "a".repeat(letters);
-        let longest = format!("{}/{}", long(253), long(63));
-        for label in ["store", "Store_1.a", "example.com/store", "topology.kubernetes.io/zone", &longest] {
-            assert_eq!(fields(&with_site(Some(label))), Vec::<String>::new(), "{label}");
-        }
-        for label in
-            ["", "/store", "example.com/", "a/b/c", "Example.com/store", "-a", "a.", "a b", "a=b", &long(64)]
-        {
-            assert_eq!(fields(&with_site(Some(label))), ["spec.tiers.edge.site.label"], "{label}");
-        }
-    }
-
-    #[test]
-    fn a_site_in_a_url_is_replaced_and_any_other_brace_is_refused() {
-        assert_eq!(fields(&with_edge("http://gateway.{site}.example")), Vec::<String>::new());
-        for url in
-            ["http://{zone}.example", "http://{site", "http://site}", "http://edge:{site}", "http://{}"]
-        {
-            assert_eq!(fields(&with_edge(url)), ["spec.tiers.edge.url"], "{url}");
-        }
-    }
-
-    #[test]
-    fn where_a_node_is_changes_what_it_reaches_and_nothing_of_what_the_policy_says() {
-        let here = |name: &str| {
-            Sites::from([(
-                SITE_LABEL.to_owned(),
-                terrace_crds::node::NodeSite { name: name.to_owned(), edge: vec![] },
-            )])
-        };
-        let policy = Policy::parse(&with_edge("http://{site}.example")).unwrap();
-        let endpoint =
-            |policy: &Policy| policy.remote(Tier::Edge).unwrap().endpoints().map(|urls| urls[0].to_string());
-        assert_eq!(endpoint(&policy), Err(SkipReason::SiteUnknown));
-        let oslo = policy.clone().at(&here("oslo"));
-        assert_eq!(endpoint(&oslo), Ok("http://oslo.example/".to_owned()));
-        assert_eq!(oslo.to_spec(), policy.to_spec());
-        let bergen = oslo.at(&here("bergen"));
-        assert_eq!(endpoint(&bergen), Ok("http://bergen.example/".to_owned()));
-        assert_eq!(bergen.at(&Sites::new()), policy);
-        assert_eq!(policy.site_label(), Some(SITE_LABEL));
-        let fixed = Policy::parse(&with_edge("http://edge")).unwrap();
-        assert_eq!(fixed.site_label(), None);
-        assert_eq!(fixed.clone().at(&here("oslo")), fixed);
-    }
-
-    #[test]
-    fn a_fault_does_not_repeat_what_may_be_a_password() {
-        let faults = Policy::parse(&with_edge("http://user:hunter2@edge")).unwrap_err();
-        assert!(!faults[0].to_string().contains("hunter2"), "{}", faults[0]);
-    }
-
-    #[test]
     fn an_order_names_each_tier_once_and_at_least_one() {
         assert_eq!(fields(&with_order(None, Some(vec![Tier::Edge, Tier::Device]))), Vec::<String>::new());
         assert_eq!(fields(&with_order(None, Some(vec![]))), ["spec.fallback.order"]);
@@ -470,8 +217,12 @@ mod tests {
         let spec = TierPolicySpec {
             defaults: RequestDefaults { max_latency: Some(Duration::ZERO.into()), privacy_required: None },
             tiers: Tiers {
-                edge: Some(RemoteTierSpec { timeout: Some(Duration::ZERO.into()), ..remote("edge") }),
-                cloud: Some(remote("http://cloud?a")),
+                edge: Some(RemoteTierSpec {
+                    url: Some("edge".to_owned()),
+                    timeout: Some(Duration::ZERO.into()),
+                    ..Default::default()
+                }),
+                cloud: Some(RemoteTierSpec { url: Some("http://cloud?a".to_owned()), ..Default::default() }),
             },
             fallback: Some(Fallback { enabled: None, order: Some(vec![]) }),
             ..TierPolicySpec::default()
@@ -501,13 +252,7 @@ mod tests {
 
     #[test]
     fn a_resolved_spec_is_the_same_policy() {
-        for spec in [
-            TierPolicySpec::default(),
-            with_edge("http://edge/a"),
-            with_edge("http://{site}.example"),
-            with_site(None),
-            with_order(Some(false), None),
-        ] {
+        for spec in [TierPolicySpec::default(), with_edge("http://edge/a"), with_order(Some(false), None)] {
             let policy = Policy::parse(&spec).unwrap();
             assert_eq!(Policy::parse(&policy.to_spec()).unwrap(), policy);
         }

@@ -1,11 +1,16 @@
-//! A request that did not come over HTTP, on its way to a tier that is asked over HTTP.
+//! A request on its way to a tier that is asked in another form than it came in. Its elements stay the bytes that they are,
+//! where they came as bytes.
 
+use bytes::Bytes;
+use prost::Message as _;
 use serde::Serialize;
 
 use crate::error::EncodeError;
+use crate::grpc::{wire_shape, write_parameters};
 use crate::parameters::Parameters;
+use crate::proto::ModelInferRequest;
+use crate::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use crate::request::{InferRequest, RequestedOutput};
-use crate::tensor::Tensor;
 use crate::tensor_text::TensorText;
 
 #[derive(Serialize)]
@@ -33,28 +38,67 @@ impl<'a> Wanted<'a> {
 }
 
 impl InferRequest {
-    /// Writes a body whose elements are binary, and asks for an answer of that kind. The second is the length of its
-    /// JSON.
-    pub fn to_http(&self) -> Result<(Vec<u8>, usize), EncodeError> {
+    /// The JSON of a body whose elements follow it in binary, as [`InferRequest::raw_inputs`] has them; asks for an answer of
+    /// that kind.
+    pub fn http_head(&self) -> Result<Vec<u8>, EncodeError> {
         let mut parameters = self.parameters.clone();
-        parameters.insert("binary_data_output", true);
+        parameters.insert(BINARY_OUTPUT, true);
         parameters.check()?;
-        let tensors: Vec<&Tensor> = self.inputs.iter().map(|input| &input.tensor).collect();
-        let mut body =
-            Vec::with_capacity(tensors.iter().map(|tensor| tensor.data().raw_size()).sum::<usize>() + 1024);
-        serde_json::to_writer(
-            &mut body,
-            &Body {
-                id: self.id.as_deref(),
-                parameters: &parameters,
-                inputs: tensors.iter().map(|tensor| TensorText { tensor, is_binary: true }).collect(),
-                outputs: self.outputs.as_ref().map(|outputs| outputs.iter().map(Wanted::of).collect()),
-            },
-        )?;
-        let json_length = body.len();
-        for tensor in tensors {
-            tensor.data().append_raw(&mut body);
-        }
-        Ok((body, json_length))
+        let tensors = self.inputs.iter().map(|input| TensorText { tensor: &input.tensor, is_binary: true });
+        let body = Body {
+            id: self.id.as_deref(),
+            parameters: &parameters,
+            inputs: tensors.collect(),
+            outputs: self.outputs.as_ref().map(|outputs| outputs.iter().map(Wanted::of).collect()),
+        };
+        Ok(serde_json::to_vec(&body)?)
     }
+
+    /// Everything of a `ModelInferRequest` but the model's name and the elements: fields of a message may come in any order.
+    pub fn grpc_head(&self) -> Vec<u8> {
+        let inputs = self.inputs.iter().map(|input| InferInputTensor {
+            name: input.tensor.name().to_owned(),
+            datatype: input.tensor.data().datatype().as_str().to_owned(),
+            shape: wire_shape(input.tensor.shape()),
+            parameters: write_parameters(&input.parameters),
+            contents: None,
+        });
+        let outputs = self.outputs.iter().flatten().map(|output| InferRequestedOutputTensor {
+            name: output.name.clone(),
+            parameters: write_parameters(&without(&output.parameters, "binary_data")),
+        });
+        let message = ModelInferRequest {
+            id: self.id.clone().unwrap_or_default(),
+            parameters: write_parameters(&without(&self.parameters, BINARY_OUTPUT)),
+            inputs: inputs.collect(),
+            outputs: outputs.collect(),
+            ..ModelInferRequest::default()
+        };
+        message.encode_to_vec()
+    }
+
+    /// The elements of its inputs as they are sent raw. Where `binary` holds those of all inputs, one after the other, they
+    /// are parts of it; else they are copied.
+    pub fn raw_inputs(&self, binary: &Bytes) -> Vec<Bytes> {
+        let sizes = self.inputs.iter().map(|input| input.tensor.data().raw_size());
+        if sizes.clone().sum::<usize>() == binary.len() {
+            let mut rest = binary.clone();
+            return sizes.map(|size| rest.split_to(size)).collect();
+        }
+        let copied = self.inputs.iter().zip(sizes).map(|(input, size)| {
+            let mut raw = Vec::with_capacity(size);
+            input.tensor.data().append_raw(&mut raw);
+            Bytes::from(raw)
+        });
+        copied.collect()
+    }
+}
+
+/// What asks a server over HTTP for a binary answer, and means nothing over gRPC.
+const BINARY_OUTPUT: &str = "binary_data_output";
+
+fn without(parameters: &Parameters, name: &str) -> Parameters {
+    let mut parameters = parameters.clone();
+    parameters.remove(name);
+    parameters
 }

@@ -12,16 +12,14 @@ use crate::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTe
 use crate::proto::model_infer_response::InferOutputTensor;
 use crate::proto::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
 use crate::request::{InferRequest, InputTensor, RequestedOutput};
-use crate::tensor::{Datatype, Tensor, TensorData};
+use crate::response::DecodedResponse;
+use crate::tensor::{Datatype, Tensor, TensorData, element_count};
 
 impl InferRequest {
     /// Takes a message apart. Its model and version are for whoever routes it.
     pub fn from_grpc(message: ModelInferRequest) -> Result<Self, DecodeError> {
         let ModelInferRequest { id, parameters, inputs, outputs, raw_input_contents: raw, .. } = message;
-        if !raw.is_empty() && raw.len() != inputs.len() {
-            let fault = Fault::RawCount { inputs: inputs.len(), raw: raw.len() };
-            return Err(DecodeError::new(fault).in_field("raw_input_contents"));
-        }
+        check_counts(inputs.len(), raw.len(), "raw_input_contents")?;
         Ok(Self {
             id: Some(id).filter(|id| !id.is_empty()),
             parameters: read_parameters(parameters).map_err(|error| error.in_field("parameters"))?,
@@ -161,6 +159,86 @@ fn write_parameter(parameter: &Parameter) -> InferParameter {
     InferParameter { parameter_choice: Some(choice) }
 }
 
+pub(crate) fn write_parameters(parameters: &Parameters) -> HashMap<String, InferParameter> {
+    parameters.iter().map(|(name, value)| (name.to_owned(), write_parameter(value))).collect()
+}
+
+/// No machine has a dimension that does not fit.
+pub(crate) fn wire_shape(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect()
+}
+
+/// Puts parameters beside those that a message has, in the place of those of the same name.
+pub fn extend_parameters(message: &mut ModelInferResponse, parameters: &Parameters) {
+    message.parameters.extend(write_parameters(parameters));
+}
+
+/// Whether an answer can be passed on as it is: as many elements as its shapes say, each once, and names that differ. Typed
+/// elements are looked at when they are needed.
+pub fn check_response(message: &ModelInferResponse) -> Result<(), DecodeError> {
+    let ModelInferResponse { outputs, raw_output_contents: raw, .. } = message;
+    check_counts(outputs.len(), raw.len(), "raw_output_contents")?;
+    for (index, output) in outputs.iter().enumerate() {
+        let locate = |error: DecodeError| error.in_named(&output.name).in_item(index).in_field("outputs");
+        if let Some(first) = outputs[..index].iter().position(|known| known.name == output.name) {
+            return Err(locate(DecodeError::new(Fault::DuplicateName { first }).in_field("name")));
+        }
+        let datatype = Datatype::parse(&output.datatype)
+            .ok_or_else(|| locate(DecodeError::new(Fault::UnknownDatatype).in_field("datatype")))?;
+        let shape =
+            read_shape(&output.shape).map_err(|fault| locate(DecodeError::new(fault).in_field("shape")))?;
+        let expected =
+            element_count(&shape).zip(datatype.size()).and_then(|(count, size)| count.checked_mul(size));
+        let actual = raw.get(index).map(Bytes::len);
+        if let (Some(actual), Some(_)) = (actual, datatype.size())
+            && expected != Some(actual)
+        {
+            return Err(locate(Fault::BinarySize { datatype: datatype.as_str(), shape, actual }.into()));
+        }
+    }
+    Ok(())
+}
+
+fn check_counts(tensors: usize, raw: usize, field: &str) -> Result<(), DecodeError> {
+    if tensors > MAX_TENSORS {
+        return Err(Fault::TooMany { what: "tensors", limit: MAX_TENSORS }.into());
+    }
+    if raw != 0 && raw != tensors {
+        return Err(DecodeError::new(Fault::RawCount { inputs: tensors, raw }).in_field(field));
+    }
+    Ok(())
+}
+
+impl DecodedResponse {
+    /// Reads the tensors of an answer.
+    pub fn from_grpc(message: ModelInferResponse) -> Result<Self, DecodeError> {
+        check_response(&message)?;
+        let ModelInferResponse {
+            model_name,
+            model_version,
+            id,
+            parameters,
+            outputs,
+            raw_output_contents: raw,
+        } = message;
+        let inputs = outputs.into_iter().map(|output| InferInputTensor {
+            name: output.name,
+            datatype: output.datatype,
+            shape: output.shape,
+            parameters: output.parameters,
+            contents: output.contents,
+        });
+        let outputs = read_inputs(inputs.collect(), &raw).map_err(|error| error.in_field("outputs"))?;
+        Ok(Self {
+            model_name,
+            model_version: Some(model_version).filter(|version| !version.is_empty()),
+            id: Some(id).filter(|id| !id.is_empty()),
+            parameters: read_parameters(parameters).map_err(|error| error.in_field("parameters"))?,
+            outputs: outputs.into_iter().map(|output| output.tensor).collect(),
+        })
+    }
+}
+
 /// An answer, its elements raw and not copied.
 pub fn response(
     model_name: String,
@@ -173,10 +251,7 @@ pub fn response(
         model_name,
         model_version,
         id: id.unwrap_or_default(),
-        parameters: parameters
-            .iter()
-            .map(|(name, value)| (name.to_owned(), write_parameter(value)))
-            .collect(),
+        parameters: write_parameters(parameters),
         outputs: Vec::with_capacity(outputs.len()),
         raw_output_contents: Vec::with_capacity(outputs.len()),
     };
@@ -185,8 +260,7 @@ pub fn response(
         message.outputs.push(InferOutputTensor {
             name,
             datatype: data.datatype().as_str().to_owned(),
-            // No machine has a dimension that does not fit.
-            shape: shape.into_iter().map(|size| i64::try_from(size).unwrap_or(i64::MAX)).collect(),
+            shape: wire_shape(&shape),
             ..InferOutputTensor::default()
         });
         message.raw_output_contents.push(Bytes::from_owner(data.into_raw()));

@@ -5,7 +5,8 @@
 //! that it computes on. It must not import a runtime, an HTTP or gRPC server, ort, or another crate of Terrace:
 //! bytes in, checked types out, and back.
 //!
-//! * Requests: [`InferRequest::from_http`], [`InferRequest::from_grpc`]; [`InferRequest::to_http`] to pass one on.
+//! * Requests: [`InferRequest::from_http`], [`InferRequest::from_grpc`]; [`InferRequest::http_head`],
+//!   [`InferRequest::grpc_head`] and [`InferRequest::raw_inputs`] to pass one on in another form.
 //! * Responses: [`InferResponse::to_json_but`]; [`RelayedResponse`] passes an upstream's answer on without decoding
 //!   its tensors, [`DecodedResponse`] decodes them.
 //! * Tensors elsewhere in JSON: [`WireTensor`].

@@ -5,10 +5,13 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use prost::Message as _;
+use terrace_oip::grpc::check_response;
 use terrace_oip::proto::infer_parameter::ParameterChoice;
 use terrace_oip::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
-use terrace_oip::proto::{InferParameter, InferTensorContents, ModelInferRequest};
-use terrace_oip::{Datatype, InferRequest, Parameter, Parameters, Tensor, TensorData, grpc};
+use terrace_oip::proto::model_infer_response::InferOutputTensor;
+use terrace_oip::proto::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
+use terrace_oip::{Datatype, DecodedResponse, InferRequest, Parameter, Parameters, Tensor, TensorData, grpc};
 
 fn input(name: &str, datatype: Datatype, shape: &[i64], contents: InferTensorContents) -> InferInputTensor {
     InferInputTensor {
@@ -238,11 +241,75 @@ fn a_request_is_passed_on_over_http_as_it_is() {
         ..ModelInferRequest::default()
     };
     let request = InferRequest::from_grpc(message).unwrap();
-    let (body, json_length) = request.to_http().unwrap();
+    let mut body = request.http_head().unwrap();
+    let json_length = body.len();
+    request.raw_inputs(&Bytes::new()).iter().for_each(|raw| body.extend_from_slice(raw));
     let read = InferRequest::from_http(&body, Some(json_length)).unwrap();
     assert_eq!((read.id, read.outputs.clone()), (request.id, request.outputs));
     assert!(read.inputs[1] == request.inputs[1]);
     let (_, _, data) = read.inputs[0].tensor.clone().into_parts();
     assert_eq!(data.into_raw().as_ref()[..4], 0.5_f32.to_le_bytes());
     assert_eq!(read.parameters.get("binary_data_output"), Some(&Parameter::Bool(true)));
+}
+
+#[test]
+fn a_request_that_came_over_http_goes_on_over_grpc_with_the_bytes_that_it_came_with() {
+    let json = br#"{"id":"7","parameters":{"binary_data_output":true,"note":"x"},"inputs":[
+        {"name":"x","datatype":"FP32","shape":[2],"parameters":{"binary_data_size":8}},
+        {"name":"t","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":6}}],
+        "outputs":[{"name":"y","parameters":{"binary_data":true}}]}"#;
+    let binary = Bytes::from_static(b"\x00\x00\x00\x3f\x00\x00\x80\x3f\x02\x00\x00\x00ab");
+    let body = [&json[..], &binary].concat();
+    let request = InferRequest::from_http(&body, Some(json.len())).unwrap();
+    let raw = request.raw_inputs(&binary);
+    assert_eq!(
+        raw.iter().map(|raw| raw.as_ptr()).collect::<Vec<_>>(),
+        [binary.as_ptr(), binary[8..].as_ptr()]
+    );
+
+    let mut message = ModelInferRequest::decode(&*request.grpc_head()).unwrap();
+    assert!(
+        !message.parameters.contains_key("binary_data_output") && message.parameters.contains_key("note")
+    );
+    assert!(message.outputs[0].parameters.is_empty());
+    message.raw_input_contents = raw;
+    let read = InferRequest::from_grpc(message).unwrap();
+    assert!(read.inputs == request.inputs && read.id == request.id);
+    // Elements that came as JSON are written.
+    let written =
+        InferRequest::from_json(br#"{"inputs":[{"name":"x","datatype":"UINT8","shape":[2],"data":[1,2]}]}"#);
+    assert_eq!(written.unwrap().raw_inputs(&Bytes::new()), [&[1_u8, 2][..]]);
+}
+
+#[test]
+fn an_answer_is_checked_before_it_is_passed_on() {
+    let output = |name: &str, shape: &[i64]| InferOutputTensor {
+        name: name.to_owned(),
+        datatype: "FP32".to_owned(),
+        shape: shape.to_vec(),
+        ..InferOutputTensor::default()
+    };
+    let raw = |sizes: &[usize]| sizes.iter().map(|size| Bytes::from(vec![0; *size])).collect();
+    let message = |outputs: Vec<InferOutputTensor>, raw| ModelInferResponse {
+        outputs,
+        raw_output_contents: raw,
+        ..ModelInferResponse::default()
+    };
+    let good = message(vec![output("x", &[2]), output("y", &[0])], raw(&[8, 0]));
+    assert!(check_response(&good).is_ok());
+    let read = DecodedResponse::from_grpc(good).unwrap();
+    assert_eq!((read.outputs.len(), read.outputs[0].data()), (2, &TensorData::Fp32(vec![0.0, 0.0])));
+    for bad in [
+        message(vec![output("x", &[2])], raw(&[7])),
+        message(vec![output("x", &[i64::MAX, i64::MAX])], raw(&[8])),
+        message(vec![output("x", &[-1])], raw(&[4])),
+        message(vec![output("x", &[1]), output("y", &[1])], raw(&[4])),
+        message(vec![output("x", &[1]), output("x", &[1])], raw(&[4, 4])),
+        message(vec![InferOutputTensor { datatype: "FP33".to_owned(), ..output("x", &[1]) }], raw(&[4])),
+    ] {
+        assert!(check_response(&bad).is_err() && DecodedResponse::from_grpc(bad).is_err());
+    }
+    let typed = InferTensorContents { fp32_contents: vec![0.5], ..none() };
+    let typed = message(vec![InferOutputTensor { contents: Some(typed), ..output("x", &[1]) }], Vec::new());
+    assert_eq!(DecodedResponse::from_grpc(typed).unwrap().outputs[0].data(), &TensorData::Fp32(vec![0.5]));
 }

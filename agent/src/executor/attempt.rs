@@ -7,13 +7,13 @@ use http::StatusCode;
 use terrace_crds::Tier;
 use terrace_egress::causes;
 use terrace_engine::InferError;
-use terrace_tiering::{self as tiering, Candidate, RemoteTier, SkipReason};
+use terrace_tiering::{self as tiering, Candidate, SkipReason};
 use tracing::debug;
 
 use super::{Job, Output, Work};
 use crate::refusal::Refusal;
 use crate::registry::Served;
-use crate::upstream::{Forward, UpstreamError};
+use crate::upstream::{Ask, TierReach, UpstreamError};
 
 /// How one try failed.
 #[derive(Debug)]
@@ -31,19 +31,21 @@ pub struct Failure {
 /// tier.
 pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration) -> Result<Output, Failure> {
     let entry = job.entry;
-    let remote = entry.policy.remote(candidate.tier).filter(|_| candidate.tier != job.tier);
-    let timeout = remote.map(|remote| remote.timeout);
-    let limit = match tiering::attempt_timeout(left(job.deadline), timeout, reserve) {
+    let reach = entry.reach.to(candidate.tier).filter(|_| candidate.tier != job.tier);
+    let timeout = reach.map(|reach| reach.remote.timeout);
+    let left = left(job.deadline);
+    let limit = match tiering::attempt_timeout(left, timeout, reserve) {
         tiering::Attempt::Run(limit) => limit,
-        tiering::Attempt::Skip(why) => {
-            return Err(Failure { outcome: why.as_str(), refusal: too_late(), last: false });
-        }
+        tiering::Attempt::Skip(why) => return Err(skipped(why)),
     };
-    match (remote, entry.served()) {
-        (Some(remote), _) => forward(job, candidate.tier, remote, limit).await,
-        (None, Some(served)) => run_here(job, served).await,
+    match (reach, entry.served()) {
+        (Some(reach), _) => {
+            let allowed = left.map(|left| left.saturating_sub(reserve));
+            forward(job, candidate.tier, reach, (limit.unwrap_or(reach.remote.timeout), allowed)).await
+        }
+        (None, Some(served)) => run_here(job, served, left).await,
         (None, None) => Err(Failure {
-            outcome: "NotLoaded",
+            outcome: SkipReason::NotLoaded.as_str(),
             refusal: Refusal::NoTier("the model is not loaded on this node".to_owned()),
             last: false,
         }),
@@ -51,18 +53,30 @@ pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration) ->
 }
 
 /// On this node's own model.
-async fn run_here(job: &Job<'_>, served: &Arc<Served>) -> Result<Output, Failure> {
+async fn run_here(job: &Job<'_>, served: &Arc<Served>, left: Option<Duration>) -> Result<Output, Failure> {
+    let now = job.node.upstream.now();
+    if left.is_some_and(|left| !served.pace().admits_shortest(now, left)) {
+        return Err(skipped(SkipReason::PredictedTooLate));
+    }
     // A tier is a candidate once, so it is there.
     let work = job.work.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(Work { inputs, outputs }) = work else {
         let refusal = Refusal::Failed("the request was run here before".to_owned());
         return Err(Failure { outcome: "Failed", refusal, last: false });
     };
+    let begun = Instant::now();
     let ran = served.model.infer(inputs, outputs, job.deadline).await;
+    let now = job.node.upstream.now();
     match ran {
-        Ok(tensors) => Ok(Output::Local { served: Arc::clone(served), tensors }),
+        Ok(tensors) => {
+            served.pace().observe(now, begun.elapsed());
+            Ok(Output::Local { served: Arc::clone(served), tensors })
+        }
         Err(error) => {
             let text = error.to_string();
+            if matches!(error, InferError::DeadlineExceeded) {
+                served.pace().observe_at_least(now, begun.elapsed());
+            }
             let (outcome, refusal, last) = match error {
                 InferError::InvalidInput(_) => ("InvalidInput", Refusal::Invalid(text), true),
                 InferError::QueueFull => ("QueueFull", Refusal::Busy(text), false),
@@ -75,46 +89,56 @@ async fn run_here(job: &Job<'_>, served: &Arc<Served>) -> Result<Output, Failure
     }
 }
 
-/// On another tier.
+/// On another tier, in so much time, of which the deadline leaves so much.
 async fn forward(
     job: &Job<'_>,
     tier: Tier,
-    remote: &RemoteTier,
-    limit: Option<Duration>,
+    reach: &TierReach,
+    (limit, allowed): (Duration, Option<Duration>),
 ) -> Result<Output, Failure> {
-    let Some(message) = job.message.clone() else {
+    // What holds for a private request holds here too, whatever was decided.
+    let outgoing = job.outgoing.as_ref().filter(|_| !job.decision.privacy_required);
+    let Some(outgoing) = outgoing else {
         let refusal = Refusal::NoTier(format!("{tier}: the request may not leave this node"));
         return Err(Failure { outcome: "NotAllowed", refusal, last: false });
     };
-    // The first is this node's own: of the agents of a site, each node begins with another one.
-    let first = remote.endpoints().and_then(|urls| urls.first().ok_or(SkipReason::NoEdgeAgent));
-    let url = first.map_err(|why| Failure {
-        outcome: why.as_str(),
-        refusal: Refusal::NoTier(format!("{tier}: this node knows no way to it")),
-        last: false,
-    })?;
     let model = job.entry.name_on(tier, &job.node.default_namespace);
-    let forward = Forward {
+    let ask = Ask {
         from: job.tier,
-        url,
         model: &model,
-        message,
-        timeout: limit.unwrap_or(remote.timeout),
+        outgoing,
+        limit,
+        allowed,
         deadline: job.deadline,
+        trace: job.trace,
     };
-    job.node.upstream.infer(forward).await.map(Output::Relayed).map_err(|error| {
+    let asked = reach.ask(&job.node.upstream, ask).await;
+    if asked.hedged {
+        job.hedged.note(tier);
+    }
+    asked.answer.map(Output::Relayed).map_err(|error| {
         let outcome = error.outcome();
         debug!(%tier, outcome, error = causes(&error), "a tier did not answer");
         match error {
-            UpstreamError::Rejected { message, .. } => {
+            UpstreamError::Skipped(why @ (SkipReason::PredictedTooLate | SkipReason::DeadlineExceeded)) => {
+                skipped(why)
+            }
+            UpstreamError::Skipped(why) => {
+                Failure { refusal: Refusal::NoTier(format!("{tier} {}", why.text())), ..skipped(why) }
+            }
+            UpstreamError::Rejected { message } => {
                 Failure { outcome, refusal: Refusal::Invalid(format!("{tier}: {message}")), last: true }
             }
-            UpstreamError::Status { status: StatusCode::PAYLOAD_TOO_LARGE } => {
+            UpstreamError::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. } => {
                 Failure { outcome, refusal: Refusal::TooLargeThere { tier: tier.as_str() }, last: false }
             }
             error => Failure { outcome, refusal: Refusal::NoTier(format!("{tier}: {error}")), last: false },
         }
     })
+}
+
+fn skipped(why: SkipReason) -> Failure {
+    Failure { outcome: why.as_str(), refusal: too_late(), last: false }
 }
 
 /// What is said where a deadline leaves no time.

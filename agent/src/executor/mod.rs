@@ -7,6 +7,7 @@ pub mod scores;
 mod speculative;
 mod walk;
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,12 +16,11 @@ use terrace_crds::Tier;
 use terrace_oip::Tensor;
 use terrace_tiering::{Decision, Plan, Reason, Source};
 
-use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Served};
 use crate::serve::millis;
-use crate::upstream::Relayed;
+use crate::upstream::{Outgoing, Relayed, Trace};
 use attempt::{Failure, left};
 
 /// What is to be answered.
@@ -37,9 +37,37 @@ pub struct Job<'a> {
     /// What this node's own model would compute on; whoever runs it takes it.
     pub work: Mutex<Option<Work>>,
     /// The request, as it is forwarded; there where another tier may answer.
-    pub message: Option<Message>,
+    pub outgoing: Option<Outgoing>,
+    /// The trace that it is part of.
+    pub trace: Option<&'a Trace>,
     /// When the answer is due, if ever.
     pub deadline: Option<Instant>,
+    /// Which tiers were asked twice.
+    pub hedged: Hedged,
+}
+
+/// The tiers that were asked a second time, because their first answer was late.
+#[derive(Debug, Default)]
+pub struct Hedged(AtomicU8);
+
+impl Hedged {
+    /// This one was.
+    pub fn note(&self, tier: Tier) {
+        self.0.fetch_or(Self::bit(tier), Ordering::Relaxed);
+    }
+
+    /// Whether this one was.
+    pub fn holds(&self, tier: Tier) -> bool {
+        self.0.load(Ordering::Relaxed) & Self::bit(tier) != 0
+    }
+
+    const fn bit(tier: Tier) -> u8 {
+        match tier {
+            Tier::Device => 1,
+            Tier::Edge => 2,
+            Tier::Cloud => 4,
+        }
+    }
 }
 
 /// What a model computes on, and what is wanted of it.
@@ -64,7 +92,7 @@ pub struct Answer {
     pub confidence: Option<f64>,
     /// The outputs.
     pub output: Output,
-    /// Everything that was tried, the last one included.
+    /// Everything that was tried, the last one included, and what was not and why.
     pub attempts: Vec<Attempt>,
 }
 
@@ -99,7 +127,7 @@ impl Output {
             Self::Local { tensors, .. } | Self::Combined { tensors, .. } => {
                 tensors.iter().map(|tensor| tensor.data().raw_size()).sum()
             }
-            Self::Relayed(relayed) => relayed.json_length(),
+            Self::Relayed(relayed) => relayed.text_size(),
         }
     }
 }
@@ -113,6 +141,9 @@ pub struct Attempt {
     pub outcome: &'static str,
     /// How long it took.
     pub ms: f64,
+    /// A second request was made because the first answer was late.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hedged: bool,
 }
 
 /// Answers as the decision's plan says.
@@ -140,7 +171,8 @@ impl Tried {
     /// Notes how a try ended.
     fn note(&mut self, job: &Job<'_>, tier: Tier, outcome: &'static str, took: Duration) {
         job.node.metrics.attempt(tier, outcome);
-        self.attempts.push(Attempt { tier: tier.as_str(), outcome, ms: millis(took) });
+        let hedged = job.hedged.holds(tier);
+        self.attempts.push(Attempt { tier: tier.as_str(), outcome, ms: millis(took), hedged });
     }
 
     /// Notes a failure, where another tier may follow; else it is the end.
@@ -196,6 +228,9 @@ impl Tried {
         }
         match self.refusals.len() {
             1 => self.refusals.remove(0),
+            _ if self.refusals.iter().all(|refusal| matches!(refusal, Refusal::Deadline(_))) => {
+                Refusal::Deadline(format!("no tier can answer within the deadline: {}", told(&self.attempts)))
+            }
             _ => Refusal::NoTier(format!("no tier answered: {}", told(&self.attempts))),
         }
     }

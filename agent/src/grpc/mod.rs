@@ -23,13 +23,13 @@ use self::service::grpc_inference_service_server::{GrpcInferenceService, GrpcInf
 use crate::describe;
 use crate::executor::Output;
 use crate::listen::Started;
-use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::ModelKey;
 use crate::requirements;
 use crate::room::Taken;
 use crate::serve::{self, Call, Exchange, OURS, Reply};
+use crate::upstream::{Original, Relayed, Trace};
 
 /// The gRPC port.
 pub fn router(node: Arc<Node>) -> Router {
@@ -121,9 +121,10 @@ impl GrpcInferenceService for Inference {
             version: stated(&message.model_version).map(str::to_owned),
             stated: stated_by_caller,
             started,
+            trace: Trace::from_headers(&headers),
         };
         let held = extensions.get::<Held>().map(Held::take).unwrap_or_default();
-        let mut exchange = Grpc { message: Some(message), held: Some(held) };
+        let mut exchange = Grpc { message: Some(message), raw: Vec::new(), held: Some(held) };
         Ok(Response::new(serve::infer(&self.node, call, &mut exchange).await?))
     }
 
@@ -195,6 +196,8 @@ impl GrpcInferenceService for Inference {
 struct Grpc {
     /// Until it is read.
     message: Option<proto::ModelInferRequest>,
+    /// Its elements, where they came raw.
+    raw: Vec<Bytes>,
     held: Option<Taken>,
 }
 
@@ -203,19 +206,30 @@ impl Exchange for Grpc {
 
     async fn read(&mut self, _: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
         let message = self.message.take().unwrap_or_default();
+        self.raw.clone_from(&message.raw_input_contents);
         let request =
             InferRequest::from_grpc(message).map_err(|error| Refusal::Invalid(error.to_string()))?;
         Ok((request, self.held.take().unwrap_or_default()))
     }
 
-    fn message(&self, request: &InferRequest) -> Result<Message, Refusal> {
-        Message::of(request).map_err(|error| Refusal::Failed(error.to_string()))
+    fn original(&self) -> Result<Original, Refusal> {
+        Ok(Original::Grpc(self.raw.clone()))
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
         let (version, parameters, outputs) = match reply.output {
             Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
             Output::Combined { version, tensors } => (version.unwrap_or_default(), reply.parameters, tensors),
+            Output::Relayed(Relayed::Grpc(mut message)) => {
+                // As it came, but for what this node says of it.
+                message.model_name = reply.model_name.into_owned();
+                message.id = reply.request.id.clone().unwrap_or_default();
+                for ours in OURS {
+                    message.parameters.remove(ours);
+                }
+                grpc::extend_parameters(&mut message, &reply.parameters);
+                return Ok(*message);
+            }
             Output::Relayed(relayed) => {
                 let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
                 let mut parameters: Parameters = told.parameters;

@@ -16,6 +16,7 @@ use crate::executor::Output;
 use crate::message::{JSON_LENGTH, content_type};
 use crate::refusal::Refusal;
 use crate::serve::{OURS, Reply};
+use crate::upstream::Relayed;
 
 /// Below this size a body is sent as one piece: a copy costs less than a second write.
 const ONE_PIECE: usize = 16 << 10;
@@ -33,34 +34,39 @@ pub struct Encoded {
 impl Encoded {
     /// Encodes a reply as its request asks.
     pub fn new(reply: Reply<'_>) -> Result<Self, Refusal> {
-        match reply.output {
-            Output::Local { served, tensors } => {
-                let Reply { request, model_name, parameters, .. } = reply;
-                let response = response(request, &model_name, Some(served.revision()), &parameters);
-                Self::computed(response, request, tensors)
-            }
-            Output::Combined { version, tensors } => {
-                let Reply { request, model_name, parameters, .. } = reply;
-                let response = response(request, &model_name, version.as_deref(), &parameters);
-                Self::computed(response, request, tensors)
-            }
-            Output::Relayed(relayed) => {
+        let Reply { request, model_name, mut parameters, output } = reply;
+        let (version, tensors) = match output {
+            Output::Local { served, tensors } => (Some(served.revision().to_owned()), tensors),
+            Output::Combined { version, tensors } => (version, tensors),
+            Output::Relayed(Relayed::Http(relayed)) => {
                 let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
-                response.model_name = reply.model_name;
-                response.id = reply.request.id.as_deref().map(Into::into);
+                response.model_name = model_name;
+                response.id = request.id.as_deref().map(Into::into);
                 for ours in OURS {
                     response.parameters.remove(ours);
                 }
-                response.parameters.extend(reply.parameters);
+                response.parameters.extend(parameters);
                 let json = response.to_json().map_err(|error| unwritable(&error))?;
                 let tail = relayed.tail();
-                Ok(Self {
+                return Ok(Self {
                     json,
                     is_binary: relayed.is_binary(),
                     tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
-                })
+                });
             }
-        }
+            Output::Relayed(relayed) => {
+                let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
+                let mut theirs = told.parameters;
+                for ours in OURS {
+                    theirs.remove(ours);
+                }
+                theirs.extend(parameters);
+                parameters = theirs;
+                (told.model_version, told.outputs)
+            }
+        };
+        let response = response(request, &model_name, version.as_deref(), &parameters);
+        Self::computed(response, request, tensors)
     }
 
     /// Encodes outputs that are in memory here.

@@ -30,6 +30,7 @@ use crate::registry::{Entry, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
 use crate::serve::{self, Call, Exchange, Reply};
+use crate::upstream::{Original, Trace};
 use encode::Encoded;
 
 /// The data port.
@@ -159,7 +160,8 @@ async fn infer(State(node): State<Arc<Node>>, target: Target, request: Request) 
     let (parts, body) = request.into_parts();
     let model = ModelKey::from_url(&target.model, &node.default_namespace);
     let stated = requirements::from_headers(&parts.headers);
-    let call = Call { model, version: target.version, stated, started };
+    let trace = Trace::from_headers(&parts.headers);
+    let call = Call { model, version: target.version, stated, started, trace };
     let mut exchange =
         Http { body: Some(body), headers: parts.headers, limits: node.body_limits(), message: None };
     let answered = serve::infer(&node, call, &mut exchange).await;
@@ -192,8 +194,9 @@ impl Exchange for Http {
         Ok((request, room))
     }
 
-    fn message(&self, _: &InferRequest) -> Result<Message, Refusal> {
-        self.message.clone().ok_or_else(|| Refusal::Failed("the request was not read".to_owned()))
+    fn original(&self) -> Result<Original, Refusal> {
+        let message = self.message.clone().map(Original::Http);
+        message.ok_or_else(|| Refusal::Failed("the request was not read".to_owned()))
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<Encoded, Refusal> {

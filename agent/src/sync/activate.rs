@@ -190,6 +190,7 @@ impl Activator {
             sha256: artifact.sha256.clone(),
             model: Arc::new(loaded),
             execution,
+            pace: Arc::default(),
         })
     }
 

@@ -120,7 +120,7 @@ impl Sync {
         let state = self.shared.journal.state();
         let Some(spec) = state.spec else { return };
         self.shared.node.become_tier(spec.tier);
-        self.shared.node.registry.move_to(&spec.sites);
+        self.shared.node.registry.move_to(&spec.sites, &self.shared.node.upstream);
         let revisions: Vec<Revision> = Revision::all(&spec).collect();
         for revision in &revisions {
             self.shared.announce(revision);
@@ -166,7 +166,7 @@ impl Sync {
         let accepted = Arc::clone(&instruction);
         self.shared.record(move |journal, registry| journal.accept(&accepted.spec, registry)).await;
         self.shared.node.become_tier(instruction.spec.tier);
-        self.shared.node.registry.move_to(&instruction.spec.sites);
+        self.shared.node.registry.move_to(&instruction.spec.sites, &self.shared.node.upstream);
         let is_moved_alone = self.followed.as_ref().is_some_and(|followed| {
             let sites = instruction.spec.sites.clone();
             InferenceNodeSpec { sites, ..followed.spec.clone() } == instruction.spec
@@ -389,6 +389,7 @@ impl Shared {
                 sha256: current.sha256.clone(),
                 model: Arc::clone(&current.model),
                 execution: current.execution.clone(),
+                pace: Arc::clone(&current.pace),
             },
             _ => {
                 let progress = |phase| self.node.board.model(&key, |model| model.phase = phase);
@@ -482,14 +483,18 @@ impl Shared {
     fn publish(&self, revision: &Revision, policy: Policy, local: Local) {
         let serving = if let Local::Serving(served) = &local { Some(served.model.signature()) } else { None };
         let measure = confidence::measure(revision, serving);
-        self.node.registry.publish(Entry {
+        let key = revision.key();
+        let label = key.to_string().into();
+        let entry = Entry {
             measure,
-            label: revision.key().to_string().into(),
-            key: revision.key(),
+            reach: Arc::default(),
+            label,
+            key,
             policy: Arc::new(policy),
             upstreams: revision.model.upstreams.clone(),
             local,
-        });
+        };
+        self.node.registry.publish(&entry, &self.node.upstream);
     }
 }
 

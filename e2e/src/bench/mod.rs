@@ -4,6 +4,7 @@
 
 mod figures;
 pub mod fleet;
+mod forward;
 mod holder;
 mod machine;
 mod memory;
@@ -24,6 +25,7 @@ pub async fn run() -> Result<String> {
     memory::measure(&mut report).await?;
     swaps::measure(&mut report).await?;
     stalls::measure(&mut report).await?;
+    forward::measure(&mut report).await?;
     machine::load_at_end(&mut report)?;
     Ok(report.markdown())
 }

@@ -1,0 +1,63 @@
+//! One request to a tier over the Open Inference Protocol's HTTP binding.
+
+use http::{HeaderValue, Request, Uri, header};
+use url::Url;
+
+use super::body::{Pieces, whole};
+use super::error::{UpstreamError, is_rejection, json_error};
+use super::relayed::Relayed;
+use super::{Ask, Sender, headers};
+use crate::message::{JSON_LENGTH, Message, content_type};
+
+/// `<base>/v2/models/<model>/infer`
+pub fn infer_uri(base: &Url, model: &str) -> Option<Uri> {
+    let mut url = base.clone();
+    url.path_segments_mut().ok()?.pop_if_empty().extend(["v2", "models", model, "infer"]);
+    url.as_str().parse().ok()
+}
+
+/// The request, as it is sent.
+pub fn request(ask: &Ask<'_>, base: &Url) -> Option<Request<Pieces>> {
+    let (body, json_length) = ask.outgoing.http()?;
+    let mut request = Request::post(infer_uri(base, ask.model)?).body(body).ok()?;
+    let fields = request.headers_mut();
+    fields.insert(header::CONTENT_TYPE, content_type(json_length));
+    if let Some(length) = json_length {
+        fields.insert(JSON_LENGTH, HeaderValue::from(length));
+    }
+    headers(fields, ask);
+    Some(request)
+}
+
+/// Sends it, and reads the answer.
+pub async fn exchange(
+    sender: &Sender,
+    request: Request<Pieces>,
+    max_bytes: usize,
+) -> Result<Relayed, UpstreamError> {
+    let (head, body) = sender.send(request).await?.into_parts();
+    let json_length = Message::json_length(&head.headers);
+    let (bytes, _) = whole(body, max_bytes).await?;
+    if head.status.is_success() {
+        let json_length = json_length.map_err(|error| UpstreamError::Malformed(error.to_string()))?;
+        Relayed::http(Message { bytes, json_length })
+    } else if is_rejection(head.status) {
+        Err(UpstreamError::Rejected { message: json_error(&bytes) })
+    } else {
+        Err(UpstreamError::Status { status: head.status, late: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_is_one_segment_below_the_base() {
+        let uri = |base: &str, model: &str| infer_uri(&Url::parse(base).unwrap(), model).unwrap().to_string();
+        assert_eq!(uri("http://edge:8000", "digits"), "http://edge:8000/v2/models/digits/infer");
+        assert_eq!(uri("http://edge:8000/", "a.b"), "http://edge:8000/v2/models/a.b/infer");
+        assert_eq!(uri("http://edge/gateway/", "m"), "http://edge/gateway/v2/models/m/infer");
+        assert_eq!(uri("http://edge", "../admin"), "http://edge/v2/models/..%2Fadmin/infer");
+    }
+}

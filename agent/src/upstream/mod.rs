@@ -1,0 +1,248 @@
+//! Reaching other tiers: which endpoint, by which protocol, whether now, and what is learned of it.
+//!
+//! Called by the executor, for requests that may leave the node and for no others. [`Upstream`] is one a process;
+//! a [`Reach`] belongs to one model under one policy and holds on to the [`Endpoint`](endpoint::Endpoint)s that it shares with
+//! others. What is skipped, and when it is tried again, `tiering` decides.
+
+mod body;
+mod credentials;
+pub mod endpoint;
+mod error;
+mod flight;
+mod grpc;
+mod http;
+mod outgoing;
+mod reach;
+mod relayed;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use terrace_crds::Tier;
+use terrace_egress::{Egress, Link, TierClient, Tiers};
+use terrace_tiering::Policy;
+
+pub use error::UpstreamError;
+pub use outgoing::{Original, Outgoing};
+pub use reach::{Reach, TierReach};
+pub use relayed::Relayed;
+
+use body::Pieces;
+use credentials::CredentialsDir;
+use endpoint::{Clock, Endpoint, EndpointKey, Told, lock};
+use flight::Route;
+
+/// Says that a request was forwarded once and must be answered where it arrives.
+pub const HOP: HeaderName = HeaderName::from_static("terrace-hop");
+/// The time that is left of a request's deadline, in milliseconds.
+const MAX_LATENCY: HeaderName = HeaderName::from_static("terrace-max-latency-ms");
+/// What every request says of its sender.
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("terrace/", env!("CARGO_PKG_VERSION")));
+
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
+/// More of a trace is not passed on.
+const MAX_TRACE_BYTES: usize = 1024;
+
+/// How often credentials are looked at.
+const CREDENTIALS_EVERY: Duration = Duration::from_secs(1);
+
+/// Reaches other tiers.
+#[derive(Debug)]
+pub struct Upstream {
+    tiers: Tiers,
+    credentials: CredentialsDir,
+    /// The largest answer that is read.
+    max_bytes: usize,
+    clock: Clock,
+    known: Mutex<Known>,
+}
+
+/// What is in use, by what it is asked for.
+#[derive(Debug, Default)]
+struct Known {
+    endpoints: HashMap<EndpointKey, Weak<Endpoint>>,
+    routes: HashMap<(Arc<str>, EndpointKey), Weak<Route>>,
+}
+
+/// What is asked of a tier.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The tier that asks.
+    pub from: Tier,
+    /// The model's name there.
+    pub model: &'a str,
+    /// The request.
+    pub outgoing: &'a Outgoing,
+    /// How long the attempt may take.
+    pub limit: Duration,
+    /// How much of that the deadline leaves, if there is one: what cannot answer in this time is not asked.
+    pub allowed: Option<Duration>,
+    /// When the answer is due at the caller, if ever.
+    pub deadline: Option<Instant>,
+    /// The trace that the caller is part of.
+    pub trace: Option<&'a Trace>,
+}
+
+impl Ask<'_> {
+    /// The time before the answer is due.
+    fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// The trace that a request is part of, as its headers say; passed on as it came.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    parent: HeaderValue,
+    state: Option<HeaderValue>,
+}
+
+impl Trace {
+    /// What headers say.
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        let of =
+            |name| headers.get(name).filter(|value: &&HeaderValue| value.len() <= MAX_TRACE_BYTES).cloned();
+        Some(Self { parent: of(TRACE_PARENT)?, state: of(TRACE_STATE) })
+    }
+}
+
+impl Upstream {
+    /// Takes answers of up to `max_bytes`; finds credentials below a folder.
+    pub fn new(egress: &Egress, credentials: Option<PathBuf>, max_bytes: usize) -> Self {
+        Self {
+            tiers: egress.tiers(),
+            credentials: CredentialsDir::new(credentials),
+            max_bytes,
+            clock: Clock::start(),
+            known: Mutex::default(),
+        }
+    }
+
+    /// How the tiers of a model's policy are reached. What was learned of those that are in use already stays.
+    pub fn reach(&self, namespace: &str, model: &Arc<str>, policy: &Policy) -> Reach {
+        let mut known = lock(&self.known);
+        known.endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
+        known.routes.retain(|_, route| route.strong_count() > 0);
+        Reach::new(policy, |url, remote| {
+            let key = EndpointKey::new(url, remote, namespace);
+            let place = (Arc::clone(model), key.clone());
+            if let Some(route) = known.routes.get(&place).and_then(Weak::upgrade) {
+                return route;
+            }
+            let endpoint = known.endpoints.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+                let endpoint = Arc::new(Endpoint::new(key.clone(), &self.tiers, &self.credentials));
+                known.endpoints.insert(key, Arc::downgrade(&endpoint));
+                endpoint
+            });
+            let route = Arc::new(Route::new(endpoint));
+            known.routes.insert(place, Arc::downgrade(&route));
+            route
+        })
+    }
+
+    /// Reads credentials again and again, as long as the agent lives: they are exchanged before they expire.
+    pub async fn follow_credentials(&self) -> Result<(), tokio::task::JoinError> {
+        loop {
+            tokio::time::sleep(CREDENTIALS_EVERY).await;
+            let endpoints: Vec<_> =
+                self.endpoints().into_iter().filter(|endpoint| endpoint.has_credentials()).collect();
+            if !endpoints.is_empty() {
+                let credentials = self.credentials.clone();
+                let read =
+                    move || endpoints.iter().for_each(|endpoint| endpoint.read_credentials(&credentials));
+                tokio::task::spawn_blocking(read).await?;
+            }
+        }
+    }
+
+    /// Every endpoint in use, and what there is to tell of it.
+    pub fn told(&self) -> Vec<(Arc<str>, Told)> {
+        let now = self.clock.now();
+        let mut told: Vec<_> = self
+            .endpoints()
+            .into_iter()
+            .map(|endpoint| (Arc::clone(&endpoint.label), endpoint.told(now)))
+            .collect();
+        told.sort_by(|(one, _), (other, _)| one.cmp(other));
+        told
+    }
+
+    /// Connections to tiers that are open now.
+    pub fn open_connections(&self) -> usize {
+        self.tiers.open_connections()
+    }
+
+    /// Time as estimates count it.
+    pub fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        lock(&self.known).endpoints.values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// What every request says beside its body.
+fn headers(fields: &mut HeaderMap, ask: &Ask<'_>) {
+    fields.insert(HOP, HeaderValue::from_static(ask.from.as_str()));
+    fields.insert(header::USER_AGENT, USER_AGENT);
+    fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if let Some(left) = ask.left() {
+        let text = format!("{:.3}", left.as_secs_f64() * 1e3);
+        fields.extend(HeaderValue::try_from(text).ok().map(|value| (MAX_LATENCY, value)));
+    }
+    if let Some(Trace { parent, state }) = ask.trace {
+        fields.insert(TRACE_PARENT, parent.clone());
+        fields.extend(state.clone().map(|state| (TRACE_STATE, state)));
+    }
+}
+
+/// Sends one request, and knows by which connection.
+struct Sender {
+    client: TierClient<Pieces>,
+    endpoint: Arc<Endpoint>,
+    link: OnceLock<Link>,
+    /// Its connection was used before, and broke before there was an answer: it had been closed, most likely.
+    died: AtomicBool,
+}
+
+impl Sender {
+    const fn new(client: TierClient<Pieces>, endpoint: Arc<Endpoint>) -> Self {
+        Self { client, endpoint, link: OnceLock::new(), died: AtomicBool::new(false) }
+    }
+
+    async fn send(&self, request: Request<Pieces>) -> Result<Response<Incoming>, UpstreamError> {
+        let (link, answer) = self.client.send(request);
+        let link = self.link.get_or_init(|| link);
+        let answer = answer.await;
+        let connection = link.established();
+        match answer {
+            Ok(answer) => {
+                if let Some(connection) = connection {
+                    self.endpoint.connected(&connection);
+                    connection.answered();
+                }
+                Ok(answer)
+            }
+            Err(error) => {
+                let died = connection.is_some_and(|connection| connection.is_reused());
+                self.died.store(died, Ordering::Relaxed);
+                Err(UpstreamError::unsent(error))
+            }
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.link.get().is_some_and(|link| link.established().is_some())
+    }
+
+    fn died(&self) -> bool {
+        self.died.load(Ordering::Relaxed)
+    }
+}
