@@ -22,6 +22,7 @@ setup: ## Install pinned tools into .tools/ (make test and make quickstart do it
 
 test: setup ## Run every test
 	tools/venv test
+	tools/venv kserve
 	tools/controlplane >/dev/null
 	@# For the tests of execution providers; there is none for another architecture.
 	[ "$$(uname -m)" != x86_64 ] || tools/onnxruntime openvino >/dev/null
@@ -51,6 +52,9 @@ digits: ## Train the digits models again, with their cases and test sets
 	tools/venv train
 	.tools/venv/train/bin/python e2e/digits/train.py
 
+fuzz: ## Look for inputs that break what reads requests: SECONDS=60 for each target, or ONLY=grpc
+	tools/fuzz $(or $(SECONDS),60) $(ONLY)
+
 ##@ Measure
 bench: setup ## Measure start, memory, swaps and wasted time; RECORD=docs/bench.md also writes it there
 	$(CARGO) build --release --locked -p terrace-agent
@@ -65,6 +69,9 @@ bench-serving: setup ## Measure throughput beside other servers; ROUNDS=, ONLY=m
 	$(CARGO) build --release --locked -p terrace-agent
 	$(CARGO) run --release --locked -p terrace-e2e --bin bench-serving -- $(RECORD)
 
+bench-decide: ## Measure decisions and complexity, in nanoseconds
+	$(CARGO) run --release --locked -q -p terrace-tiering --example bench_decide
+
 experiment: setup ## Measure what tiers buy on real data, some minutes; writes docs/experiment.md, its results and plots
 	tools/venv experiment
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .tools/venv/experiment/bin/python docs/experiment/script/experiment.py
@@ -76,4 +83,4 @@ help: ## Show this
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: quickstart setup test lint drift crds proto digits bench bench-fleet bench-serving experiment help
+.PHONY: quickstart setup test lint drift crds proto digits fuzz bench bench-fleet bench-serving bench-decide experiment help

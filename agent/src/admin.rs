@@ -3,18 +3,26 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use http::{StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use terrace_crds::InferenceNodeStatus;
+use terrace_oip::InferRequest;
 use terrace_telemetry::LogFilter;
 use tracing::info;
 
+use crate::explained::Explained;
+use crate::facts::RequestFacts;
+use crate::heavy::heavy;
 use crate::node::Node;
-use crate::serve::millis;
+use crate::refusal::Refusal;
+use crate::registry::ModelKey;
+use crate::requirements;
+use crate::serve::{millis, snapshot, unknown_model};
 
 /// What the admin port shows.
 #[derive(Clone, Debug)]
@@ -50,7 +58,7 @@ struct TierStatus {
     credentials: Option<String>,
 }
 
-/// `/healthz`, `/readyz`, `/status`, `/metrics`, `PUT /log`.
+/// `/healthz`, `/readyz`, `/status`, `/metrics`, `PUT /log`, `POST /explain/MODEL`.
 pub fn router(admin: Admin) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -58,6 +66,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/status", get(status))
         .route("/metrics", get(metrics))
         .route("/log", put(log))
+        .route("/explain/{model}", post(explain).layer(DefaultBodyLimit::max(MAX_EXPLAINED_BYTES)))
         .with_state(admin)
 }
 
@@ -85,6 +94,38 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     let entries: Vec<_> =
         admin.node.registry.keys().iter().filter_map(|key| admin.node.registry.get(key)).collect();
     (kind, admin.node.metrics.text(&entries, &admin.node.upstream)).into_response()
+}
+
+/// The largest request that is explained.
+const MAX_EXPLAINED_BYTES: usize = 16 << 20;
+
+/// Which tier a request would be given to, and why; nothing is run. The request is JSON.
+async fn explain(
+    State(admin): State<Admin>,
+    Path(model): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Explained>, Refusal> {
+    let invalid = |error: &dyn std::error::Error| Refusal::Invalid(error.to_string());
+    let key = ModelKey::from_url(&model, &admin.node.default_namespace);
+    let entry = admin.node.registry.get(&key).ok_or_else(|| unknown_model(&key))?;
+    let explained = heavy(body.len(), || {
+        let request = InferRequest::from_json(&body).map_err(|error| invalid(&error))?;
+        let parameters =
+            requirements::from_parameters(&request.parameters).map_err(|error| invalid(&error))?;
+        let stated = (parameters, requirements::from_headers(&headers).map_err(|error| invalid(&error))?);
+        let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+        let labels = admin.node.labels();
+        let facts = RequestFacts { request: &request, model: &entry.key, labels: &labels, header: &header };
+        Explained::of(
+            &entry.policy,
+            stated,
+            &snapshot(&entry, admin.node.tier(), admin.node.upstream.now()),
+            &facts,
+        )
+        .map_err(|error| invalid(&error))
+    })?;
+    Ok(Json(explained))
 }
 
 async fn log(State(admin): State<Admin>, filter: String) -> Response {

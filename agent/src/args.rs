@@ -7,12 +7,17 @@ use std::time::Duration;
 use clap::Parser;
 use terrace_crds::Tier;
 
+use crate::tools::Tool;
 use terrace_egress::Allowance;
 
 /// Serves ONNX models on this node, and decides per request whether the device, the edge or the cloud answers.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "terrace-agent", version, max_term_width = 110)]
+#[command(name = "terrace-agent", version, max_term_width = 110, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// Something else than serving.
+    #[command(subcommand)]
+    pub tool: Option<Tool>,
+
     /// Folder of InferenceModel and TierPolicy YAML that this agent follows on its own, without Kubernetes. Without
     /// it the agent follows its node's InferenceNode in the cluster.
     #[arg(long, env = "TERRACE_MANIFESTS", value_name = "DIR")]
@@ -112,6 +117,15 @@ pub struct Args {
     #[arg(long, env = "TERRACE_SHUTDOWN_DELAY", value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub shutdown_delay: Duration,
 
+    /// File that decisions are recorded in, for `terrace-agent simulate`; of a private request nothing but that it
+    /// came, and how its answer went.
+    #[arg(long, env = "TERRACE_RECORD_DECISIONS", value_name = "FILE")]
+    pub record_decisions: Option<PathBuf>,
+
+    /// How large that file may become; the one before it is kept as FILE.1.
+    #[arg(long, env = "TERRACE_RECORD_MAX_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
+    pub record_max_bytes: u64,
+
     /// Which log lines are written: `info`, `warn,terrace_agent=debug` …
     #[arg(long, env = "TERRACE_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -121,11 +135,13 @@ pub struct Args {
     pub log_format: terrace_telemetry::Format,
 }
 
-fn tier(name: &str) -> Result<Tier, String> {
+/// A tier by its name.
+pub fn tier(name: &str) -> Result<Tier, String> {
     Tier::parse(name).ok_or_else(|| "expected device, edge or cloud".to_owned())
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+/// A label as `KEY=VALUE`.
+pub fn label(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .filter(|(key, _)| !key.is_empty())
         .map(|(key, value)| (key.to_owned(), value.to_owned()))

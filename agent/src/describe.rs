@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use terrace_crds::Tier;
-use terrace_engine::TensorSpec;
+use terrace_engine::{Signature, TensorSpec};
 use terrace_oip::Datatype;
 use terrace_oip::metadata::{
     BatchStatistics, ConfigTensor, Indexed, InferenceStatistics, ModelConfig, ModelStatistics, Spent,
@@ -22,6 +22,8 @@ pub const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
 pub const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "model_configuration", "parameters", "statistics"];
 /// What its models are.
 pub const PLATFORM: &str = "onnxruntime_onnx";
+/// The state of a model that takes requests, in an index.
+pub const READY: &str = "READY";
 /// What runs them.
 pub const BACKEND: &str = "onnxruntime";
 
@@ -63,24 +65,29 @@ pub fn served<'a>(entry: &'a Entry, model: &str) -> Result<&'a Served, Refusal> 
 /// Triton's description of a model.
 pub fn config(model: &str, served: &Served) -> ModelConfig {
     let most_rows = served.model.most_rows();
-    let is_batched = most_rows > 1;
-    let tensors = |specs: &[TensorSpec]| {
-        let tensor = |spec: &TensorSpec| ConfigTensor {
-            name: spec.name.clone(),
-            data_type: triton_type(spec.datatype).to_owned(),
-            dims: spec.shape.get(usize::from(is_batched)..).unwrap_or_default().to_vec(),
-        };
-        specs.iter().map(tensor).collect()
-    };
     let signature = served.model.signature();
+    // Triton's clients would put rows before the dimensions of every input, and those that may be left out have none.
+    let is_batched = most_rows > 1 && signature.optional.is_empty();
+    let tensor = |spec: &TensorSpec, optional| ConfigTensor {
+        name: spec.name.clone(),
+        data_type: triton_type(spec.datatype).to_owned(),
+        dims: spec.shape.get(usize::from(is_batched)..).unwrap_or_default().to_vec(),
+        optional,
+    };
     ModelConfig {
         name: model.to_owned(),
         platform: PLATFORM.to_owned(),
         backend: BACKEND.to_owned(),
         max_batch_size: if is_batched { most_rows } else { 0 },
-        input: tensors(&signature.inputs),
-        output: tensors(&signature.outputs),
+        input: inputs(signature).map(|(spec, optional)| tensor(spec, optional)).collect(),
+        output: signature.outputs.iter().map(|spec| tensor(spec, false)).collect(),
     }
+}
+
+/// A model's inputs, and whether a request may leave each out.
+pub fn inputs(signature: &Signature) -> impl Iterator<Item = (&TensorSpec, bool)> {
+    let required = signature.inputs.iter().map(|spec| (spec, false));
+    required.chain(signature.optional.iter().map(|spec| (spec, true)))
 }
 
 const fn triton_type(datatype: Datatype) -> &'static str {
@@ -152,7 +159,7 @@ pub fn index(node: &Node) -> Vec<Indexed> {
             Local::Absent => "not loaded yet",
             Local::NotPlaced => "not placed on this node, which forwards",
         };
-        let state = if is_ready(node, &entry) { "READY" } else { "UNAVAILABLE" };
+        let state = if is_ready(node, &entry) { READY } else { "UNAVAILABLE" };
         Indexed { name, version, state: state.to_owned(), reason: reason.to_owned() }
     };
     entries(node).into_iter().map(indexed).collect()

@@ -6,6 +6,8 @@ mod cluster;
 mod crashes;
 mod describe;
 mod executor;
+mod explained;
+mod facts;
 mod fetch;
 mod grpc;
 mod heavy;
@@ -14,16 +16,20 @@ mod manifests;
 mod message;
 mod metrics;
 mod node;
+mod record;
 mod refusal;
 mod registry;
 mod requirements;
 mod rest;
 mod room;
+mod seen;
 mod serve;
 mod standalone;
 mod status;
 mod store;
 mod sync;
+mod tools;
+mod unpacking;
 mod upstream;
 
 use std::process::ExitCode;
@@ -49,6 +55,7 @@ use crate::crashes::Crashes;
 use crate::fetch::{FetchOptions, Fetcher};
 use crate::listen::Limits;
 use crate::node::{Node, Parts};
+use crate::record::Recorder;
 use crate::rest::body;
 use crate::room::Room;
 use crate::standalone::Standalone;
@@ -71,6 +78,9 @@ fn main() -> ExitCode {
         return probe::child_main();
     }
     let args = Args::parse();
+    if let Some(tool) = &args.tool {
+        return tools::run(tool);
+    }
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -194,7 +204,12 @@ fn wire(args: &Args, egress: Egress) -> anyhow::Result<Wired> {
         allow_http: args.allow_http_sources,
         max_bytes: args.max_model_bytes,
     })?);
+    let recorder = args.record_decisions.clone().map(|file| {
+        Recorder::start(record::Settings { file: file.clone(), max_bytes: args.record_max_bytes })
+            .with_context(|| format!("--record-decisions: {} cannot be written", file.display()))
+    });
     let node = Arc::new(Node::new(Parts {
+        recorder: recorder.transpose()?,
         tier: args.tier,
         default_namespace: args.default_namespace.clone(),
         body: body::Limits { bytes: args.max_body_bytes, room: Room::new(args.max_held_bytes) },

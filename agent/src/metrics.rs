@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use terrace_crds::Tier;
+use terrace_tiering::{Failed, Policy};
 use tokio::runtime::Handle;
 
 use crate::registry::{Entry, ModelKey};
@@ -28,6 +29,8 @@ pub struct Metrics {
     durations: Family<ModelLabels, Histogram, fn() -> Histogram>,
     attempts: Family<AttemptLabels, Counter>,
     activations: Family<ActivationLabels, Counter>,
+    rule_failures: Family<RuleLabels, Counter>,
+    decisions_unrecorded: Counter,
     tasks: Gauge,
     confidences: Family<ModelLabels, Histogram, fn() -> Histogram>,
 }
@@ -55,6 +58,12 @@ struct AttemptLabels {
 struct ActivationLabels {
     model: String,
     outcome: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RuleLabels {
+    model: Arc<str>,
+    rule: String,
 }
 
 /// A request that is over.
@@ -87,6 +96,18 @@ impl Metrics {
         registry.register("attempts", "Attempts at a tier, by outcome", attempts.clone());
         let activations = Family::default();
         registry.register("activations", "Revisions that were to be served, by outcome", activations.clone());
+        let rule_failures = Family::default();
+        registry.register(
+            "rule_failures",
+            "Rules that had no value for a request and were passed over; complexity: the policy's expression",
+            rule_failures.clone(),
+        );
+        let decisions_unrecorded = Counter::default();
+        registry.register(
+            "decisions_unrecorded",
+            "Decisions that --record-decisions could not write in time",
+            decisions_unrecorded.clone(),
+        );
         let tasks = Gauge::default();
         registry.register(
             "tasks",
@@ -99,7 +120,17 @@ impl Metrics {
             "How sure the model was of an answer in mode Speculative, or the combined answer in mode Ensemble",
             confidences.clone(),
         );
-        Self { registry, requests, durations, attempts, activations, tasks, confidences }
+        Self {
+            registry,
+            requests,
+            durations,
+            attempts,
+            activations,
+            confidences,
+            rule_failures,
+            decisions_unrecorded,
+            tasks,
+        }
     }
 
     /// Counts a request for a model that exists.
@@ -115,6 +146,20 @@ impl Metrics {
     /// Counts one attempt at a tier.
     pub fn attempt(&self, tier: Tier, outcome: &'static str) {
         self.attempts.get_or_create(&AttemptLabels { tier: tier.as_str(), outcome }).inc();
+    }
+
+    /// Counts what failed while the rules of a policy were asked.
+    pub fn rules_failed(&self, model: &Arc<str>, policy: &Policy, failed: Failed) {
+        let rules = failed.rules().filter_map(|place| policy.rules()?.get(place));
+        let names = rules.map(|rule| rule.name().to_string());
+        for rule in names.chain(failed.complexity().then(|| "complexity".to_owned())) {
+            self.rule_failures.get_or_create(&RuleLabels { model: Arc::clone(model), rule }).inc();
+        }
+    }
+
+    /// Counts a decision that was not recorded.
+    pub fn decision_unrecorded(&self) {
+        self.decisions_unrecorded.inc();
     }
 
     /// Counts how sure an answer was.

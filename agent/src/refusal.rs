@@ -5,6 +5,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use terrace_oip::metadata::ErrorBody;
 
+use crate::room::Full;
+
 /// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -20,6 +22,9 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+    /// The body becomes larger than one of its size may.
+    #[error("{0}")]
+    TooDense(String),
     /// The body is larger than the only tier that may answer takes.
     #[error("{tier}: the body is larger than that tier takes")]
     TooLargeThere {
@@ -52,13 +57,21 @@ pub enum Refusal {
     Deadline(String),
 }
 
+/// There is no room for a request's bytes.
+#[allow(clippy::needless_pass_by_value)] // for map_err
+pub fn busy(full: Full) -> Refusal {
+    Refusal::Busy(full.to_string())
+}
+
 impl Refusal {
     /// The status that tells the client what to do.
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::TooLarge { .. } | Self::TooLargeThere { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge { .. } | Self::TooDense(_) | Self::TooLargeThere { .. } => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Self::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -80,9 +93,10 @@ impl From<Refusal> for tonic::Status {
         let code = match &refusal {
             Refusal::Invalid(_) => tonic::Code::InvalidArgument,
             Refusal::NotFound(_) => tonic::Code::NotFound,
-            Refusal::TooLarge { .. } | Refusal::TooLargeThere { .. } | Refusal::Busy(_) => {
-                tonic::Code::ResourceExhausted
-            }
+            Refusal::TooLarge { .. }
+            | Refusal::TooDense(_)
+            | Refusal::TooLargeThere { .. }
+            | Refusal::Busy(_) => tonic::Code::ResourceExhausted,
             Refusal::Unsupported(_) => tonic::Code::Unimplemented,
             Refusal::Failed(_) | Refusal::Incompatible(_) => tonic::Code::Internal,
             Refusal::NoTier(_) => tonic::Code::Unavailable,
@@ -95,10 +109,14 @@ impl From<Refusal> for tonic::Status {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = self.status();
-        let passing = self.is_passing();
+        let (passing, unread) = (self.is_passing(), matches!(self, Self::Unsupported(_)));
         let mut response = (status, Json(ErrorBody { error: self.to_string() })).into_response();
         if passing {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if unread {
+            let codings = HeaderValue::from_static(terrace_coding::Coding::NAMES);
+            response.headers_mut().insert(header::ACCEPT_ENCODING, codings);
         }
         response
     }

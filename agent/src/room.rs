@@ -55,6 +55,17 @@ impl Room {
     }
 }
 
+impl Taken {
+    /// Gives back what is taken beyond `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        let excess = self.bytes.div_ceil(UNIT).saturating_sub(bytes.div_ceil(UNIT));
+        if let Some(permit) = self.permit.as_mut().filter(|_| excess > 0) {
+            drop(permit.split(excess));
+            self.bytes = bytes;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +84,11 @@ mod tests {
         room.cover(&mut one, 6 * UNIT).unwrap();
         drop(other);
         room.cover(&mut one, 10 * UNIT).unwrap();
+        one.shrink(11 * UNIT);
+        one.shrink(3 * UNIT - 1);
+        assert_eq!(room.free.available_permits(), 7);
+        room.cover(&mut one, 4 * UNIT).unwrap();
+        assert_eq!(room.free.available_permits(), 6);
         drop(one);
         assert_eq!(room.free.available_permits(), 10);
     }

@@ -8,16 +8,18 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
-use terrace_oip::{InferRequest, Parameters, RequestedOutput};
+use terrace_oip::{InferRequest, Parameter, Parameters, RequestedOutput};
 use terrace_tiering::{
     self as tiering, Decision, LocalModel, LocalState, Plan, RequirementError, Requirements, Snapshot, Stated,
 };
 use tracing::debug;
 
-use crate::executor::{self, Answer, Attempt, Hedged, Job, Output, Work};
+use crate::executor::{self, Answer, Attempt, Job, Output, Work};
+use crate::facts::RequestFacts;
 use crate::heavy::heavy;
 use crate::metrics::Finished;
 use crate::node::Node;
+use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey};
 use crate::requirements;
@@ -66,6 +68,9 @@ pub trait Exchange: Send {
         deadline: Option<Instant>,
     ) -> impl Future<Output = Result<(InferRequest, Taken), Refusal>> + Send;
 
+    /// The first value of a header, by its name in lower case.
+    fn header(&self, name: &str) -> Option<&[u8]>;
+
     /// The request in the form that it came in, for other tiers.
     fn original(&self) -> Result<Original, Refusal>;
 
@@ -77,11 +82,14 @@ pub trait Exchange: Send {
 pub async fn infer<E: Exchange>(node: &Node, call: Call, exchange: &mut E) -> Result<E::Encoded, Refusal> {
     let entry = node.registry.get(&call.model).ok_or_else(|| unknown_model(&call.model))?;
     let started = call.started;
-    let mut by = None;
-    let reply = answer(node, &entry, call, exchange, &mut by).await;
+    let (mut by, mut record) = (None, None);
+    let reply = answer(node, &entry, call, exchange, (&mut by, &mut record)).await;
     let code = reply.as_ref().map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
     let took = started.elapsed();
     node.metrics.request(Finished { model: &entry.label, answer: by, code, took });
+    if let Some(record) = record {
+        node.record(record, by, code, took);
+    }
     debug!(model = %entry.key, code, tier = by.map(|(tier, _)| tier), ?took, "request over");
     reply
 }
@@ -91,7 +99,7 @@ async fn answer<E: Exchange>(
     entry: &Entry,
     call: Call,
     exchange: &mut E,
-    by: &mut executor::By,
+    (by, record): (&mut executor::By, &mut Option<Record>),
 ) -> Result<E::Encoded, Refusal> {
     check_version(entry, call.version.as_deref())?;
     // Asked once: a node that becomes another tier meanwhile decides this request as what it was.
@@ -108,17 +116,12 @@ async fn answer<E: Exchange>(
     let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
 
-    let snapshot = snapshot(entry, tier, node.upstream.now());
-    let inputs = request.inputs.iter().map(|input| &input.tensor);
-    let decision =
-        tiering::decide(&entry.policy, &requirements, &snapshot, || requirements::complexity(inputs));
+    let stated = parameters.and(headers).map_err(invalid)?;
+    let asked = Asked { request: &request, requirements: &requirements, stated: &stated };
+    let (decision, noted) = decide(node, entry, tier, asked, |name| exchange.header(name));
+    *record = noted;
 
-    // Of a private request there is nothing to send, whatever comes after.
-    let outgoing = if decision.asks_others(tier) && !decision.privacy_required {
-        outgoing(exchange, entry, &decision, &mut request)?
-    } else {
-        None
-    };
+    let outgoing = outgoing(&decision, tier, entry, exchange, &mut request)?;
     let work = Work {
         inputs: std::mem::take(&mut request.inputs).into_iter().map(|input| input.tensor).collect(),
         outputs: request
@@ -135,11 +138,13 @@ async fn answer<E: Exchange>(
         outgoing,
         trace: call.trace.as_ref(),
         deadline: due(requirements.max_latency()),
-        hedged: Hedged::default(),
     };
     let deadline = job.deadline;
     let answer = executor::run(job).await?;
     *by = Some((answer.tier, answer.source.as_str()));
+    if let Some(record) = record {
+        record.happened.attempts = answer.attempts.iter().map(Into::into).collect();
+    }
     if let Some(confidence) = answer.confidence {
         node.metrics.confidence(&entry.label, confidence);
     }
@@ -155,34 +160,31 @@ async fn answer<E: Exchange>(
     Ok(encoded)
 }
 
-/// The request as other tiers are asked, where one may be. Members of an ensemble give their scores, too, where the client
-/// does not ask for them: without, their answers cannot be combined.
-fn outgoing<E: Exchange>(
-    exchange: &E,
-    entry: &Entry,
-    decision: &Decision,
-    request: &mut InferRequest,
-) -> Result<Option<Outgoing>, Refusal> {
-    let remote = [Tier::Edge, Tier::Cloud].into_iter().filter_map(|tier| entry.reach.to(tier));
-    let protocols = remote.map(|reach| reach.remote.protocol);
-    let original = exchange.original()?;
-    let scores = match (&decision.plan, &entry.measure, &request.outputs) {
-        (Plan::Ensemble(_), Some(measure), Some(outputs))
-            if outputs.iter().all(|output| output.name != measure.output()) =>
-        {
-            RequestedOutput { name: measure.output().to_owned(), parameters: Parameters::new() }
-        }
-        _ => return Outgoing::new(original, request, protocols).map(Some).map_err(failed),
-    };
-    let asked = request.outputs.clone();
-    request.outputs.get_or_insert_default().push(scores);
-    let outgoing = Outgoing::new(original.raw(request), request, protocols);
-    request.outputs = asked;
-    outgoing.map(Some).map_err(failed)
+/// What is decided on.
+struct Asked<'a> {
+    request: &'a InferRequest,
+    requirements: &'a Requirements,
+    stated: &'a Stated,
 }
 
-fn failed(error: impl std::error::Error) -> Refusal {
-    Refusal::Failed(error.to_string())
+/// Who may answer; and a record of that, where decisions are recorded.
+fn decide<'a>(
+    node: &Node,
+    entry: &Entry,
+    tier: Tier,
+    asked: Asked<'_>,
+    header: impl Fn(&str) -> Option<&'a [u8]>,
+) -> (Decision, Option<Record>) {
+    let Asked { request, requirements, stated } = asked;
+    let (snapshot, labels) = (snapshot(entry, tier, node.upstream.now()), node.labels());
+    let facts = RequestFacts { request, model: &entry.key, labels: &labels, header: &header };
+    let decision = tiering::decide(&entry.policy, requirements, &snapshot, facts);
+    if !decision.failed.is_none() {
+        node.metrics.rules_failed(&entry.label, &entry.policy, decision.failed);
+    }
+    let record =
+        node.recorder.is_some().then(|| Record::begin(&entry.policy, stated, &snapshot, &decision, &facts));
+    (decision, record)
 }
 
 /// Triton's extension that answers with the best classes instead of the outputs. An answer that is not what was asked
@@ -202,7 +204,8 @@ fn told(decision: &Decision, answer: &Answer, started: Instant) -> Parameters {
     let mut parameters = Parameters::with_capacity(7);
     parameters.insert("tier", answer.tier);
     parameters.insert("source", answer.source.as_str());
-    parameters.insert("reason", answer.reason.as_ref().unwrap_or(&decision.reason).as_str());
+    parameters
+        .insert("reason", Parameter::String(answer.reason.as_ref().unwrap_or(&decision.reason).to_text()));
     if let Some(confidence) = answer.confidence {
         parameters.insert("confidence", confidence);
     }
@@ -246,24 +249,58 @@ pub fn check_version(entry: &Entry, version: Option<&str>) -> Result<(), Refusal
 }
 
 /// What this node knows now.
-fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
+pub fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
     let mut snapshot = Snapshot::of(tiering::Node { tier, model: standing(entry) });
     if let Some(served) = entry.served() {
         let figures = served.model.load_figures();
+        // One guard for both: taken twice, it would wait for itself.
         let pace = served.pace();
         let (shortest_run, predicted) = (pace.shortest(), pace.predicted_p90(now, None));
         drop(pace);
         snapshot.local = LocalState {
             queued: figures.queued,
             in_flight: figures.running,
-            shortest_run,
             longest_run: figures.longest_run,
+            shortest_run,
             predicted,
         };
     }
     snapshot.edge = entry.reach.state(Tier::Edge, now);
     snapshot.cloud = entry.reach.state(Tier::Cloud, now);
     snapshot
+}
+
+/// The request as those tiers are asked that may answer it. Members of an ensemble give their scores, too, where the client
+/// does not ask for them: without, their answers cannot be combined.
+fn outgoing<E: Exchange>(
+    decision: &Decision,
+    here: Tier,
+    entry: &Entry,
+    exchange: &E,
+    request: &mut InferRequest,
+) -> Result<Option<Outgoing>, Refusal> {
+    if decision.privacy_required || !decision.asks_others(here) {
+        return Ok(None);
+    }
+    let protocols = decision.others(here).filter_map(|tier| Some(entry.reach.to(tier)?.remote.protocol));
+    let original = exchange.original()?;
+    let scores = match (&decision.plan, &entry.measure, &request.outputs) {
+        (Plan::Ensemble(_), Some(measure), Some(outputs)) => {
+            Some(measure.output()).filter(|scores| outputs.iter().all(|output| output.name != *scores))
+        }
+        _ => None,
+    };
+    let outgoing = if let Some(scores) = scores {
+        let asked = request.outputs.clone();
+        let scores = RequestedOutput { name: scores.to_owned(), parameters: Parameters::new() };
+        request.outputs.get_or_insert_default().push(scores);
+        let outgoing = Outgoing::new(original.elements(request), request, protocols);
+        request.outputs = asked;
+        outgoing
+    } else {
+        Outgoing::new(original, request, protocols)
+    };
+    outgoing.map(Some).map_err(|error| Refusal::Failed(error.to_string()))
 }
 
 const fn standing(entry: &Entry) -> LocalModel {

@@ -57,6 +57,10 @@ pub struct InferenceNodeSpec {
     /// The tier that the node is: requests that its rules give to this tier are answered here.
     #[serde(default)]
     pub tier: Tier,
+    /// The node's labels that rules of its policies read.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub labels: BTreeMap<String, String>,
     /// Every model that callers of this node may ask for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]

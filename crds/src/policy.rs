@@ -10,7 +10,7 @@ use crate::{Duration, Tier};
 
 /// Which tier answers a request. Writers: the user writes `spec`, the operator `status`.
 ///
-/// The rules are the default ones: a private request, or an easy one in a hurry (complexity below 0.3 and less
+/// Without `rules` the default ones hold: a private request, or an easy one in a hurry (complexity below 0.3 and less
 /// than 50 ms), is answered by the device; one that is easier than 0.7 or has less than 200 ms by the edge; all
 /// others by the cloud.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -43,7 +43,9 @@ use crate::{Duration, Tier};
     validation = Rule::new("!has(self.speculative) || self.speculative.verifier == 'Device' || (has(self.tiers) && (self.speculative.verifier == 'Edge' ? has(self.tiers.edge) : has(self.tiers.cloud)))")
         .message("tiers must say how the verifier of speculative is reached"),
     validation = Rule::new("!has(self.ensemble) || self.ensemble.members.all(tier, tier == 'Device' || (has(self.tiers) && (tier == 'Edge' ? has(self.tiers.edge) : has(self.tiers.cloud))))")
-        .message("tiers must say how each of the ensemble's members but the device is reached")
+        .message("tiers must say how each of the ensemble's members but the device is reached"),
+    validation = Rule::new("!has(self.mode) || self.mode == 'Select' || !(has(self.rules) || has(self.complexity) || has(self.requestHeaders))")
+        .message("rules, complexity and requestHeaders go with mode: Select: the other modes ask no rule")
 )]
 pub struct TierPolicySpec {
     /// How many tiers are asked. Default Select.
@@ -58,12 +60,75 @@ pub struct TierPolicySpec {
     /// What happens when the chosen tier does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
+    /// Which tier a request is for. The first rule whose condition holds wins; one that fails is passed over; where none
+    /// holds, the node itself answers. Absent: the default rules. A private request is asked of no rule: it is
+    /// answered by the node, or by nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub rules: Option<Vec<TierRule>>,
+    /// How hard a request is that does not say so itself. Default: the entropy of its inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complexity: Option<Complexity>,
+    /// The headers that rules may read, by their names in lower case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "set"), inner(regex(pattern = r"^[a-z0-9!#$%&'*+.^_`|~-]{1,64}$")))]
+    pub request_headers: Vec<String>,
     /// For mode Speculative: who answers where the node is not sure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speculative: Option<Speculative>,
     /// For mode Ensemble: who is asked, and what becomes of the answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ensemble: Option<Ensemble>,
+}
+
+/// A rule of a policy.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TierRule {
+    /// The condition, in Terrace CEL: `request.bytes > 1000000 && tiers.edge.available`.
+    #[schemars(length(min = 1, max = 1024))]
+    pub when: String,
+    /// The tier of requests for which it holds. One that is not configured leaves the fallback order.
+    pub tier: Tier,
+    /// What answers give as the reason. Default: the rule's place, `Rule[2]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Z][A-Za-z0-9]{0,31}$"))]
+    pub name: Option<String>,
+}
+
+/// How hard a request is, from 0 to 1, where it does not say so itself.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(has(self.method) && self.method == 'InputSize') == has(self.fullBytes)")
+        .message("fullBytes is needed with method InputSize, and belongs to it alone"),
+    validation = Rule::new("(has(self.method) && self.method == 'Expression') == has(self.expression)")
+        .message("expression is needed with method Expression, and belongs to it alone")
+)]
+pub struct Complexity {
+    /// How it is measured. Default Entropy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<ComplexityMethod>,
+    /// With InputSize: the bytes of a request whose complexity is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub full_bytes: Option<u64>,
+    /// With Expression: Terrace CEL that gives a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub expression: Option<String>,
+}
+
+/// How complexity is measured.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ComplexityMethod {
+    /// The Shannon entropy of the inputs, as a share of its maximum.
+    #[default]
+    Entropy,
+    /// The bytes of the inputs, as a share of fullBytes.
+    InputSize,
+    /// What an expression says, brought between 0 and 1.
+    Expression,
 }
 
 /// What holds where a request states nothing stricter.

@@ -219,6 +219,11 @@ impl Agent {
         http::send(self.admin, &Request::get(path)).await
     }
 
+    /// One request to the admin port.
+    pub async fn ask_admin(&self, request: &Request) -> Result<Reply> {
+        http::send(self.admin, request).await
+    }
+
     /// What it reports.
     pub async fn status(&self) -> Result<InferenceNodeStatus> {
         Ok(serde_json::from_slice(&self.admin("/status").await?.body)?)

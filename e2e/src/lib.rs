@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod bench;
 pub mod cluster;
+pub mod codings;
 pub mod dice;
 pub mod digits;
 pub mod expected;

@@ -42,6 +42,7 @@ pub struct Policy {
     private: Option<bool>,
     tiers: Vec<(&'static str, String, Vec<String>)>,
     fallback: Option<String>,
+    more: Vec<String>,
     mode: Option<(&'static str, String)>,
 }
 
@@ -267,12 +268,12 @@ impl Policy {
     /// The tier added last has a time-out.
     #[must_use]
     pub fn timeout(self, timeout: &str) -> Self {
-        self.with(&format!("timeout: {timeout}"))
+        self.having(&format!("timeout: {timeout}"))
     }
 
     /// The tier added last has one more field: `protocol: GRPC`, `breaker: {failures: 2}`.
     #[must_use]
-    pub fn with(mut self, field: &str) -> Self {
+    pub fn having(mut self, field: &str) -> Self {
         if let Some(tier) = self.tiers.last_mut() {
             tier.2.push(field.to_owned());
         }
@@ -297,6 +298,13 @@ impl Policy {
     #[must_use]
     pub fn fallback(mut self, fallback: &str) -> Self {
         self.fallback = Some(fallback.to_owned());
+        self
+    }
+
+    /// With more of a spec, as it is written here: `rules: [{when: 'true', tier: Edge}]`.
+    #[must_use]
+    pub fn with(mut self, yaml: &str) -> Self {
+        self.more.push(yaml.to_owned());
         self
     }
 
@@ -336,6 +344,9 @@ impl Policy {
         }
         if let Some(fallback) = &self.fallback {
             let _ = writeln!(spec, "  fallback: {fallback}");
+        }
+        for yaml in &self.more {
+            let _ = writeln!(spec, "  {}", yaml.replace('\n', "\n  "));
         }
         if let Some((mode, fields)) = &self.mode {
             let _ = writeln!(spec, "  mode: {mode}\n  {}: {fields}", mode.to_lowercase());

@@ -106,7 +106,7 @@ fn what_decides_knows_no_runtime_no_client_and_no_engine() -> Result<()> {
         "tracing-subscriber",
     ];
     let graph = Graph::read()?;
-    for pure in ["terrace-tiering", "terrace-fleet", "terrace-crds", "terrace-oip"] {
+    for pure in ["terrace-tiering", "terrace-fleet", "terrace-crds", "terrace-oip", "terrace-coding"] {
         let needed = alone(pure)?;
         ensure!(needed.contains(pure), "{needed:?}");
         let reached: Vec<&&str> = WORLD.iter().filter(|name| needed.contains(**name)).collect();
@@ -218,7 +218,7 @@ fn what_decides_reads_no_clock_no_environment_and_no_files() -> Result<()> {
         "println!",
         "static mut",
     ];
-    for folder in ["tiering/src", "fleet/src", "crds/src", "agent/oip/src"] {
+    for folder in ["tiering/src", "fleet/src", "crds/src", "agent/oip/src", "agent/coding/src"] {
         assert_eq!(offences(folder, IMPURE)?, Vec::<String>::new());
     }
     Ok(())

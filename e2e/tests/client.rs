@@ -1,4 +1,4 @@
-//! Triton's own clients, from PyPI, speak to the agent.
+//! Triton's and KServe's own clients, from PyPI, speak to the agent.
 
 use std::process::Stdio;
 
@@ -11,7 +11,8 @@ use terrace_e2e::{checkout, scenes};
 
 /// Runs a suite of checks, each of which prints a line.
 async fn passes(agent: &Agent, suite: &str, arguments: &[String]) -> Result<()> {
-    let python = checkout().join(".tools/venv/test/bin/python");
+    let environment = if suite.starts_with("kserve") { "kserve" } else { "test" };
+    let python = checkout().join(".tools/venv").join(environment).join("bin/python");
     ensure!(python.exists(), "there is no {}: run `make test`, which makes it", python.display());
     let mut command = std::process::Command::new(python);
     command.arg(checkout().join("e2e/tests").join(suite)).args(arguments).stdin(Stdio::null());
@@ -28,15 +29,33 @@ async fn tritons_python_client_works() -> Result<()> {
     passes(&agent, "tritonclient_suite.py", &arguments).await
 }
 
-#[tokio::test]
-async fn every_datatype_goes_through_tritons_clients_bit_for_bit() -> Result<()> {
+/// An agent with a model that gives back what it takes, one input and output a datatype.
+async fn echoing() -> Result<(Site, Agent)> {
     let site = Site::new()?;
     let model = std::fs::read(checkout().join("e2e/models/datatypes.onnx"))?;
     site.offer("datatypes.onnx", &model)?;
     let file = Artifact { uri: "file:///datatypes.onnx".to_owned(), sha256: digits::sha256(&model) };
     site.manifests().model(&Model::of("datatypes", &file))?;
     let agent = site.agent().ready().await?;
+    Ok((site, agent))
+}
+
+#[tokio::test]
+async fn every_datatype_goes_through_tritons_clients_bit_for_bit() -> Result<()> {
+    let (_site, agent) = echoing().await?;
     passes(&agent, "tritonclient_datatypes.py", &[agent.http.to_string(), agent.grpc.to_string()]).await
+}
+
+#[tokio::test]
+async fn kserves_clients_work_with_every_datatype_that_they_have() -> Result<()> {
+    let (_site, agent) = echoing().await?;
+    passes(&agent, "kserve_suite.py", &[agent.http.to_string(), agent.grpc.to_string()]).await
+}
+
+#[tokio::test]
+async fn tritons_clients_compress_what_they_send_and_read_what_is_compressed_for_them() -> Result<()> {
+    let (_site, agent) = echoing().await?;
+    passes(&agent, "tritonclient_compression.py", &[agent.http.to_string(), agent.grpc.to_string()]).await
 }
 
 #[tokio::test]

@@ -23,8 +23,11 @@ fn documented() -> Result<BTreeMap<String, Metric>> {
     rows.map(|row| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let [_, name, kind, unit, labels, ..] = cells[..] else { bail!("no row of metrics: {row}") };
-        let labels = labels.split(", ").filter(|label| !label.is_empty());
-        let labels = labels.map(|label| label.trim_matches('`').to_owned()).collect();
+        let labels = labels
+            .split(", ")
+            .filter(|label| !label.is_empty())
+            .map(|label| label.trim_matches('`').to_owned())
+            .collect();
         Ok((name.trim_matches('`').to_owned(), (kind.to_owned(), unit.to_owned(), labels)))
     })
     .collect()
@@ -55,18 +58,24 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
-    // A policy whose mode measures how sure the model is, and another tier that is asked now and then.
     let cloud = upstreams::answering().await?;
-    let policy = Policy::named("near").cloud(&cloud.url());
+    let confidence = "{output: probabilities, method: Probability}";
     let site = Site::new()?;
-    site.manifests().policy(&policy.speculative("{verifier: Cloud, threshold: 0}"))?;
-    let model = Model::digits("digits-device")?.confidence("{output: probabilities, method: Probability}");
-    site.manifests().model(&model.policy("near"))?;
+    // Its rule fails, and is counted.
+    let rules = "rules: [{when: request.batch / 0 == 1, tier: Device}, {when: request.complexity > 0.8, tier: Cloud}]";
+    site.manifests().policy(&Policy::named("near").cloud(&cloud.url()).with(rules))?;
+    site.manifests().model(&Model::digits("digits-device")?.policy("near"))?;
+    // Its mode measures how sure the model is; nobody needs to be asked.
+    let sure =
+        Policy::named("sure").cloud("http://127.0.0.1:9").speculative("{verifier: Cloud, threshold: 0}");
+    site.manifests().policy(&sure)?;
+    site.manifests()
+        .model(&Model::digits("digits-edge")?.named("digits-edge").confidence(confidence).policy("sure"))?;
     let agent = site.agent().ready().await?;
-    let ask = Ask::image(&digits::test_set().images[0]);
-    for ask in [ask.clone().parameter("tier", "cloud"), ask] {
+    for ask in [Ask::image(&digits::test_set().images[0]).private(), Ask::image(&[7.0; 64]).complexity(0.9)] {
         agent.infer(&ask).await?.answered()?;
     }
+    agent.infer(&Ask::image(&digits::test_set().images[0]).model("digits-edge")).await?.answered()?;
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
     Ok(())
 }

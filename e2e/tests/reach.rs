@@ -36,7 +36,7 @@ async fn a_tier_that_is_asked_over_grpc_answers_as_over_http() -> Result<()> {
     let (_edge_site, edge) = scenes::tier("Edge", "digits-edge", "digits").await?;
     let (_one, over_http) = scenes::device_under(&Policy::named("near").edge(&scenes::url(&edge))).await?;
     let (_other, over_grpc) =
-        scenes::device_under(&Policy::named("near").edge(&grpc(&edge)).with("protocol: GRPC")).await?;
+        scenes::device_under(&Policy::named("near").edge(&grpc(&edge)).having("protocol: GRPC")).await?;
     let asks = [
         Ask::image(image()).complexity(0.5),
         Ask::image(image()).complexity(0.5).parameter("binary_data_output", false),
@@ -64,7 +64,7 @@ async fn a_tier_that_is_asked_over_grpc_answers_as_over_http() -> Result<()> {
 async fn nothing_private_goes_by_a_warm_connection_over_grpc() -> Result<()> {
     let (_edge_site, edge) = scenes::tier("Edge", "digits-edge", "digits").await?;
     let relay = Relay::before(edge.grpc).await?;
-    let policy = Policy::named("near").edge(&relay.url()).with("protocol: GRPC");
+    let policy = Policy::named("near").edge(&relay.url()).having("protocol: GRPC");
     let (_site, device) = scenes::device_under(&policy).await?;
     for _ in 0..3 {
         let open = Ask::image(image()).complexity(0.5).id("open-request").header("traceparent", TRACE);
@@ -140,9 +140,9 @@ async fn a_tier_is_asked_as_its_policy_says_and_anew_when_that_changes() -> Resu
     let site = Site::new()?;
     let policy = Policy::named("near")
         .cloud(&cloud.url())
-        .with("tls: {authority: corp, clientCertificate: device}")
-        .with("auth: {bearer: cloud}")
-        .with("breaker: {failures: 1000}");
+        .having("tls: {authority: corp, clientCertificate: device}")
+        .having("auth: {bearer: cloud}")
+        .having("breaker: {failures: 1000}");
     site.manifests().policy(&policy)?;
     site.manifests().model(&Model::digits("digits-device")?.policy("near"))?;
     let device = site.agent().set("--credentials-dir", site.folder().join("credentials")).ready().await?;
@@ -206,7 +206,7 @@ async fn a_tier_that_was_killed_costs_nothing_until_it_is_back() -> Result<()> {
     let address = cloud.http.to_string();
     let policy = Policy::named("near")
         .cloud(&format!("http://{address}"))
-        .with("breaker: {failures: 3, period: 500ms, maxPeriod: 1s}");
+        .having("breaker: {failures: 3, period: 500ms, maxPeriod: 1s}");
     let (_site, device) = scenes::device_under(&policy).await?;
     assert_eq!(device.infer(&cloudy()).await?.answered()?.walk()?, "cloud Answered");
     cloud.kill9()?;
@@ -247,7 +247,7 @@ async fn a_tier_that_was_killed_costs_nothing_until_it_is_back() -> Result<()> {
 async fn an_endpoint_that_hangs_up_is_tried_once_a_period() -> Result<()> {
     let cloud = upstreams::planned(upstreams::outputs().pace(Pace::HangUp)).await?;
     let policy =
-        Policy::named("near").cloud(&cloud.url()).with("breaker: {failures: 2, period: 1s, maxPeriod: 1s}");
+        Policy::named("near").cloud(&cloud.url()).having("breaker: {failures: 2, period: 1s, maxPeriod: 1s}");
     let (_site, device) = scenes::device_under(&policy).await?;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(4) {
@@ -262,7 +262,7 @@ async fn an_endpoint_that_hangs_up_is_tried_once_a_period() -> Result<()> {
 async fn a_tier_that_answers_with_4xx_is_there() -> Result<()> {
     let cloud = upstreams::planned(Plan::status(404, "{\"error\": \"x\"}")).await?;
     let (_site, device) =
-        scenes::device_under(&Policy::named("near").cloud(&cloud.url()).with("breaker: {failures: 1}"))
+        scenes::device_under(&Policy::named("near").cloud(&cloud.url()).having("breaker: {failures: 1}"))
             .await?;
     for _ in 0..5 {
         assert_eq!(device.infer(&cloudy()).await?.answered()?.walk()?, "cloud BadStatus, device Answered");
@@ -309,7 +309,7 @@ async fn burst(device: &Agent, ask: &Ask, count: usize) -> Result<Vec<Reply>> {
 async fn a_tier_has_no_more_requests_at_once_than_its_policy_grants() -> Result<()> {
     let cloud = upstreams::slow(Duration::from_millis(700)).await?;
     let (_site, device) =
-        scenes::device_under(&Policy::named("near").cloud(&cloud.url()).with("maxInFlight: 2")).await?;
+        scenes::device_under(&Policy::named("near").cloud(&cloud.url()).having("maxInFlight: 2")).await?;
     let mut walks: Vec<String> = Vec::new();
     for reply in burst(&device, &cloudy(), 6).await? {
         walks.push(reply.walk()?);
@@ -337,7 +337,7 @@ async fn a_late_answer_is_overtaken_by_a_second_request() -> Result<()> {
     let policy = Policy::named("near")
         .cloud(&cloud.url())
         .timeout("30s")
-        .with("hedge: {after: 50ms, maxExtraLoad: 100}");
+        .having("hedge: {after: 50ms, maxExtraLoad: 100}");
     let (_site, device) = scenes::device_under(&policy).await?;
     let reply = device.infer(&cloudy()).await?.answered()?;
     let attempt = reply.attempts()?.remove(0);
@@ -350,7 +350,7 @@ async fn a_late_answer_is_overtaken_by_a_second_request() -> Result<()> {
 #[tokio::test]
 async fn no_more_requests_are_sent_twice_than_the_policy_grants() -> Result<()> {
     let cloud = upstreams::slow(Duration::from_millis(60)).await?;
-    let policy = Policy::named("near").cloud(&cloud.url()).with("hedge: {after: 5ms, maxExtraLoad: 10}");
+    let policy = Policy::named("near").cloud(&cloud.url()).having("hedge: {after: 5ms, maxExtraLoad: 10}");
     let (_site, device) = scenes::device_under(&policy).await?;
     let mut hedged = 0;
     for _ in 0..40 {
@@ -374,7 +374,7 @@ async fn ten_thousand_requests_whose_losers_are_taken_back_leave_nothing_behind(
     const REQUESTS: usize = 10_000;
     const CLIENTS: usize = 8;
     let cloud = uneven(Duration::from_millis(20)).await?;
-    let policy = Policy::named("near").cloud(&cloud.url()).with("hedge: {after: 1ms, maxExtraLoad: 100}");
+    let policy = Policy::named("near").cloud(&cloud.url()).having("hedge: {after: 1ms, maxExtraLoad: 100}");
     let (_site, device) = scenes::device_under(&policy).await?;
     // What stays for good is there after the first request; its connections go when they were idle for long.
     device.infer(&cloudy()).await?.answered()?;

@@ -272,7 +272,8 @@ fn wrong_bodies() -> Vec<Wrong> {
             400,
             "classification",
         ),
-        ("a compressed body", with("content-encoding", "gzip"), 415, "content-encoding"),
+        ("a coding that is not known", with("content-encoding", CANARY), 415, "content-encoding"),
+        ("a body that is not in its coding", with("content-encoding", "gzip"), 400, "content-encoding"),
     ]
 }
 
@@ -425,6 +426,114 @@ async fn what_models_did_is_counted_per_model_and_provider() -> Result<()> {
     for (name, expected) in [("batch_rows_sum", 3.0), ("batch_rows_count", 3.0), ("queued", 0.0)] {
         let counted = value(&format!("terrace_model_{name}"))?;
         assert!((counted - expected).abs() < 0.5, "{name}: {counted}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_path_answers_the_methods_that_it_has_and_tells_them() -> Result<()> {
+    let (_site, agent) = scenes::device().await?;
+    let version = agent.infer(&Ask::image(image())).await?.answered()?.model_version()?;
+    let model = "/v2/models/digits";
+    let of_version = format!("{model}/versions/{version}");
+    let (get, post, both) = ("GET,HEAD", "POST", "GET,HEAD,POST");
+    let mut paths = vec![
+        ("/v2".to_owned(), get),
+        ("/v2/health/live".to_owned(), get),
+        ("/v2/health/ready".to_owned(), get),
+        ("/v2/models/stats".to_owned(), get),
+        ("/v2/repository/index".to_owned(), both),
+    ];
+    for base in [model, &of_version] {
+        for (rest, allowed) in
+            [("", get), ("/ready", get), ("/config", get), ("/stats", get), ("/infer", post)]
+        {
+            paths.push((format!("{base}{rest}"), allowed));
+        }
+    }
+    let mut connection = agent.connect().await?;
+    for (path, allowed) in paths {
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"] {
+            let asked = Request { method: method.parse()?, ..Request::get(path.as_str()) };
+            let reply = connection.send(&asked).await?;
+            if allowed.split(',').any(|known| known == method) {
+                // An inference without a body is wrong, and yet heard.
+                assert!([200, 400].contains(&reply.status), "{method} {path}: {}", reply.status);
+                assert_eq!(reply.header("content-type"), "application/json", "{method} {path}");
+                assert_eq!(method == "HEAD", reply.body.is_empty(), "{method} {path}: {}", reply.text());
+            } else {
+                assert_eq!(reply.status, 405, "{method} {path}: {}", reply.text());
+                let mut told: Vec<&str> = reply.header("allow").split(',').collect();
+                told.sort_unstable();
+                assert_eq!(told.join(","), allowed, "{method} {path}");
+                // An answer to HEAD has no body.
+                if method != "HEAD" {
+                    reply.error().with_context(|| format!("{method} {path}"))?;
+                }
+            }
+        }
+    }
+    for path in [
+        "/",
+        "/v2/",
+        "/v2/models",
+        "/v2/models/digits/",
+        "/v2/models/digits/unknown",
+        "/v2/models/digits/versions",
+        "/v2/models/digits/versions/7/config",
+        "/v2/models/nobody/config",
+        "/v2/models/nobody/stats",
+        // No model control and no memory of the client's, whatever Triton has.
+        "/v2/repository/models/digits/load",
+        "/v2/repository/models/digits/unload",
+        "/v2/systemsharedmemory/region/a/register",
+        "/v2/trace/setting",
+        "/v2/logging",
+        "/v1/models/digits:predict",
+        "/v2//models/digits",
+        "/v2/models/../models/digits",
+    ] {
+        for asked in [Request::get(path), Request::post(path, "{}")] {
+            // A model's own paths take GET alone.
+            let reply = connection.send(&asked).await?;
+            let is_wrong_method = reply.status == 405 && asked.method == "POST";
+            assert!(reply.status == 404 || is_wrong_method, "{} {path}: {}", asked.method, reply.status);
+            reply.error().with_context(|| path)?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_index_lists_every_model_or_those_that_are_ready() -> Result<()> {
+    let site = Site::new()?;
+    let good = Model::digits("digits-device")?;
+    site.manifests().model(&good)?;
+    let missing = Model::digits("digits-edge")?.named("missing").from("file:///nowhere.onnx");
+    site.manifests().model(&missing)?;
+    let agent = site.agent().start().await?;
+    agent.wait_serving("digits", good.sha256()).await?;
+    agent.wait_failed("missing", "FetchFailed").await?;
+    let names = |reply: Reply| -> Result<Vec<String>> {
+        let models = reply.answered()?.json()?;
+        let state = |model: &Value| format!("{} {}", model["name"], model["state"]).replace('"', "");
+        Ok(models.as_array().context("a list")?.iter().map(state).collect())
+    };
+    let all = ["digits READY", "missing UNAVAILABLE"];
+    for (body, expected) in [
+        ("", &all[..]),
+        ("{}", &all),
+        ("{\"ready\": false}", &all),
+        ("{\"ready\": true, \"x\": []}", &all[..1]),
+    ] {
+        let reply = agent.send(&Request::post("/v2/repository/index", body)).await?;
+        assert_eq!(names(reply)?, expected, "{body}");
+    }
+    assert_eq!(names(agent.get("/v2/repository/index").await?)?, all);
+    for body in ["{\"ready\": \"yes\"}", "[", "7"] {
+        let reply = agent.send(&Request::post("/v2/repository/index", body)).await?;
+        assert_eq!(reply.status, 400, "{}", reply.text());
+        reply.error()?;
     }
     Ok(())
 }

@@ -145,7 +145,10 @@ pub fn desired(
         if let Some(policy) = policy.filter(lacks_confidence) {
             desired.warnings.push(confidence_missing(plan, policy));
         }
-        let policy = policy.filter(|policy| !lacks_confidence(policy)).map(Policy::to_spec);
+        let policy = policy.filter(|policy| !lacks_confidence(policy)).map(|policy| {
+            read_labels(&mut desired.spec, policy, node);
+            policy.to_spec()
+        });
         let entry = entry(plan, work, policy.as_ref());
         if let (Some(hash), Some(policy)) = (&entry.policy, policy) {
             desired.spec.policies.insert(hash.clone(), policy);
@@ -155,12 +158,26 @@ pub fn desired(
     desired
 }
 
+/// The labels of `node` that the rules of `policy` read.
+fn read_labels(spec: &mut InferenceNodeSpec, policy: &Policy, node: &NodeFacts) {
+    let labels = policy.labels().into_iter().filter_map(|key| node.labels.get_key_value(key));
+    spec.labels.extend(labels.map(|(key, value)| (key.clone(), value.clone())));
+}
+
 /// Keeps what `previous` has of a model that cannot be read any more: its entry as a whole, policy included.
-pub fn hold(spec: &mut InferenceNodeSpec, previous: &InferenceNodeSpec, namespace: &str, name: &str) {
+pub fn hold(
+    spec: &mut InferenceNodeSpec,
+    previous: &InferenceNodeSpec,
+    node: &NodeFacts,
+    (namespace, name): (&str, &str),
+) {
     let is_it = |entry: &&NodeModel| entry.namespace == namespace && entry.name == name;
     let Some(entry) = previous.models.iter().find(is_it) else { return };
     if let Some((hash, policy)) = entry.policy.as_ref().and_then(|hash| previous.policies.get_key_value(hash))
     {
+        if let Ok(policy) = Policy::parse(policy) {
+            read_labels(spec, &policy, node);
+        }
         spec.policies.insert(hash.clone(), policy.clone());
     }
     spec.models.push(entry.clone());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use terrace_crds::node::NodeModel;
 use terrace_crds::{InferenceModel, InferenceNodeSpec, Tier, TierPolicySpec};
 use terrace_fleet::{
-    Desired, ModelPlan, NamedPolicy, NodeFacts, NoteReason, Sha256, WantedModel, desired, policy_hash,
+    Desired, ModelPlan, NamedPolicy, NodeFacts, NoteReason, Sha256, WantedModel, desired, hold, policy_hash,
 };
 use terrace_tiering::Policy;
 
@@ -220,6 +220,31 @@ fn a_policy_stands_once_however_many_models_name_it() {
     assert_eq!(told.spec.policies.keys().collect::<Vec<_>>(), [&hash]);
     assert!(told.spec.models.iter().all(|entry| entry.policy.as_ref() == Some(&hash)));
     assert_eq!(Policy::parse(&told.spec.policies[&hash]).unwrap(), one);
+}
+
+#[test]
+fn a_node_is_told_of_its_labels_that_rules_read_and_of_no_others() {
+    let rules = json!([
+        {"when": "node.labels['hall'] == '3' || has(node.labels.rack)", "tier": "Device"},
+        {"when": "'absent' in node.labels", "tier": "Device"},
+    ]);
+    let reads = policy(json!({"rules": rules}));
+    let model = plan("m", pinned(json!({"policyRef": {"name": "p"}})));
+    let labels = [("hall", "3"), ("rack", "b"), ("other", "x")];
+    let node = NodeFacts {
+        labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        ..NodeFacts::default()
+    };
+    let told = desired(&[wanted(&model, None)], &[named("p", &reads)], &node, None).spec;
+    let expected = [("hall", "3"), ("rack", "b")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(told.labels, expected.into());
+
+    // The model cannot be read any more; the policy that its node keeps still reads them.
+    let mut held = InferenceNodeSpec::default();
+    let moved = NodeFacts { labels: [("hall".to_owned(), "4".to_owned())].into(), ..NodeFacts::default() };
+    hold(&mut held, &told, &moved, ("default", "m"));
+    assert_eq!(held.labels, moved.labels);
+    assert_eq!(held.models, told.models);
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! Which tiers may answer a request, in which order, and why.
 
+use std::borrow::Cow;
+
 use terrace_crds::Tier;
 
+use crate::cel::EvalError;
+use crate::facts::Facts;
 use crate::plan::{self, Plan};
 use crate::policy::Policy;
 use crate::requirements::Requirements;
-use crate::rules::default_rules;
+use crate::rules::{Failed, Rule, RuleName, Scope, default_rules, first_match};
 use crate::snapshot::Snapshot;
 
 /// The node that decides.
@@ -43,6 +47,8 @@ pub struct Decision {
     pub complexity: Option<f64>,
     /// Nothing of the request may leave the node.
     pub privacy_required: bool,
+    /// What failed while the rules were asked.
+    pub failed: Failed,
 }
 
 /// A tier that may answer.
@@ -120,6 +126,12 @@ pub enum Reason {
     ModerateComplexity,
     /// All others: the cloud.
     HighComplexity,
+    /// A rule of the policy matched.
+    Rule(RuleName),
+    /// No rule of the policy matches: the node itself.
+    NoRuleMatched,
+    /// No rule of the policy matches, and one failed: the node itself.
+    RulesFailed,
     /// The rules chose a tier that the policy does not configure on this node.
     TierNotConfigured,
     /// The rules chose the edge, and this node's site is not known, or cannot stand in the edge's URL.
@@ -199,8 +211,43 @@ impl SkipReason {
 }
 
 impl Reason {
+    /// What no rule may be called: decisions that no rule takes.
+    pub(crate) const RESERVED: [Self; 15] = [
+        Self::Forwarded,
+        Self::NoPolicy,
+        Self::PrivacyRequired,
+        Self::RequestedTier,
+        Self::NoRuleMatched,
+        Self::RulesFailed,
+        Self::TierNotConfigured,
+        Self::Speculative,
+        Self::VerifierHere,
+        Self::Confident,
+        Self::NotConfident,
+        Self::DeviceSlow,
+        Self::DeviceFailed,
+        Self::Ensemble,
+        Self::QuorumNotMet,
+    ];
+
     /// The name in responses and metrics.
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Rule(name) => name.as_str(),
+            other => other.fixed(),
+        }
+    }
+
+    /// The same, to be kept.
+    pub fn to_text(&self) -> Cow<'static, str> {
+        match self {
+            Self::Rule(name) => Cow::Owned(name.to_string()),
+            other => Cow::Borrowed(other.fixed()),
+        }
+    }
+
+    /// The name of a reason that is no policy's own.
+    const fn fixed(&self) -> &'static str {
         match self {
             Self::Forwarded => "Forwarded",
             Self::NoPolicy => "NoPolicy",
@@ -210,6 +257,9 @@ impl Reason {
             Self::ModerateDeadline => "ModerateDeadline",
             Self::ModerateComplexity => "ModerateComplexity",
             Self::HighComplexity => "HighComplexity",
+            Self::Rule(_) => "Rule",
+            Self::NoRuleMatched => "NoRuleMatched",
+            Self::RulesFailed => "RulesFailed",
             Self::TierNotConfigured => "TierNotConfigured",
             Self::SiteUnknown => "SiteUnknown",
             Self::NoEdgeAgent => "NoEdgeAgent",
@@ -224,6 +274,11 @@ impl Reason {
         }
     }
 
+    /// Whether no rule was asked.
+    pub(crate) const fn is_settled(&self) -> bool {
+        matches!(self, Self::Forwarded | Self::NoPolicy | Self::PrivacyRequired | Self::RequestedTier)
+    }
+
     /// What the reason rules out, for a person: why there is no other tier to try.
     const fn limits(self) -> Option<&'static str> {
         match self {
@@ -235,6 +290,9 @@ impl Reason {
             | Self::ModerateDeadline
             | Self::ModerateComplexity
             | Self::HighComplexity
+            | Self::Rule(_)
+            | Self::NoRuleMatched
+            | Self::RulesFailed
             | Self::TierNotConfigured
             | Self::SiteUnknown
             | Self::NoEdgeAgent
@@ -257,40 +315,56 @@ impl Reason {
 /// asked: in the mode Select the rules choose, and the policy's fallback order follows. The choice means the node itself where it is the node's own tier. Where it is
 /// a tier that this node does not reach, the fallback order alone is left; with fallback off, the node itself.
 ///
-/// `complexity` estimates the request's complexity. It is called only where a rule must know and the request does
-/// not say.
+/// `facts` are read only where a rule reads them: the complexity, which costs a pass over the inputs, only where a rule
+/// must know and the request does not say.
 pub fn decide(
     policy: &Policy,
     requirements: &Requirements,
     snapshot: &Snapshot,
-    complexity: impl FnOnce() -> f64,
+    facts: impl Facts,
+) -> Decision {
+    let scope = Scope::new(policy, requirements, snapshot, &facts);
+    decide_by(policy, requirements, snapshot, &scope, &mut |_, rule| rule.when.test(&scope))
+}
+
+/// Decides, and has the policy's own rules asked by `ask`.
+pub(crate) fn decide_by(
+    policy: &Policy,
+    requirements: &Requirements,
+    snapshot: &Snapshot,
+    scope: &Scope<'_>,
+    ask: &mut dyn FnMut(usize, &Rule) -> Result<bool, EvalError>,
 ) -> Decision {
     let node = snapshot.node;
     let mut walk =
         Walk { policy, node, candidates: Vec::with_capacity(Tier::ALL.len()), skipped: Vec::new() };
-    let (plan, reason, complexity) = if let Some((tier, reason)) = settled(policy, requirements, node.tier) {
+    let (plan, reason, mut failed) = if let Some((tier, reason)) = settled(policy, requirements, node.tier) {
         walk.visit(tier, Source::Primary);
-        (Plan::Walk, reason, None)
+        (Plan::Walk, reason, Failed::NONE)
     } else if let Some((plan, reason)) = plan::of_mode(policy.mode(), &mut walk) {
-        (plan, reason, None)
+        (plan, reason, Failed::NONE)
     } else {
-        let estimate = || requirements.complexity().unwrap_or_else(complexity);
-        let choice = default_rules(requirements.max_latency_ms(), estimate);
+        let choice = match policy.rules() {
+            Some(rules) => first_match(rules, node.tier, ask),
+            None => default_rules(requirements.max_latency_ms(), || scope.complexity()),
+        };
         let unreached = walk.unreached(choice.tier);
         walk.visit(choice.tier, Source::Primary);
         walk.visit_fallback();
         if policy.fallback().is_none() && unreached.is_some() {
             walk.visit(node.tier, Source::Primary);
         }
-        (Plan::Walk, unreached.map_or(choice.reason, SkipReason::as_reason), choice.complexity)
+        (Plan::Walk, unreached.map_or(choice.reason, SkipReason::as_reason), choice.failed)
     };
+    failed.complexity = scope.complexity_failed();
     Decision {
         plan,
         candidates: walk.candidates,
         skipped: walk.skipped,
         reason,
-        complexity,
+        complexity: scope.asked_complexity(),
         privacy_required: requirements.privacy_required(),
+        failed,
     }
 }
 
@@ -369,9 +443,15 @@ impl Walk<'_> {
 }
 
 impl Decision {
-    /// Whether another tier than `here` may be asked.
+    /// The tiers other than `here` that may be asked.
+    pub fn others(&self, here: Tier) -> impl Iterator<Item = Tier> + '_ {
+        let candidates = self.candidates.iter().map(|candidate| candidate.tier);
+        candidates.chain(self.plan.tiers()).filter(move |tier| *tier != here)
+    }
+
+    /// Whether there are any.
     pub fn asks_others(&self, here: Tier) -> bool {
-        self.plan.asks_others(here) || self.candidates.iter().any(|candidate| candidate.tier != here)
+        self.others(here).next().is_some()
     }
 
     /// Why nobody may answer, for the caller: every tier that was considered, and what rules it out.

@@ -10,12 +10,15 @@
 
 mod breaker;
 mod budget;
+mod cel;
 mod combine;
 mod complexity;
 mod confidence;
 mod decide;
 mod elements;
 mod endpoints;
+mod explain;
+mod facts;
 mod hedge;
 mod latency;
 mod mode;
@@ -31,11 +34,14 @@ mod stated;
 
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
 pub use budget::{Attempt, attempt_timeout, reserve_for_local, reserve_for_reply};
+pub use cel::{CompileError, EvalError};
 pub use combine::{CombineError, Combined, CombinedOutput, MemberAnswer, MemberOutput, combine};
-pub use complexity::{Elements, entropy};
+pub use complexity::{Complexity, Elements, entropy};
 pub use confidence::{Measure, NotScores, Rows};
 pub use decide::{Candidate, Decision, LocalModel, Node, Reason, SkipReason, Skipped, Source, decide};
 pub use endpoints::{EndpointState, pick};
+pub use explain::{ExplainedRule, Explanation, Outcome, explain};
+pub use facts::{Facts, Input};
 pub use hedge::HedgeBudget;
 pub use latency::Latency;
 pub use mode::{Combine, Ensemble, Member, Mode, Speculative};
@@ -44,5 +50,6 @@ pub use plan::Plan;
 pub use policy::{Fault, Policy};
 pub use remote::{DEFAULT_TIMEOUT, Hedge, RemoteTier};
 pub use requirements::Requirements;
+pub use rules::{Failed, Rule, RuleName};
 pub use snapshot::{LocalState, RemoteState, Snapshot};
 pub use stated::{ParameterValue, RequirementError, Stated};

@@ -19,13 +19,14 @@ pub enum Plan {
 }
 
 impl Plan {
-    /// Whether a tier other than `here` may be asked, beyond the candidates.
-    pub(crate) fn asks_others(&self, here: Tier) -> bool {
-        match self {
-            Self::Walk => false,
-            Self::Speculate(_) => true,
-            Self::Ensemble(members) => members.iter().any(|member| member.tier != here),
-        }
+    /// The tiers that may be asked beyond the candidates.
+    pub(crate) fn tiers(&self) -> impl Iterator<Item = Tier> + '_ {
+        let (verifier, members) = match self {
+            Self::Walk => (None, &[][..]),
+            Self::Speculate(speculative) => (Some(speculative.verifier), &[][..]),
+            Self::Ensemble(members) => (None, &members[..]),
+        };
+        verifier.into_iter().chain(members.iter().map(|member| member.tier))
     }
 }
 

@@ -3,15 +3,19 @@
 //! The checks are those of the CRD's schema and rules: an agent that reads manifests from a folder has no API
 //! server before it.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use terrace_crds::policy::{Fallback, RequestDefaults, Tiers};
 use terrace_crds::{Tier, TierPolicySpec};
 
+use crate::complexity::Complexity;
 use crate::mode::Mode;
 use crate::place::Sites;
 use crate::remote::{RemoteTier, positive, remote_tier};
+use crate::rules::{self, Rule};
 
 /// What is wrong with one field of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +52,10 @@ pub struct Policy {
     cloud: Option<RemoteTier>,
     /// `None` where fallback is off.
     fallback: Option<Vec<Tier>>,
+    /// `None` where the default rules hold.
+    rules: Option<Arc<[Rule]>>,
+    complexity: Complexity,
+    request_headers: Vec<String>,
     mode: Mode,
 }
 
@@ -75,6 +83,7 @@ impl Policy {
     /// The policy that `spec` describes, or everything that is wrong with it.
     pub fn parse(spec: &TierPolicySpec) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
+        let request_headers = rules::headers(spec, &mut faults);
         let policy = Self {
             local_only: false,
             max_latency: positive(spec.defaults.max_latency, "spec.defaults.maxLatency", &mut faults),
@@ -82,8 +91,14 @@ impl Policy {
             edge: remote_tier(spec.tiers.edge.as_ref(), Tier::Edge, &mut faults),
             cloud: remote_tier(spec.tiers.cloud.as_ref(), Tier::Cloud, &mut faults),
             fallback: fallback(spec.fallback.as_ref(), &mut faults),
+            rules: rules::parse(spec.rules.as_deref(), &request_headers, &mut faults),
+            complexity: Complexity::parse(spec.complexity.as_ref(), &request_headers, &mut faults),
+            request_headers,
             mode: Mode::parse(spec, &mut faults),
         };
+        if policy.mode != Mode::Select {
+            rules::refuse_unasked(spec, &mut faults);
+        }
         if faults.is_empty() { Ok(policy) } else { Err(faults) }
     }
 
@@ -97,6 +112,9 @@ impl Policy {
             edge: None,
             cloud: None,
             fallback: None,
+            rules: None,
+            complexity: Complexity::Entropy,
+            request_headers: Vec::new(),
             mode: Mode::Select,
         }
     }
@@ -130,6 +148,31 @@ impl Policy {
         self.fallback.as_deref()
     }
 
+    /// The policy's own rules; `None` where the default ones hold.
+    pub fn rules(&self) -> Option<&[Rule]> {
+        self.rules.as_deref()
+    }
+
+    /// How a request that does not state its complexity is measured.
+    pub const fn complexity(&self) -> &Complexity {
+        &self.complexity
+    }
+
+    /// The headers that its rules may read, in lower case.
+    pub fn request_headers(&self) -> &[String] {
+        &self.request_headers
+    }
+
+    /// The labels of nodes that its rules read.
+    pub fn labels(&self) -> BTreeSet<&str> {
+        let rules = self.rules.iter().flat_map(|rules| rules.iter().map(|rule| &rule.when));
+        let mut labels = BTreeSet::new();
+        for expression in rules.chain(self.complexity.expression()) {
+            expression.labels(&mut labels);
+        }
+        labels
+    }
+
     /// How many tiers are asked.
     pub const fn mode(&self) -> &Mode {
         &self.mode
@@ -148,6 +191,9 @@ impl Policy {
                 cloud: self.cloud.as_ref().map(RemoteTier::to_spec),
             },
             fallback: Some(Fallback { enabled: Some(self.fallback.is_some()), order: self.fallback.clone() }),
+            rules: self.rules.as_ref().map(|rules| rules.iter().map(Rule::to_spec).collect()),
+            complexity: self.complexity.to_spec(),
+            request_headers: self.request_headers.clone(),
             ..TierPolicySpec::default()
         };
         self.mode.write(&mut spec);

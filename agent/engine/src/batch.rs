@@ -161,7 +161,12 @@ mod tests {
                 };
                 shapes.iter().map(spec).collect()
             };
-            Signature { inputs: specs(inputs), outputs: specs(outputs), provider: "none".to_owned() }
+            Signature {
+                inputs: specs(inputs),
+                optional: Vec::new(),
+                outputs: specs(outputs),
+                provider: "none".to_owned(),
+            }
         };
         for (inputs, outputs, expected) in [
             (&[&[-1, 2][..]][..], &[&[-1][..]][..], true),

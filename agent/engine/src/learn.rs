@@ -172,6 +172,7 @@ mod tests {
         Toy {
             signature: Signature {
                 inputs: vec![spec("x")],
+                optional: Vec::new(),
                 outputs: vec![spec("y")],
                 provider: "none".to_owned(),
             },

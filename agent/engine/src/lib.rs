@@ -88,12 +88,21 @@ pub struct SessionOptions<'a> {
 /// What a model takes and gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
-    /// Its inputs.
+    /// Inputs that every request gives.
     pub inputs: Vec<TensorSpec>,
+    /// Inputs that a request may leave out: the model has a value for them.
+    pub optional: Vec<TensorSpec>,
     /// Its outputs.
     pub outputs: Vec<TensorSpec>,
     /// What runs it, or most of it.
     pub provider: String,
+}
+
+impl Signature {
+    /// Whether some of these inputs might have been left out.
+    pub fn states_optional(&self, inputs: &[Tensor]) -> bool {
+        self.optional.iter().any(|spec| inputs.iter().any(|tensor| tensor.name() == spec.name))
+    }
 }
 
 /// A tensor that a model takes or gives.

@@ -181,12 +181,12 @@ impl Engine for OnnxRuntime {
         let open = |candidates: &[Candidate]| self.attempt(model, options, candidates).map_err(refused);
         let (session, placement) = choose(options.providers, options.threads, providers::is_offered, open)?;
         let signature = Signature {
-            inputs: session.inputs().iter().map(|outlet| spec("input", outlet)).collect::<Result<_, _>>()?,
-            outputs: session
-                .outputs()
-                .iter()
-                .map(|outlet| spec("output", outlet))
-                .collect::<Result<_, _>>()?,
+            inputs: specs("input", session.inputs().iter().map(named))?,
+            optional: specs(
+                "input",
+                session.overridable_initializers().iter().map(|input| (input.name(), input.dtype())),
+            )?,
+            outputs: specs("output", session.outputs().iter().map(named))?,
             provider: placement.provider().to_owned(),
         };
         let options = Arc::new(RunOptions::new().map_err(refused)?);
@@ -300,13 +300,24 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Name, type and shape of an input or output, copied out of the session.
-fn spec(what: &'static str, outlet: &Outlet) -> Result<TensorSpec, LoadError> {
-    let unsupported = |kind: String| LoadError::Unsupported { what, name: outlet.name().to_owned(), kind };
-    match outlet.dtype() {
+fn named(outlet: &Outlet) -> (&str, &ValueType) {
+    (outlet.name(), outlet.dtype())
+}
+
+/// Names, types and shapes of inputs or outputs, copied out of the session.
+fn specs<'a>(
+    what: &'static str,
+    outlets: impl Iterator<Item = (&'a str, &'a ValueType)>,
+) -> Result<Vec<TensorSpec>, LoadError> {
+    outlets.map(|(name, kind)| spec(what, name, kind)).collect()
+}
+
+fn spec(what: &'static str, name: &str, kind: &ValueType) -> Result<TensorSpec, LoadError> {
+    let unsupported = |kind: String| LoadError::Unsupported { what, name: name.to_owned(), kind };
+    match kind {
         ValueType::Tensor { ty, shape, .. } => {
             let datatype = datatype(*ty).ok_or_else(|| unsupported(format!("a tensor of {ty}")))?;
-            Ok(TensorSpec { name: outlet.name().to_owned(), datatype, shape: shape.to_vec() })
+            Ok(TensorSpec { name: name.to_owned(), datatype, shape: shape.to_vec() })
         }
         ValueType::Sequence(_) => Err(unsupported("a sequence".to_owned())),
         ValueType::Map { .. } => Err(unsupported("a map".to_owned())),

@@ -134,7 +134,8 @@ fn is_worth_it(own: Duration, shared: Duration) -> bool {
 
 /// A request of as many rows as run at once.
 fn full_batch(signature: &Signature, most_rows: usize, samples: &[&[Tensor]]) -> Option<Vec<Tensor>> {
-    let spare = spare(signature, samples);
+    let samples = plain(signature, samples);
+    let spare = spare(signature, &samples);
     let one = samples.first().copied().or(spare.as_deref())?;
     let count = rows(one).map_or(1, |rows| (most_rows / rows).max(1));
     if count == 1 { Some(one.to_vec()) } else { join(&vec![one; count]) }
@@ -142,9 +143,15 @@ fn full_batch(signature: &Signature, most_rows: usize, samples: &[&[Tensor]]) ->
 
 /// How many rows run at once.
 fn learn(session: &mut dyn Session, options: &ModelOptions, samples: &[&[Tensor]]) -> usize {
-    let spare = spare(session.signature(), samples);
+    let samples = plain(session.signature(), samples);
+    let spare = spare(session.signature(), &samples);
     let spare: Vec<&[Tensor]> = spare.iter().map(|inputs| &**inputs).collect();
-    most_rows(session, options, if samples.is_empty() { &spare } else { samples })
+    most_rows(session, options, if samples.is_empty() { &spare } else { &samples })
+}
+
+/// The samples that leave out what may be left out: it has no rows, and who states it is run alone.
+fn plain<'a>(signature: &Signature, samples: &[&'a [Tensor]]) -> Vec<&'a [Tensor]> {
+    samples.iter().copied().filter(|sample| !signature.states_optional(sample)).collect()
 }
 
 /// Zeros to try a model with that nobody gave inputs; the probe has tried the same.

@@ -71,15 +71,15 @@ pub enum InvalidInput {
 
 /// The longest name that an error repeats.
 const MAX_NAME_CHARS: usize = 64;
+/// The most names that an error tells.
+const MAX_NAMES: usize = 16;
 
 /// Checks that `inputs` are what the model takes.
 pub fn check_inputs(signature: &Signature, inputs: &[Tensor]) -> Result<(), InvalidInput> {
     for (position, tensor) in inputs.iter().enumerate() {
-        let Some(spec) = signature.inputs.iter().find(|spec| spec.name == tensor.name()) else {
-            return Err(InvalidInput::Unknown {
-                name: shown(tensor.name()),
-                known: names(&signature.inputs),
-            });
+        let mut specs = signature.inputs.iter().chain(&signature.optional);
+        let Some(spec) = specs.find(|spec| spec.name == tensor.name()) else {
+            return Err(InvalidInput::Unknown { name: shown(tensor.name()), known: known_inputs(signature) });
         };
         if inputs[..position].iter().any(|other| other.name() == tensor.name()) {
             return Err(InvalidInput::Duplicate { name: spec.name.clone() });
@@ -88,7 +88,7 @@ pub fn check_inputs(signature: &Signature, inputs: &[Tensor]) -> Result<(), Inva
     }
     let missing = signature.inputs.iter().find(|spec| inputs.iter().all(|tensor| tensor.name() != spec.name));
     match missing {
-        Some(spec) => Err(InvalidInput::Missing { name: spec.name.clone(), known: names(&signature.inputs) }),
+        Some(spec) => Err(InvalidInput::Missing { name: spec.name.clone(), known: known_inputs(signature) }),
         None => Ok(()),
     }
 }
@@ -126,9 +126,25 @@ fn check_input(spec: &TensorSpec, tensor: &Tensor) -> Result<(), InvalidInput> {
     Ok(())
 }
 
+/// What a model takes, for an error: as many names as help to find a mistake.
+fn known_inputs(signature: &Signature) -> String {
+    let required = names(&signature.inputs);
+    match (&*required, &*signature.optional) {
+        (_, []) => required,
+        ("", optional) => format!("none that is needed, and may be given {}", names(optional)),
+        (_, optional) => format!("{required}, and may be given {}", names(optional)),
+    }
+}
+
 fn names(specs: &[TensorSpec]) -> String {
-    let names: Vec<String> = specs.iter().map(|spec| format!("{:?}", spec.name)).collect();
-    names.join(", ")
+    let names: Vec<String> =
+        specs.iter().take(MAX_NAMES).map(|spec| format!("{:?}", shown(&spec.name))).collect();
+    let more = if specs.len() > MAX_NAMES {
+        format!(" and {} more", specs.len() - MAX_NAMES)
+    } else {
+        String::new()
+    };
+    names.join(", ") + &more
 }
 
 fn shown(name: &str) -> String {
@@ -147,6 +163,7 @@ mod tests {
         };
         Signature {
             inputs: vec![spec("image", Datatype::Fp32, &[-1, 2]), spec("text", Datatype::Bytes, &[1])],
+            optional: vec![spec("scale", Datatype::Fp32, &[])],
             outputs: vec![spec("label", Datatype::Int64, &[-1])],
             provider: "none".to_owned(),
         }
@@ -155,6 +172,19 @@ mod tests {
     fn image(shape: &[usize]) -> Tensor {
         let count = shape.iter().product();
         Tensor::new("image", shape.to_vec(), TensorData::Fp32(vec![7.25; count])).unwrap()
+    }
+
+    fn scale(shape: &[usize]) -> Tensor {
+        Tensor::new("scale", shape.to_vec(), TensorData::Fp32(vec![7.25])).unwrap()
+    }
+
+    #[test]
+    fn a_model_with_very_many_inputs_is_told_by_some_of_them() {
+        let mut signature = signature();
+        let spec = |number| TensorSpec { name: format!("w{number}"), ..signature.inputs[0].clone() };
+        signature.optional = (0..100).map(spec).collect();
+        let said = check_inputs(&signature, &[]).unwrap_err().to_string();
+        assert!(said.ends_with("may be given \"w0\", \"w1\", \"w2\", \"w3\", \"w4\", \"w5\", \"w6\", \"w7\", \"w8\", \"w9\", \"w10\", \"w11\", \"w12\", \"w13\", \"w14\", \"w15\" and 84 more"), "{said}");
     }
 
     fn text(bytes: &[u8]) -> Tensor {
@@ -171,12 +201,21 @@ mod tests {
             (vec![image(&[1, 2])], Some("input \"text\" is missing")),
             (
                 vec![other, text(b"a")],
-                Some("there is no input \"imag\"; the model takes \"image\", \"text\""),
+                Some(
+                    "there is no input \"imag\"; the model takes \"image\", \"text\", and may be given \"scale\"",
+                ),
             ),
             (vec![image(&[1, 2]), image(&[1, 2])], Some("input \"image\" is there more than once")),
             (vec![double, text(b"a")], Some("input \"image\": datatype FP64 does not fit FP32")),
             (vec![image(&[1, 3]), text(b"a")], Some("shape [1, 3] does not fit [-1, 2]")),
             (vec![image(&[2]), text(b"a")], Some("shape [2] does not fit [-1, 2]")),
+            (vec![image(&[1, 2]), scale(&[]), text(b"a")], None),
+            (
+                vec![image(&[1, 2]), scale(&[1]), text(b"a")],
+                Some("input \"scale\": shape [1] does not fit []"),
+            ),
+            (vec![scale(&[]), text(b"a")], Some("input \"image\" is missing")),
+            (vec![image(&[1, 2]), scale(&[]), scale(&[])], Some("input \"scale\" is there more than once")),
             (vec![image(&[1, 2]), text(&[0xff])], Some("input \"text\": element 0 is not UTF-8")),
             (vec![image(&[1, 2]), text(b"a\0b")], Some("input \"text\": element 0 is not UTF-8")),
         ] {

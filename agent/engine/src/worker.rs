@@ -309,7 +309,9 @@ impl Worker {
 
     /// What is run together with `first`: what waits already, and what is likely to come in a moment.
     fn gather(&mut self, first: Job, company: Company) -> Vec<Job> {
-        let Some(mut rows) = rows_of(&first.inputs).filter(|_| self.most_rows > 1) else {
+        // What may be left out is given for a request as a whole, not for each of its rows.
+        let is_alone = self.most_rows == 1 || self.session.signature().states_optional(&first.inputs);
+        let Some(mut rows) = rows_of(&first.inputs).filter(|_| !is_alone) else {
             return vec![first];
         };
         let until = Instant::now() + company.patience();

@@ -11,10 +11,10 @@ use half::{bf16, f16};
 use support::models::{identity, looks_up};
 use support::onnx::{
     Element, Graph, Message, external_tensor, int_attribute, ints_attribute, map_type, node, node_of,
-    optional_type, sequence_type, string_tensor, tensor_attribute, tensor_type, value,
+    optional_type, sequence_type, string_tensor, tensor, tensor_attribute, tensor_type, value,
 };
 use support::runtime;
-use terrace_engine::{Engine as _, LoadError, RunError, Session, SessionOptions};
+use terrace_engine::{Engine as _, LoadError, RunError, Session, SessionOptions, TensorSpec};
 use terrace_oip::{Datatype, Tensor, TensorData};
 
 fn load(model: &[u8]) -> Result<Box<dyn Session>, LoadError> {
@@ -177,6 +177,64 @@ fn the_outputs_asked_for_come_in_the_order_asked_and_all_come_otherwise() {
     assert!(matches!(unknown, Err(RunError::InvalidInput(_))), "{unknown:?}");
 }
 
+/// `y = x * scale`, where `scale` is a scalar that is 2 unless it is given, and `text` what `says` holds.
+fn with_options() -> Vec<u8> {
+    let row = tensor_type(Element::Float, &[-1, 2]);
+    let text = tensor_type(Element::String, &[1]);
+    Graph {
+        nodes: vec![node("Mul", &["x", "scale"], &["y"], &[]), node("Identity", &["says"], &["text"], &[])],
+        constants: vec![
+            tensor("scale", Element::Float, &[], &2.0_f32.to_le_bytes()),
+            string_tensor("says", &[1], &[b"nothing"]),
+        ],
+        inputs: vec![
+            value("x", &row),
+            value("scale", &tensor_type(Element::Float, &[])),
+            value("says", &text),
+        ],
+        outputs: vec![value("y", &row), value("text", &text)],
+        ..Graph::default()
+    }
+    .model()
+}
+
+#[test]
+fn an_input_that_has_a_value_in_the_model_may_be_left_out_or_given() {
+    let mut session = loaded(&with_options());
+    let signature = session.signature().clone();
+    let names = |specs: &[TensorSpec]| specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&signature.inputs), ["x"]);
+    let mut optional = names(&signature.optional);
+    optional.sort_unstable();
+    assert_eq!(optional, ["says", "scale"]);
+    let scale = signature.optional.iter().find(|spec| spec.name == "scale").unwrap();
+    assert_eq!((scale.datatype, &*scale.shape), (Datatype::Fp32, &[][..]));
+
+    let x = floats("x", &[1, 2], &[1.0, 2.0]);
+    let says = |text: &[u8]| tensor_of("says", &[1], TensorData::Bytes(vec![text.to_vec()]));
+    let text = |text: &[u8]| tensor_of("text", &[1], TensorData::Bytes(vec![text.to_vec()]));
+    for (inputs, y, told) in [
+        (vec![x.clone()], [2.0, 4.0], &b"nothing"[..]),
+        (vec![floats("scale", &[], &[10.0]), x.clone()], [10.0, 20.0], b"nothing"),
+        (vec![x.clone(), says(b"something")], [2.0, 4.0], b"something"),
+        // What one request gave is not there for the next one.
+        (vec![x.clone()], [2.0, 4.0], b"nothing"),
+    ] {
+        let outputs = session.run(&inputs, None);
+        assert_eq!(outputs, Ok(vec![floats("y", &[1, 2], &y), text(told)]));
+    }
+    for wrong in [
+        vec![floats("scale", &[], &[1.0])],
+        vec![x.clone(), floats("scale", &[1], &[1.0])],
+        vec![x.clone(), tensor_of("scale", &[], TensorData::Fp64(vec![1.0]))],
+        vec![x.clone(), says(b"\xff")],
+        vec![x, floats("scales", &[], &[1.0])],
+    ] {
+        let refused = session.run(&wrong, None);
+        assert!(matches!(refused, Err(RunError::InvalidInput(_))), "{wrong:?}: {refused:?}");
+    }
+}
+
 /// A model with one node, whose only output is of this type.
 fn with_output(node: Message, kind: &Message) -> Vec<u8> {
     Graph {
@@ -204,6 +262,12 @@ fn what_the_protocol_cannot_carry_is_refused_at_load_by_its_name() {
         outputs: vec![value("y", &tensor_type(Element::Float, &[1, 1]))],
         ..Graph::default()
     };
+    let optional_input = Graph {
+        nodes: vec![node("OptionalHasElement", &["x"], &["y"], &[])],
+        inputs: vec![value("x", &optional_type(&float))],
+        outputs: vec![value("y", &tensor_type(Element::Bool, &[]))],
+        ..Graph::default()
+    };
     for (model, expected) in [
         (
             with_output(node("SequenceConstruct", &["x"], &["y"], &[]), &sequence_type(&float)),
@@ -222,6 +286,7 @@ fn what_the_protocol_cannot_carry_is_refused_at_load_by_its_name() {
         ),
         (sequence_input.model(), "input \"x\" is a sequence"),
         (map_input.model(), "input \"x\" is a map"),
+        (optional_input.model(), "input \"x\" is optional"),
     ] {
         let said = refused(&model).to_string();
         assert!(said.starts_with(expected), "{said}");

@@ -39,6 +39,9 @@ pub enum Fault {
         /// Column in bytes, from 1.
         column: usize,
     },
+    /// The bytes are no message.
+    #[error("not a protobuf message")]
+    NotProtobuf,
     /// A field that the protocol requires is not there.
     #[error("missing")]
     Missing,
@@ -225,7 +228,7 @@ impl DecodeError {
     /// A label for metrics, one of a handful.
     pub fn category(&self) -> &'static str {
         match &self.0.fault {
-            Fault::NotUtf8 { .. } | Fault::Syntax { .. } => "syntax",
+            Fault::NotUtf8 { .. } | Fault::Syntax { .. } | Fault::NotProtobuf => "syntax",
             Fault::Missing | Fault::DuplicateField | Fault::DuplicateName { .. } => "field",
             Fault::Kind { .. }
             | Fault::NotAnInteger

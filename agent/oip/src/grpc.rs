@@ -15,6 +15,8 @@ use crate::request::{InferRequest, InputTensor, RequestedOutput};
 use crate::response::DecodedResponse;
 use crate::tensor::{Datatype, Tensor, TensorData, element_count};
 
+pub use crate::wire::check;
+
 impl InferRequest {
     /// Takes a message apart. Its model and version are for whoever routes it.
     pub fn from_grpc(message: ModelInferRequest) -> Result<Self, DecodeError> {

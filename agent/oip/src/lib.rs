@@ -50,6 +50,7 @@ mod response;
 pub mod tensor;
 mod tensor_json;
 mod tensor_text;
+mod wire;
 
 pub use error::{DecodeError, EncodeError, Fault, JsonKind};
 pub use parameters::{Parameter, Parameters};

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::DecodeError;
-use crate::json::decode;
+use crate::json::{Reader, decode};
 
 /// `GET /v2`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,6 +40,16 @@ pub struct TensorMetadata {
     pub datatype: String,
     /// Its dimensions, −1 for one of any size.
     pub shape: Vec<i64>,
+    /// What else there is to say of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<TensorNotes>,
+}
+
+/// Notes on an input, as parameters: the protocol has no field for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TensorNotes {
+    /// A request may leave it out.
+    pub optional: bool,
 }
 
 /// `GET /v2/models/{model}/config`: Triton's description of a model, as far as its clients read it.
@@ -69,6 +79,9 @@ pub struct ConfigTensor {
     pub data_type: String,
     /// Its dimensions, −1 for one of any size.
     pub dims: Vec<i64>,
+    /// A request may leave it out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
 }
 
 /// `GET /v2/models/stats`, `GET /v2/models/{model}/stats`
@@ -179,6 +192,35 @@ pub struct ErrorBody {
     pub error: String,
 }
 
+/// The body of `POST /v2/repository/index`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexRequest {
+    /// Only models that take requests.
+    pub ready: bool,
+}
+
+impl IndexRequest {
+    /// Reads a body; one that is empty asks for every model.
+    pub fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
+        if body.is_empty() {
+            return Ok(Self::default());
+        }
+        decode(body, |reader| {
+            let mut request = Self::default();
+            reader.object(|reader, key| {
+                match key {
+                    "ready" => request.ready = reader.optional(Reader::boolean)?.unwrap_or_default(),
+                    _ => {
+                        reader.skip()?;
+                    }
+                }
+                Ok(())
+            })?;
+            Ok(request)
+        })
+    }
+}
+
 impl ModelReady {
     /// Reads an upstream's answer.
     pub fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
@@ -208,8 +250,12 @@ mod tests {
 
     #[test]
     fn bodies_have_the_protocols_fields() {
-        let tensor =
-            TensorMetadata { name: "x".to_owned(), datatype: "FP32".to_owned(), shape: vec![-1, 64] };
+        let tensor = TensorMetadata {
+            name: "x".to_owned(),
+            datatype: "FP32".to_owned(),
+            shape: vec![-1, 64],
+            parameters: None,
+        };
         let model = ModelMetadata {
             name: "default.digits".to_owned(),
             versions: vec!["3".to_owned()],

@@ -38,6 +38,14 @@ impl TensorData {
         }
     }
 
+    /// How many bytes its elements take in memory.
+    pub fn memory(&self) -> usize {
+        match self {
+            Self::Bytes(texts) => texts.iter().map(|text| size_of::<Vec<u8>>() + text.capacity()).sum(),
+            numbers => numbers.size(),
+        }
+    }
+
     /// Reads the elements of a tensor of this shape. The bytes may lie anywhere, aligned or not.
     pub(crate) fn from_raw(datatype: Datatype, shape: &[usize], raw: &[u8]) -> Result<Self, DecodeError> {
         let Some(size) = datatype.size() else { return texts(raw).map(Self::Bytes) };

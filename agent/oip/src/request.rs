@@ -54,6 +54,11 @@ impl InferRequest {
         Ok(request)
     }
 
+    /// About how many bytes its elements take in memory: short texts take many times what they are on the wire.
+    pub fn memory(&self) -> usize {
+        self.inputs.iter().map(|input| input.tensor.data().memory()).sum()
+    }
+
     /// Whether the sender wants an output in binary: what it says of this one, or else of all.
     pub fn wants_binary(&self, output: &str) -> bool {
         let asked = self.outputs.iter().flatten().find(|asked| asked.name == output);

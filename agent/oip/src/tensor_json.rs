@@ -74,6 +74,10 @@ fn read_fields(reader: &mut Reader<'_>, tail: &mut Tail<'_>) -> Result<(Tensor, 
             "shape" => shape = Some(read_shape(reader)?),
             "datatype" => datatype = Some(read_datatype(reader)?),
             "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
+            // Absent: KServe's client writes it beside elements that are binary and none.
+            "data" if reader.kind()? == JsonKind::Null => {
+                reader.skip()?;
+            }
             "data" => {
                 if let Some(datatype) = datatype {
                     elements = Some(Elements::read(reader, datatype, shape.as_deref())?);

@@ -313,3 +313,55 @@ fn an_answer_is_checked_before_it_is_passed_on() {
     let typed = message(vec![InferOutputTensor { contents: Some(typed), ..output("x", &[1]) }], Vec::new());
     assert_eq!(DecodedResponse::from_grpc(typed).unwrap().outputs[0].data(), &TensorData::Fp32(vec![0.5]));
 }
+
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut length = bytes.len();
+    let mut field = vec![number << 3 | 2];
+    while length >= 0x80 {
+        field.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    field.push(u8::try_from(length).unwrap());
+    [&field, bytes].concat()
+}
+
+#[test]
+fn a_message_that_holds_too_much_is_refused_by_its_bytes() {
+    let said = |message: &[u8]| grpc::check(message).map_err(|error| error.to_string());
+    let good = of(
+        vec![input(
+            "x",
+            Datatype::Fp32,
+            &[1, 2],
+            InferTensorContents { fp32_contents: vec![1.0, 2.0], ..none() },
+        )],
+        vec![],
+    );
+    assert_eq!(said(&prost::Message::encode_to_vec(&good)), Ok(()));
+    assert_eq!(said(&[]), Ok(()));
+    for (one, most, expected) in [
+        (field(4, b""), 64, "parameters: more than 64 parameters"),
+        (field(5, b""), 256, "inputs: more than 256 tensors"),
+        (field(6, b""), 256, "outputs: more than 256 outputs"),
+        (field(7, b""), 256, "raw_input_contents: more than 256 raw contents"),
+    ] {
+        assert_eq!(said(&one.repeat(most)), Ok(()), "{expected}");
+        assert_eq!(said(&one.repeat(most + 1)), Err(expected.to_owned()));
+    }
+    for (inner, expected) in [
+        (field(3, &[1; 33]), "inputs[0].shape: more than 32 dimensions"),
+        (field(3, &[0xff, 1]).repeat(33), "inputs[0].shape: more than 32 dimensions"),
+        ([3 << 3, 1].repeat(33), "inputs[0].shape: more than 32 dimensions"),
+        (field(4, b"").repeat(65), "inputs[0].parameters: more than 64 parameters"),
+        (b"\x1b".to_vec(), "inputs[0]: not a protobuf message"),
+    ] {
+        assert_eq!(said(&field(5, &inner)), Err(expected.to_owned()));
+    }
+    let output = field(6, &field(2, b"").repeat(65));
+    assert_eq!(said(&output), Err("outputs[0].parameters: more than 64 parameters".to_owned()));
+    for broken in
+        [&b"\x0a"[..], b"\x0a\x05ab", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0b", b"\x09a"]
+    {
+        assert_eq!(said(broken), Err("not a protobuf message".to_owned()), "{broken:?}");
+    }
+}

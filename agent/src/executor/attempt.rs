@@ -26,29 +26,45 @@ pub struct Failure {
     pub last: bool,
 }
 
+/// How one try ended, and whether it took a second request.
+#[derive(Debug)]
+pub struct Tried {
+    /// The outputs, or why there are none.
+    pub ended: Result<Output, Failure>,
+    /// A second request was made because the first answer was late.
+    pub hedged: bool,
+}
+
+impl From<Result<Output, Failure>> for Tried {
+    fn from(ended: Result<Output, Failure>) -> Self {
+        Self { ended, hedged: false }
+    }
+}
+
 /// Tries `candidate`, and keeps `reserve` of the time that is left for those after it. Dropped before its end, it stops
 /// what it began: a run that nobody else waits for, a request that is under way. Several may run at once, each for another
 /// tier.
-pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration) -> Result<Output, Failure> {
+pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration) -> Tried {
     let entry = job.entry;
     let reach = entry.reach.to(candidate.tier).filter(|_| candidate.tier != job.tier);
     let timeout = reach.map(|reach| reach.remote.timeout);
     let left = left(job.deadline);
     let limit = match tiering::attempt_timeout(left, timeout, reserve) {
         tiering::Attempt::Run(limit) => limit,
-        tiering::Attempt::Skip(why) => return Err(skipped(why)),
+        tiering::Attempt::Skip(why) => return Err(skipped(why)).into(),
     };
     match (reach, entry.served()) {
         (Some(reach), _) => {
             let allowed = left.map(|left| left.saturating_sub(reserve));
             forward(job, candidate.tier, reach, (limit.unwrap_or(reach.remote.timeout), allowed)).await
         }
-        (None, Some(served)) => run_here(job, served, left).await,
+        (None, Some(served)) => run_here(job, served, left).await.into(),
         (None, None) => Err(Failure {
             outcome: SkipReason::NotLoaded.as_str(),
             refusal: Refusal::NoTier("the model is not loaded on this node".to_owned()),
             last: false,
-        }),
+        })
+        .into(),
     }
 }
 
@@ -95,12 +111,12 @@ async fn forward(
     tier: Tier,
     reach: &TierReach,
     (limit, allowed): (Duration, Option<Duration>),
-) -> Result<Output, Failure> {
+) -> Tried {
     // What holds for a private request holds here too, whatever was decided.
     let outgoing = job.outgoing.as_ref().filter(|_| !job.decision.privacy_required);
     let Some(outgoing) = outgoing else {
         let refusal = Refusal::NoTier(format!("{tier}: the request may not leave this node"));
-        return Err(Failure { outcome: "NotAllowed", refusal, last: false });
+        return Err(Failure { outcome: "NotAllowed", refusal, last: false }).into();
     };
     let model = job.entry.name_on(tier, &job.node.default_namespace);
     let ask = Ask {
@@ -113,10 +129,7 @@ async fn forward(
         trace: job.trace,
     };
     let asked = reach.ask(&job.node.upstream, ask).await;
-    if asked.hedged {
-        job.hedged.note(tier);
-    }
-    asked.answer.map(Output::Relayed).map_err(|error| {
+    let ended = asked.answer.map(Output::Relayed).map_err(|error| {
         let outcome = error.outcome();
         debug!(%tier, outcome, error = causes(&error), "a tier did not answer");
         match error {
@@ -134,7 +147,8 @@ async fn forward(
             }
             error => Failure { outcome, refusal: Refusal::NoTier(format!("{tier}: {error}")), last: false },
         }
-    })
+    });
+    Tried { ended, hedged: asked.hedged }
 }
 
 fn skipped(why: SkipReason) -> Failure {

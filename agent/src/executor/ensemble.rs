@@ -86,11 +86,11 @@ async fn ask(
     let limit = left(job.deadline).filter(|_| member.tier == job.tier);
     let ended = match limit {
         Some(limit) => timeout(limit.saturating_sub(reserve), attempt).await.unwrap_or_else(|_| {
-            Err(Failure { outcome: "DeadlineExceeded", refusal: too_late(), last: false })
+            Err(Failure { outcome: "DeadlineExceeded", refusal: too_late(), last: false }).into()
         }),
         None => attempt.await,
     };
-    let answered = ended.and_then(|output| decoded(member, output));
+    let answered = ended.ended.and_then(|output| decoded(member, output));
     (member, answered, begun.elapsed())
 }
 

@@ -7,7 +7,6 @@ pub mod scores;
 mod speculative;
 mod walk;
 
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -42,32 +41,6 @@ pub struct Job<'a> {
     pub trace: Option<&'a Trace>,
     /// When the answer is due, if ever.
     pub deadline: Option<Instant>,
-    /// Which tiers were asked twice.
-    pub hedged: Hedged,
-}
-
-/// The tiers that were asked a second time, because their first answer was late.
-#[derive(Debug, Default)]
-pub struct Hedged(AtomicU8);
-
-impl Hedged {
-    /// This one was.
-    pub fn note(&self, tier: Tier) {
-        self.0.fetch_or(Self::bit(tier), Ordering::Relaxed);
-    }
-
-    /// Whether this one was.
-    pub fn holds(&self, tier: Tier) -> bool {
-        self.0.load(Ordering::Relaxed) & Self::bit(tier) != 0
-    }
-
-    const fn bit(tier: Tier) -> u8 {
-        match tier {
-            Tier::Device => 1,
-            Tier::Edge => 2,
-            Tier::Cloud => 4,
-        }
-    }
 }
 
 /// What a model computes on, and what is wanted of it.
@@ -171,8 +144,14 @@ impl Tried {
     /// Notes how a try ended.
     fn note(&mut self, job: &Job<'_>, tier: Tier, outcome: &'static str, took: Duration) {
         job.node.metrics.attempt(tier, outcome);
-        let hedged = job.hedged.holds(tier);
-        self.attempts.push(Attempt { tier: tier.as_str(), outcome, ms: millis(took), hedged });
+        self.attempts.push(Attempt { tier: tier.as_str(), outcome, ms: millis(took), hedged: false });
+    }
+
+    /// Says of the try that was noted last whether it took a second request.
+    fn hedged(&mut self, hedged: bool) {
+        if let Some(last) = self.attempts.last_mut() {
+            last.hedged = hedged;
+        }
     }
 
     /// Notes a failure, where another tier may follow; else it is the end.

@@ -9,14 +9,14 @@ use terrace_tiering::speculate::{self, Device, Next, Verifier};
 use terrace_tiering::{self as tiering, Candidate, Source, Speculative};
 use tokio::time::sleep;
 
-use super::attempt::{Failure, attempt, left};
+use super::attempt::{Tried as Try, attempt, left};
 use super::scores::{self, Extra};
 use super::walk::walk;
 use super::{Answer, Job, Output, Tried};
 use crate::refusal::Refusal;
 
 /// One try under way. Dropped, it stops what it began.
-type Running<'a> = Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send + 'a>>;
+type Running<'a> = Pin<Box<dyn Future<Output = Try> + Send + 'a>>;
 
 /// A tier that may answer: what it does now, since when, and what it gave.
 struct Side<'a> {
@@ -31,13 +31,13 @@ impl<'a> Side<'a> {
         Self { tier, begun: Instant::now(), running: None, output: None }
     }
 
-    fn start(&mut self, running: impl Future<Output = Result<Output, Failure>> + Send + 'a) {
+    fn start(&mut self, running: impl Future<Output = Try> + Send + 'a) {
         self.begun = Instant::now();
         self.running = Some(Box::pin(running));
     }
 
     /// What it gives, once it does; never, where it does nothing.
-    async fn ended(&mut self) -> Result<Output, Failure> {
+    async fn ended(&mut self) -> Try {
         let ended = match self.running.as_mut() {
             Some(running) => running.await,
             None => std::future::pending().await,
@@ -70,7 +70,7 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
         match speculate::next(plan, node, above_it, slow) {
             Next::Wait => tokio::select! {
                 biased;
-                ended = device.ended() => match ended {
+                ended = device.ended() => match ended.ended {
                     Ok(output) => {
                         tried.note(job, device.tier, "Answered", device.begun.elapsed());
                         let confidence = scores::confidence(job, &output);
@@ -86,7 +86,8 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                 },
                 ended = verifier.ended() => {
                     let took = verifier.begun.elapsed();
-                    match ended {
+                    let hedged = ended.hedged;
+                    match ended.ended {
                         Ok(output) => {
                             tried.note(job, verifier.tier, "Answered", took);
                             verifier.output = Some(output);
@@ -97,6 +98,7 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                             above_it = Verifier::Failed;
                         }
                     }
+                    tried.hedged(hedged);
                 },
                 () = slow_since(begun, slow_after), if !slow && slow_after.is_some() => slow = true,
             },

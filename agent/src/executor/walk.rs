@@ -17,12 +17,17 @@ pub async fn walk(job: &Job<'_>, candidates: &[Candidate], mut tried: Tried) -> 
         let local_comes_later = local_at.is_some_and(|local| local > position);
         let reserve = if local_comes_later { reserve } else { Duration::ZERO };
         let begun = Instant::now();
-        match attempt(job, candidate, reserve).await {
+        let attempt = attempt(job, candidate, reserve).await;
+        match attempt.ended {
             Ok(output) => {
                 tried.note(job, candidate.tier, "Answered", begun.elapsed());
+                tried.hedged(attempt.hedged);
                 return Ok(tried.answer(candidate.tier, candidate.source, output));
             }
-            Err(failure) => tried.failed(job, candidate.tier, failure, begun.elapsed())?,
+            Err(failure) => {
+                tried.failed(job, candidate.tier, failure, begun.elapsed())?;
+                tried.hedged(attempt.hedged);
+            }
         }
     }
     Err(tried.nobody(job))

@@ -1,8 +1,10 @@
-//! The bytes of gRPC requests are counted as they arrive, as those of HTTP are: no length is stated before.
+//! The bytes of gRPC requests are counted as they arrive, as those of HTTP are: no length is stated before. What is
+//! compressed is unpacked here, within the same limits, and the service sees none of it.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,14 +12,22 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
+use super::messages::Messages;
+use crate::refusal::Refusal;
 use crate::requirements;
-use crate::rest::body::PATIENCE;
-use crate::room::{Room, Taken};
+use crate::rest::body::{Limits, PATIENCE};
+use crate::room::Taken;
+use crate::unpacking::texts;
+
+/// The coding of a call's messages.
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+/// The codings that a side reads.
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// The room that a request's bytes take, for whoever answers it.
 #[derive(Clone, Debug, Default)]
@@ -31,14 +41,36 @@ impl Held {
 }
 
 /// Has a request's body take room while it is read.
-pub async fn hold(State(room): State<Room>, mut request: Request, next: Next) -> Response {
+pub async fn hold(State(limits): State<Limits>, mut request: Request, next: Next) -> Response {
     let held = Held::default();
     request.extensions_mut().insert(held.clone());
     let patience = patience(request.headers());
+    let coding = terrace_coding::of_content(texts(request.headers(), &ENCODING));
+    let Ok(coding) = coding else { return unknown_coding() };
+    // What is passed on is in none.
+    request.headers_mut().remove(ENCODING);
     let request = request.map(|inner| {
-        Body::new(HeldBody { inner, room, held, bytes: 0, patience: Box::pin(sleep(patience)) })
+        Body::new(HeldBody {
+            inner,
+            messages: Messages::new(coding, limits),
+            ready: VecDeque::new(),
+            held,
+            patience: Box::pin(sleep(patience)),
+        })
     });
     next.run(request).await
+}
+
+/// As gRPC has it: what is not read, and what is.
+fn unknown_coding() -> Response {
+    let said = format!(
+        "the messages' grpc-encoding is none that this agent reads; send one of {}, or none",
+        terrace_coding::Coding::NAMES
+    );
+    let mut response: Response = Status::unimplemented(said).into_http();
+    let codings = HeaderValue::from_static(terrace_coding::Coding::NAMES);
+    response.headers_mut().insert(ACCEPT_ENCODING, codings);
+    response
 }
 
 /// How long a request may take to arrive: until its deadline, if it states one. What is wrong with what it states, it
@@ -52,10 +84,19 @@ fn patience(headers: &HeaderMap) -> Duration {
 
 struct HeldBody {
     inner: Body,
-    room: Room,
+    messages: Messages,
+    /// What is to be passed on.
+    ready: VecDeque<Bytes>,
     held: Held,
-    bytes: usize,
     patience: Pin<Box<Sleep>>,
+}
+
+impl HeldBody {
+    /// Takes what has come, and room for it.
+    fn feed(&mut self, data: Bytes) -> Result<(), Refusal> {
+        let mut taken = self.held.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.messages.feed(data, &mut taken, &mut self.ready)
+    }
 }
 
 impl http_body::Body for HeldBody {
@@ -66,26 +107,38 @@ impl http_body::Body for HeldBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
-        if polled.is_pending() && self.patience.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Some(Err(Status::deadline_exceeded("the request did not arrive in time"))));
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            let polled = Pin::new(&mut self.inner).poll_frame(context);
+            if polled.is_pending() && self.patience.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Some(Err(Status::deadline_exceeded(
+                    "the request did not arrive in time",
+                ))));
+            }
+            let Some(frame) = ready!(polled) else { return Poll::Ready(None) };
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => return Poll::Ready(Some(Err(Status::cancelled(error.to_string())))),
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    if let Err(refusal) = self.feed(data) {
+                        return Poll::Ready(Some(Err(refusal.into())));
+                    }
+                }
+                Err(other) => return Poll::Ready(Some(Ok(other))),
+            }
         }
-        polled.map(|frame| {
-            let frame = frame?.map_err(|error| Status::cancelled(error.to_string()));
-            Some(frame.and_then(|frame| {
-                self.bytes += frame.data_ref().map_or(0, Bytes::len);
-                let mut taken = self.held.0.lock().unwrap_or_else(PoisonError::into_inner);
-                let covered = self.room.cover(&mut taken, self.bytes);
-                covered.map(|()| frame).map_err(|full| Status::resource_exhausted(full.to_string()))
-            }))
-        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.ready.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        // What is unpacked has another size.
+        SizeHint::default()
     }
 }

@@ -1,6 +1,8 @@
 //! The Open Inference Protocol over gRPC: messages to calls, answers to messages. No decision and no engine here.
 
+mod codec;
 mod held;
+mod messages;
 #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)] // generated
 #[rustfmt::skip]
 mod service;
@@ -10,11 +12,12 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use terrace_engine::TensorSpec;
 use terrace_oip::metadata::{ConfigTensor, ModelStatistics, Spent};
 use terrace_oip::proto::{self, model_metadata_response::TensorMetadata};
 use terrace_oip::{InferRequest, Parameters, grpc};
-use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -24,7 +27,7 @@ use crate::describe;
 use crate::executor::Output;
 use crate::listen::Started;
 use crate::node::Node;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, busy};
 use crate::registry::ModelKey;
 use crate::requirements;
 use crate::room::Taken;
@@ -36,10 +39,8 @@ pub fn router(node: Arc<Node>) -> Router {
     let limits = node.body_limits();
     let service = GrpcInferenceServiceServer::new(Inference { node })
         .max_decoding_message_size(limits.bytes)
-        .max_encoding_message_size(usize::MAX)
-        .accept_compressed(CompressionEncoding::Gzip)
-        .accept_compressed(CompressionEncoding::Deflate);
-    Routes::new(service).prepare().into_axum_router().layer(from_fn_with_state(limits.room, held::hold))
+        .max_encoding_message_size(usize::MAX);
+    Routes::new(service).prepare().into_axum_router().layer(from_fn_with_state(limits, held::hold))
 }
 
 /// The service.
@@ -89,18 +90,16 @@ impl GrpcInferenceService for Inference {
         let proto::ModelMetadataRequest { name, version } = request.into_inner();
         let entry = describe::find(&self.node, &name, stated(&version))?;
         let served = describe::served(&entry, &name)?;
-        let tensors = |specs: &[TensorSpec]| {
-            let tensor = |spec: &TensorSpec| TensorMetadata {
-                name: spec.name.clone(),
-                datatype: spec.datatype.to_string(),
-                shape: spec.shape.clone(),
-            };
-            specs.iter().map(tensor).collect()
+        // Which may be left out, the model's config says: this message has no field for it.
+        let tensor = |spec: &TensorSpec| TensorMetadata {
+            name: spec.name.clone(),
+            datatype: spec.datatype.to_string(),
+            shape: spec.shape.clone(),
         };
         let signature = served.model.signature();
         Ok(Response::new(proto::ModelMetadataResponse {
-            inputs: tensors(&signature.inputs),
-            outputs: tensors(&signature.outputs),
+            inputs: describe::inputs(signature).map(|(spec, _)| tensor(spec)).collect(),
+            outputs: signature.outputs.iter().map(tensor).collect(),
             versions: vec![served.revision().to_owned()],
             platform: describe::PLATFORM.to_owned(),
             name,
@@ -124,7 +123,8 @@ impl GrpcInferenceService for Inference {
             trace: Trace::from_headers(&headers),
         };
         let held = extensions.get::<Held>().map(Held::take).unwrap_or_default();
-        let mut exchange = Grpc { message: Some(message), raw: Vec::new(), held: Some(held) };
+        let mut exchange =
+            Grpc { node: &self.node, message: Some(message), headers, raw: Vec::new(), held: Some(held) };
         Ok(Response::new(serve::infer(&self.node, call, &mut exchange).await?))
     }
 
@@ -142,6 +142,7 @@ impl GrpcInferenceService for Inference {
             data_type: data_type(&tensor),
             name: tensor.name,
             dims: tensor.dims,
+            optional: tensor.optional,
         };
         let output = |tensor: ConfigTensor| proto::ModelOutput {
             data_type: data_type(&tensor),
@@ -181,7 +182,7 @@ impl GrpcInferenceService for Inference {
         let only_ready = request.into_inner().ready;
         let models = describe::index(&self.node)
             .into_iter()
-            .filter(|model| !only_ready || model.state == "READY")
+            .filter(|model| !only_ready || model.state == describe::READY)
             .map(|model| proto::repository_index_response::ModelIndex {
                 name: model.name,
                 version: model.version,
@@ -193,15 +194,17 @@ impl GrpcInferenceService for Inference {
 }
 
 /// One request over gRPC.
-struct Grpc {
+struct Grpc<'a> {
+    node: &'a Node,
     /// Until it is read.
     message: Option<proto::ModelInferRequest>,
+    headers: HeaderMap,
     /// Its elements, where they came raw.
     raw: Vec<Bytes>,
     held: Option<Taken>,
 }
 
-impl Exchange for Grpc {
+impl Exchange for Grpc<'_> {
     type Encoded = proto::ModelInferResponse;
 
     async fn read(&mut self, _: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
@@ -209,7 +212,13 @@ impl Exchange for Grpc {
         self.raw.clone_from(&message.raw_input_contents);
         let request =
             InferRequest::from_grpc(message).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        Ok((request, self.held.take().unwrap_or_default()))
+        let mut held = self.held.take().unwrap_or_default();
+        self.node.body_limits().room.cover(&mut held, request.memory()).map_err(busy)?;
+        Ok((request, held))
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.get(name).map(HeaderValue::as_bytes)
     }
 
     fn original(&self) -> Result<Original, Refusal> {
@@ -219,7 +228,6 @@ impl Exchange for Grpc {
     fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
         let (version, parameters, outputs) = match reply.output {
             Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
-            Output::Combined { version, tensors } => (version.unwrap_or_default(), reply.parameters, tensors),
             Output::Relayed(Relayed::Grpc(mut message)) => {
                 // As it came, but for what this node says of it.
                 message.model_name = reply.model_name.into_owned();
@@ -230,6 +238,7 @@ impl Exchange for Grpc {
                 grpc::extend_parameters(&mut message, &reply.parameters);
                 return Ok(*message);
             }
+            Output::Combined { version, tensors } => (version.unwrap_or_default(), reply.parameters, tensors),
             Output::Relayed(relayed) => {
                 let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
                 let mut parameters: Parameters = told.parameters;

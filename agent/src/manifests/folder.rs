@@ -10,7 +10,7 @@ use super::document::{self, Context, Document};
 use super::{Fault, yaml};
 
 /// The largest file that is read.
-const MOST_BYTES: u64 = 1 << 20;
+pub(crate) const MOST_BYTES: u64 = 1 << 20;
 /// The most files that a folder may hold.
 const MOST_FILES: usize = 256;
 /// The most faults of one file that are told.

@@ -5,6 +5,7 @@
 //! network, the engine or the store.
 
 mod accept;
+mod check;
 mod document;
 mod fault;
 mod folder;
@@ -15,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use accept::{Accepted, Reading, accept};
+pub(crate) use check::{Checked, check_folder, check_text, read_text};
 pub(crate) use fault::Fault;
-pub(crate) use folder::FolderError;
+pub(crate) use folder::{FolderError, MOST_BYTES};
 
 use document::Context;
 use watch::{Timing, Watch};

@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, header};
 use http_body_util::{BodyExt as _, Limited};
+use terrace_coding::Coding;
 
 use crate::message::Message;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, busy};
 use crate::room::{Room, Taken};
+use crate::unpacking::{Unpacking, texts};
 
 /// The longest that a body may take to arrive, where its request has no nearer deadline.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -17,7 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How much is read.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// The largest body.
+    /// The largest body, as it came and once it is decompressed.
     pub bytes: usize,
     /// Where it finds room.
     pub room: Room,
@@ -30,13 +32,20 @@ pub async fn read(
     limits: &Limits,
     deadline: Option<Instant>,
 ) -> Result<(Message, Taken), Refusal> {
-    refuse_unread_encodings(headers)?;
+    let coding = terrace_coding::of_content(texts(headers, &header::CONTENT_ENCODING));
+    let coding = coding.map_err(|unsupported| Refusal::Unsupported(unsupported.to_string()))?;
     let json_length = Message::json_length(headers).map_err(|error| Refusal::Invalid(error.to_string()))?;
     let patience = Instant::now() + PATIENCE;
     let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-    let (bytes, room) = tokio::time::timeout_at(until.into(), collect(body, headers, limits))
-        .await
-        .map_err(|_| match deadline {
+    let collected = async {
+        let stated = stated_length(headers, limits.bytes)?;
+        match coding {
+            None => collect(body, stated, limits).await,
+            Some(coding) => unpack(body, coding, limits).await,
+        }
+    };
+    let (bytes, room) =
+        tokio::time::timeout_at(until.into(), collected).await.map_err(|_| match deadline {
             Some(deadline) if deadline <= patience => {
                 Refusal::Deadline("the deadline passed before the body had arrived".to_owned())
             }
@@ -45,29 +54,48 @@ pub async fn read(
     Ok((Message { bytes, json_length }, room))
 }
 
-async fn collect(mut body: Body, headers: &HeaderMap, limits: &Limits) -> Result<(Bytes, Taken), Refusal> {
-    let limit = limits.bytes;
-    let stated = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if stated.is_some_and(|length: u64| length > limit as u64) {
-        return Err(Refusal::TooLarge { limit });
+/// How long a body says that it is; 0 where it does not.
+fn stated_length(headers: &HeaderMap, limit: usize) -> Result<usize, Refusal> {
+    let stated = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let stated: Option<u64> = stated.and_then(|length| length.parse().ok());
+    match stated {
+        Some(length) if length > limit as u64 => Err(Refusal::TooLarge { limit }),
+        Some(length) => Ok(usize::try_from(length).unwrap_or(0)),
+        None => Ok(0),
     }
-    let stated = stated.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+}
+
+async fn collect(mut body: Body, stated: usize, limits: &Limits) -> Result<(Bytes, Taken), Refusal> {
+    let limit = limits.bytes;
     let mut room = Taken::default();
-    limits.room.cover(&mut room, stated).map_err(|full| Refusal::Busy(full.to_string()))?;
+    limits.room.cover(&mut room, stated).map_err(busy)?;
     let mut whole = Pieces::default();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Refusal::Invalid("the body ended before it was whole".to_owned()))?;
+        let frame = frame.map_err(|_| cut_off())?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > limit {
             return Err(Refusal::TooLarge { limit });
         }
-        limits
-            .room
-            .cover(&mut room, stated.max(whole.len() + data.len()))
-            .map_err(|full| Refusal::Busy(full.to_string()))?;
+        limits.room.cover(&mut room, stated.max(whole.len() + data.len())).map_err(busy)?;
         whole.push(data, stated);
     }
     Ok((whole.into_bytes(), room))
+}
+
+/// The same for a body in a coding: of what comes, only what becomes of it is kept.
+async fn unpack(mut body: Body, coding: Coding, limits: &Limits) -> Result<(Bytes, Taken), Refusal> {
+    let mut room = Taken::default();
+    let mut unpacking = Unpacking::new(coding, limits)?;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(|_| cut_off())?.into_data() {
+            unpacking.feed(&data, &mut room)?;
+        }
+    }
+    Ok((unpacking.finish(&mut room)?, room))
+}
+
+fn cut_off() -> Refusal {
+    Refusal::Invalid("the body ended before it was whole".to_owned())
 }
 
 /// A body as it comes: the first piece is often all of it, and then nothing is copied.
@@ -106,14 +134,4 @@ pub async fn pass_over(body: Body) {
     const TIME: Duration = Duration::from_millis(100);
     // Nobody wants it.
     let _ = tokio::time::timeout(TIME, Limited::new(body, BYTES).collect()).await;
-}
-
-fn refuse_unread_encodings(headers: &HeaderMap) -> Result<(), Refusal> {
-    match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Ok(()),
-        Some(_) => Err(Refusal::Unsupported(
-            "compressed bodies are not read by this agent yet; send the body without content-encoding"
-                .to_owned(),
-        )),
-    }
 }

@@ -8,15 +8,24 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body::{Frame, SizeHint};
+use terrace_coding::{Accepted, Coding};
 use terrace_oip::{InferRequest, InferResponse, Parameters, Tensor};
 
 use crate::executor::Output;
+use crate::heavy::heavy;
 use crate::message::{JSON_LENGTH, content_type};
 use crate::refusal::Refusal;
 use crate::serve::{OURS, Reply};
+use crate::unpacking::texts;
 use crate::upstream::Relayed;
+
+/// Below this size a body is sent as it is: it fits into one packet anyway.
+const ONE_PACKET: usize = 1400;
+
+/// How much longer compressing takes than writing JSON.
+const TOIL: usize = 4;
 
 /// Below this size a body is sent as one piece: a copy costs less than a second write.
 const ONE_PIECE: usize = 16 << 10;
@@ -29,44 +38,67 @@ pub struct Encoded {
     tail: Vec<Bytes>,
     /// Some output is in binary, be it an empty one.
     is_binary: bool,
+    /// All of it in a coding.
+    packed: Option<(Coding, Vec<u8>)>,
 }
 
 impl Encoded {
     /// Encodes a reply as its request asks.
     pub fn new(reply: Reply<'_>) -> Result<Self, Refusal> {
-        let Reply { request, model_name, mut parameters, output } = reply;
-        let (version, tensors) = match output {
-            Output::Local { served, tensors } => (Some(served.revision().to_owned()), tensors),
-            Output::Combined { version, tensors } => (version, tensors),
-            Output::Relayed(Relayed::Http(relayed)) => {
-                let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
-                response.model_name = model_name;
-                response.id = request.id.as_deref().map(Into::into);
-                for ours in OURS {
-                    response.parameters.remove(ours);
-                }
-                response.parameters.extend(parameters);
-                let json = response.to_json().map_err(|error| unwritable(&error))?;
-                let tail = relayed.tail();
-                return Ok(Self {
-                    json,
-                    is_binary: relayed.is_binary(),
-                    tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
-                });
+        let relayed = match reply.output {
+            Output::Local { served, tensors } => {
+                let Reply { request, model_name, parameters, .. } = reply;
+                let response = response(request, &model_name, Some(served.revision()), &parameters);
+                return Self::computed(response, request, tensors);
             }
+            Output::Combined { version, tensors } => {
+                let Reply { request, model_name, parameters, .. } = reply;
+                let response = response(request, &model_name, version.as_deref(), &parameters);
+                return Self::computed(response, request, tensors);
+            }
+            Output::Relayed(Relayed::Http(relayed)) => relayed,
             Output::Relayed(relayed) => {
                 let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
-                let mut theirs = told.parameters;
+                let mut parameters = told.parameters;
                 for ours in OURS {
-                    theirs.remove(ours);
+                    parameters.remove(ours);
                 }
-                theirs.extend(parameters);
-                parameters = theirs;
-                (told.model_version, told.outputs)
+                parameters.extend(reply.parameters);
+                let Reply { request, model_name, .. } = reply;
+                let response = response(request, &model_name, told.model_version.as_deref(), &parameters);
+                return Self::computed(response, request, told.outputs);
             }
         };
-        let response = response(request, &model_name, version.as_deref(), &parameters);
-        Self::computed(response, request, tensors)
+        let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
+        response.model_name = reply.model_name;
+        response.id = reply.request.id.as_deref().map(Into::into);
+        for ours in OURS {
+            response.parameters.remove(ours);
+        }
+        response.parameters.extend(reply.parameters);
+        let json = response.to_json().map_err(|error| unwritable(&error))?;
+        let tail = relayed.tail();
+        Ok(Self {
+            json,
+            is_binary: relayed.is_binary(),
+            tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
+            packed: None,
+        })
+    }
+
+    /// In a coding, if its request asks for one and that gains something.
+    pub fn packed(mut self, asked: &HeaderMap) -> Self {
+        let accepted = Accepted::of(texts(asked, &header::ACCEPT_ENCODING));
+        let worth = |_: &Coding| accepted.is_required || self.size() >= ONE_PACKET;
+        if let Some(coding) = accepted.coding.filter(worth) {
+            let pieces: Vec<&[u8]> =
+                std::iter::once(&*self.json).chain(self.tail.iter().map(|frame| &**frame)).collect();
+            let packed = heavy(self.size().saturating_mul(TOIL), || {
+                terrace_coding::pack(coding, &pieces, accepted.is_required)
+            });
+            self.packed = packed.map(|packed| (coding, packed));
+        }
+        self
     }
 
     /// Encodes outputs that are in memory here.
@@ -80,14 +112,30 @@ impl Encoded {
             .to_json_but(is_binary)
             .map_err(|error| unwritable(&error))?;
         let binary: Vec<Tensor> = tensors.into_iter().filter(|tensor| is_binary(tensor.name())).collect();
-        Ok(Self { json, is_binary: !binary.is_empty(), tail: binary.into_iter().filter_map(raw).collect() })
+        Ok(Self {
+            json,
+            is_binary: !binary.is_empty(),
+            tail: binary.into_iter().filter_map(raw).collect(),
+            packed: None,
+        })
     }
 
     /// The response with status 200.
-    pub fn into_response(self) -> Response {
+    pub fn into_response(mut self) -> Response {
         let json_length = self.is_binary.then_some(self.json.len());
-        let mut response = Response::new(self.into_body());
+        let varies = self.packed.is_some() || self.size() >= ONE_PACKET;
+        let (coding, body) = match self.packed.take() {
+            Some((coding, packed)) => (Some(coding), Body::from(packed)),
+            None => (None, self.into_body()),
+        };
+        let mut response = Response::new(body);
         let headers = response.headers_mut();
+        if varies {
+            headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        }
+        if let Some(coding) = coding {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
+        }
         headers.insert(header::CONTENT_TYPE, content_type(json_length));
         if let Some(length) = json_length {
             headers.insert(JSON_LENGTH, HeaderValue::from(length));
@@ -95,8 +143,12 @@ impl Encoded {
         response
     }
 
+    fn size(&self) -> usize {
+        self.json.len() + self.tail.iter().map(Bytes::len).sum::<usize>()
+    }
+
     fn into_body(mut self) -> Body {
-        let size = self.json.len() + self.tail.iter().map(Bytes::len).sum::<usize>();
+        let size = self.size();
         if self.tail.is_empty() || size <= ONE_PIECE {
             for frame in &self.tail {
                 self.json.extend_from_slice(frame);

@@ -12,12 +12,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use terrace_engine::TensorSpec;
 use terrace_oip::InferRequest;
 use terrace_oip::metadata::{
-    ErrorBody, Live, ModelMetadata, ModelReady, Ready, ServerMetadata, TensorMetadata,
+    ErrorBody, IndexRequest, Live, ModelMetadata, ModelReady, Ready, ServerMetadata, TensorMetadata,
+    TensorNotes,
 };
 
 use crate::describe;
@@ -25,7 +26,7 @@ use crate::heavy::heavy;
 use crate::listen::Started;
 use crate::message::Message;
 use crate::node::Node;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, busy};
 use crate::registry::{Entry, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
@@ -111,18 +112,16 @@ async fn model_metadata(
 ) -> Result<Json<ModelMetadata>, Refusal> {
     let entry = find(&node, &target)?;
     let served = describe::served(&entry, &target.model)?;
-    let tensors = |specs: &[TensorSpec]| {
-        let tensor = |spec: &TensorSpec| TensorMetadata {
-            name: spec.name.clone(),
-            datatype: spec.datatype.to_string(),
-            shape: spec.shape.clone(),
-        };
-        specs.iter().map(tensor).collect()
+    let tensor = |spec: &TensorSpec, optional: bool| TensorMetadata {
+        name: spec.name.clone(),
+        datatype: spec.datatype.to_string(),
+        shape: spec.shape.clone(),
+        parameters: optional.then_some(TensorNotes { optional }),
     };
     let signature = served.model.signature();
     Ok(Json(ModelMetadata {
-        inputs: tensors(&signature.inputs),
-        outputs: tensors(&signature.outputs),
+        inputs: describe::inputs(signature).map(|(spec, optional)| tensor(spec, optional)).collect(),
+        outputs: signature.outputs.iter().map(|spec| tensor(spec, false)).collect(),
         name: target.model,
         versions: vec![served.revision().to_owned()],
         platform: describe::PLATFORM.to_owned(),
@@ -151,8 +150,17 @@ async fn all_stats(State(node): State<Arc<Node>>) -> Json<terrace_oip::metadata:
     Json(terrace_oip::metadata::Statistics { model_stats: describe::all_statistics(&node) })
 }
 
-async fn index(State(node): State<Arc<Node>>) -> Json<Vec<terrace_oip::metadata::Indexed>> {
-    Json(describe::index(&node))
+async fn index(
+    State(node): State<Arc<Node>>,
+    request: Request,
+) -> Result<Json<Vec<terrace_oip::metadata::Indexed>>, Refusal> {
+    let (parts, body) = request.into_parts();
+    let (message, _room) = body::read(body, &parts.headers, &node.body_limits(), None).await?;
+    let asked =
+        IndexRequest::from_json(&message.bytes).map_err(|error| Refusal::Invalid(error.to_string()))?;
+    let mut models = describe::index(&node);
+    models.retain(|model| !asked.ready || model.state == describe::READY);
+    Ok(Json(models))
 }
 
 async fn infer(State(node): State<Arc<Node>>, target: Target, request: Request) -> Result<Response, Refusal> {
@@ -186,12 +194,17 @@ impl Exchange for Http {
 
     async fn read(&mut self, deadline: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
         let body = self.body.take().unwrap_or_default();
-        let (message, room) = body::read(body, &self.headers, &self.limits, deadline).await?;
+        let (message, mut room) = body::read(body, &self.headers, &self.limits, deadline).await?;
         let decode = || InferRequest::from_http(&message.bytes, message.json_length);
         let request =
             heavy(message.json().len(), decode).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        self.limits.room.cover(&mut room, request.memory()).map_err(busy)?;
         self.message = Some(message);
         Ok((request, room))
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers.get(name).map(HeaderValue::as_bytes)
     }
 
     fn original(&self) -> Result<Original, Refusal> {
@@ -200,7 +213,7 @@ impl Exchange for Http {
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<Encoded, Refusal> {
-        Encoded::new(reply)
+        Ok(Encoded::new(reply)?.packed(&self.headers))
     }
 }
 

@@ -120,6 +120,7 @@ impl Sync {
         let state = self.shared.journal.state();
         let Some(spec) = state.spec else { return };
         self.shared.node.become_tier(spec.tier);
+        self.shared.node.be_labelled(&spec.labels);
         self.shared.node.registry.move_to(&spec.sites, &self.shared.node.upstream);
         let revisions: Vec<Revision> = Revision::all(&spec).collect();
         for revision in &revisions {
@@ -166,10 +167,11 @@ impl Sync {
         let accepted = Arc::clone(&instruction);
         self.shared.record(move |journal, registry| journal.accept(&accepted.spec, registry)).await;
         self.shared.node.become_tier(instruction.spec.tier);
+        self.shared.node.be_labelled(&instruction.spec.labels);
         self.shared.node.registry.move_to(&instruction.spec.sites, &self.shared.node.upstream);
         let is_moved_alone = self.followed.as_ref().is_some_and(|followed| {
-            let sites = instruction.spec.sites.clone();
-            InferenceNodeSpec { sites, ..followed.spec.clone() } == instruction.spec
+            let InferenceNodeSpec { sites, labels, .. } = instruction.spec.clone();
+            InferenceNodeSpec { sites, labels, ..followed.spec.clone() } == instruction.spec
         });
         self.followed = Some(Arc::clone(&instruction));
         if is_moved_alone {

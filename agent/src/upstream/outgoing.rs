@@ -21,6 +21,17 @@ pub enum Original {
     Grpc(Vec<Bytes>),
 }
 
+impl Original {
+    /// Its elements alone: what else a tier is asked, `request` says anew.
+    #[must_use]
+    pub fn elements(self, request: &InferRequest) -> Self {
+        match self {
+            Self::Http(message) => Self::Grpc(request.raw_inputs(&message.tail())),
+            Self::Grpc(raw) => Self::Grpc(raw),
+        }
+    }
+}
+
 /// A request in the forms that tiers need of it. Clones share its bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Outgoing {

@@ -82,14 +82,14 @@ pub async fn measure(report: &mut Report) -> Result<()> {
         ("silent", silent.url()),
     ] {
         let mut policy =
-            Policy::named(name).cloud(&cloud).timeout("2s").with("breaker: {period: 1s, maxPeriod: 1s}");
+            Policy::named(name).cloud(&cloud).timeout("2s").having("breaker: {period: 1s, maxPeriod: 1s}");
         if name == "silent" {
             // Asked again and again, so that every request has to be given up in time.
-            policy = Policy::named(name).cloud(&cloud).timeout("200ms").with("breaker: {failures: 1000}");
+            policy = Policy::named(name).cloud(&cloud).timeout("200ms").having("breaker: {failures: 1000}");
             policy = policy
                 .edge(&cloud)
                 .timeout("1s")
-                .with("breaker: {failures: 1000}")
+                .having("breaker: {failures: 1000}")
                 .fallback("{order: [Device]}");
         }
         site.manifests().policy(&policy)?;

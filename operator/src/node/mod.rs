@@ -78,7 +78,7 @@ fn spec_for(node: &Node, previous: Option<&InferenceNodeSpec>, context: &Context
     let mut spec = desired(&catalog.wanted(), &catalog.policies(), &facts, previous).spec;
     for (namespace, name) in &catalog.held {
         if let Some(previous) = previous {
-            hold(&mut spec, previous, namespace, name);
+            hold(&mut spec, previous, &facts, (namespace, name));
         }
     }
     spec.sites = sites(&spec, &node.name_any(), &facts, || edge::agents(world));

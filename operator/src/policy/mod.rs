@@ -166,3 +166,21 @@ async fn report(policy: &TierPolicy, found: &Findings, context: &Context) -> Res
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use terrace_crds::policy::TierRule;
+    use terrace_crds::{Tier, TierPolicySpec};
+
+    use super::*;
+
+    #[test]
+    fn the_field_and_the_place_of_a_fault_stand_in_the_condition() {
+        let rule = TierRule { when: "request.byte > 1".to_owned(), tier: Tier::Edge, name: None };
+        let spec = TierPolicySpec { rules: Some(vec![rule]), ..TierPolicySpec::default() };
+        let told = verdict(&Policy::parse(&spec));
+        assert_eq!((told.holds, &*told.reason), (false, "Invalid"));
+        let start = "spec.rules[0].when: 1:9: request has no field byte: expected";
+        assert!(told.message.starts_with(start), "{}", told.message);
+    }
+}

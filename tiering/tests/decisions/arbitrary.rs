@@ -26,17 +26,34 @@ pub(crate) fn sketch() -> impl Strategy<Value = Option<Sketch>> {
         any::<(bool, bool)>(),
         prop::option::of(any::<bool>()),
         prop::option::of(order),
+        prop::option::of(rules()),
     )
-        .prop_map(|(max_latency_ms, private, (edge, cloud), enabled, order)| Sketch {
+        .prop_map(|(max_latency_ms, private, (edge, cloud), enabled, order, rules)| Sketch {
             max_latency_ms,
             private,
             edge,
             cloud,
             enabled,
             order,
+            rules,
             ..Sketch::default()
         });
     prop::option::weighted(0.9, sketch)
+}
+
+/// Rules of a policy's own: some match, some fail, some read what costs.
+fn rules() -> impl Strategy<Value = Vec<(String, Tier)>> {
+    let conditions = [
+        "true",
+        "request.maxLatencyMs < 50",
+        "request.complexity < 0.5",
+        "request.batch / 0 == 1",
+        "node.labels.rack == 'a'",
+        "tiers.edge.available && !tiers.cloud.available",
+        "node.tier == 'edge' && model.loaded",
+    ];
+    let condition = prop::sample::select(conditions.to_vec()).prop_map(str::to_owned);
+    prop::collection::vec((condition, tier()), 1..6)
 }
 
 pub(crate) fn policy(sketch: Option<&Sketch>) -> Policy {

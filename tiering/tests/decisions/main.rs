@@ -6,11 +6,12 @@ mod arbitrary;
 mod fallback;
 mod modes;
 mod properties;
+mod rules;
 mod seed;
 
 use std::time::Duration;
 
-use terrace_crds::policy::{Fallback, RemoteTier, RequestDefaults, Tiers};
+use terrace_crds::policy::{Fallback, RemoteTier, RequestDefaults, TierRule, Tiers};
 use terrace_crds::{Tier, TierPolicySpec};
 use terrace_tiering::{Decision, LocalModel, Node, Policy, Requirements, Snapshot, Stated, decide};
 
@@ -26,6 +27,7 @@ struct Sketch {
     cloud: bool,
     enabled: Option<bool>,
     order: Option<Vec<Tier>>,
+    rules: Option<Vec<(String, Tier)>>,
     /// The fields of a mode; all others are those above.
     mode: TierPolicySpec,
 }
@@ -36,8 +38,12 @@ impl Sketch {
     }
 
     fn policy(&self) -> Policy {
-        let tier = |url: &str| RemoteTier { url: Some(url.to_owned()), ..RemoteTier::default() };
-        let spec = TierPolicySpec {
+        Policy::parse(&self.spec()).unwrap()
+    }
+
+    fn spec(&self) -> TierPolicySpec {
+        let tier = |url: &str| RemoteTier { url: Some(url.to_owned()), ..Default::default() };
+        TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency_ms.map(|limit| Duration::from_millis(limit).into()),
                 privacy_required: self.private,
@@ -47,9 +53,14 @@ impl Sketch {
                 cloud: self.cloud.then(|| tier("https://cloud.example")),
             },
             fallback: Some(Fallback { enabled: self.enabled, order: self.order.clone() }),
+            // The other modes have none.
+            rules: self.rules.as_ref().filter(|_| self.mode.mode.is_none()).map(|rules| {
+                let rule =
+                    |(when, tier): &(String, Tier)| TierRule { when: when.clone(), tier: *tier, name: None };
+                rules.iter().map(rule).collect()
+            }),
             ..self.mode.clone()
-        };
-        Policy::parse(&spec).unwrap()
+        }
     }
 }
 

@@ -131,7 +131,7 @@ proptest! {
     fn nothing_private_and_nothing_forwarded_leaves_the_node_in_any_mode(
         sketch in sketch(), mode in modes(), node in node(), stated in stated(), hop in any::<bool>(),
     ) {
-        let sketch = sketch.map(|sketch| Sketch { mode, edge: true, cloud: true, ..sketch });
+        let sketch = sketch.map(|sketch| Sketch { mode, rules: None, edge: true, cloud: true, ..sketch });
         let policy = policy(sketch.as_ref());
         let stated = Stated { hop: hop.then_some(Device).or(stated.hop), tier: None, ..stated };
         let decision = decided(&policy, node, stated, 0.5);
@@ -149,7 +149,7 @@ proptest! {
     fn whoever_is_asked_can_answer(
         sketch in sketch(), mode in modes(), node in node(), stated in stated(),
     ) {
-        let sketch = sketch.map(|sketch| Sketch { mode, edge: true, cloud: true, ..sketch });
+        let sketch = sketch.map(|sketch| Sketch { mode, rules: None, edge: true, cloud: true, ..sketch });
         let policy = policy(sketch.as_ref());
         let stated = Stated { tier: None, ..stated };
         let decision = decided(&policy, node, stated, 0.5);

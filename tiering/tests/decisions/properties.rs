@@ -7,7 +7,7 @@ use terrace_crds::Tier;
 use terrace_tiering::{LocalModel, Requirements, Snapshot, Source, Stated, decide};
 
 use crate::arbitrary::{node, policy, sketch, stated};
-use crate::tiers;
+use crate::{Sketch, tiers};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
@@ -105,9 +105,10 @@ proptest! {
     /// A private, forwarded, unpolicied or directed request reaches no rule; a stated complexity needs no
     /// estimate; from 50 to 200 ms the rules say the edge whatever the complexity.
     #[test]
-    fn complexity_is_estimated_only_where_a_rule_must_know(
+    fn complexity_is_estimated_only_where_a_default_rule_must_know(
         sketch in sketch(), node in node(), stated in stated(), complexity in 0.0..=1.0,
     ) {
+        let sketch = sketch.map(|sketch| Sketch { rules: None, ..sketch });
         let policy = policy(sketch.as_ref());
         let Ok(requirements) = Requirements::tighten(&policy, node.tier, stated, Stated::default()) else {
             return Ok(());

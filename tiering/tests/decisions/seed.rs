@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use terrace_crds::Tier;
-use terrace_tiering::{Reason, Source, Stated};
+use terrace_tiering::{Policy, Reason, Source, Stated};
 
 use crate::{DEVICE, Sketch, decided};
 
@@ -19,6 +19,55 @@ fn select_tier(complexity: f64, max_latency_ms: Option<f64>, privacy_required: O
         Tier::Edge
     } else {
         Tier::Cloud
+    }
+}
+
+/// The same four rules, as a policy would write them.
+fn in_cel() -> Policy {
+    let rules = [
+        ("request.privacyRequired", Tier::Device),
+        ("request.complexity < 0.3 && request.maxLatencyMs < 50", Tier::Device),
+        ("request.complexity < 0.7 || request.maxLatencyMs < 200", Tier::Edge),
+        ("true", Tier::Cloud),
+    ];
+    Sketch { rules: Some(rules.map(|(when, tier)| (when.to_owned(), tier)).to_vec()), ..Sketch::both_tiers() }
+        .policy()
+}
+
+/// The default rules, the seed's own words, and the same rules in CEL say one thing.
+fn agree(complexity: f64, max_latency_ms: Option<f64>, privacy: Option<bool>, is_stated: bool) {
+    let mut stated = stated(max_latency_ms, privacy);
+    stated.complexity = is_stated.then_some(complexity);
+    let estimate = if is_stated { 0.5 } else { complexity };
+    let row = format!("complexity {complexity}, {max_latency_ms:?} ms, private {privacy:?}");
+    let by_default = decided(&Sketch::both_tiers().policy(), DEVICE, stated, estimate);
+    let by_cel = decided(&in_cel(), DEVICE, stated, estimate);
+    let expected = select_tier(complexity, max_latency_ms, privacy);
+    assert_eq!(by_default.candidates[0].tier, expected, "{row}");
+    assert_eq!(by_cel.candidates, by_default.candidates, "{row}");
+    assert!(by_cel.failed.is_none(), "{row}");
+    let place = match expected {
+        _ if privacy == Some(true) => "PrivacyRequired",
+        Tier::Device => "Rule[1]",
+        Tier::Edge => "Rule[2]",
+        Tier::Cloud => "Rule[3]",
+    };
+    assert_eq!(by_cel.reason.as_str(), place, "{row}");
+}
+
+#[test]
+fn a_dense_grid_of_requests() {
+    let boundaries = [0.3_f64.next_down(), 0.3_f64.next_up(), 0.7_f64.next_down(), 0.7_f64.next_up()];
+    let complexities = (0..=100).map(|step| f64::from(step) / 100.0).chain(boundaries);
+    for complexity in complexities {
+        let boundaries =
+            [50_f64.next_down(), 50_f64.next_up(), 200_f64.next_down(), 200_f64.next_up(), f64::MAX];
+        let deadlines = (0..=60).map(|step| f64::from(step) * 5.0).chain(boundaries);
+        for max_latency_ms in deadlines.map(Some).chain([None]) {
+            for privacy in [None, Some(false), Some(true)] {
+                agree(complexity, max_latency_ms, privacy, false);
+            }
+        }
     }
 }
 
@@ -98,10 +147,6 @@ proptest! {
         privacy in prop::option::of(any::<bool>()),
         complexity_is_stated in any::<bool>(),
     ) {
-        let mut stated = stated(max_latency_ms, privacy);
-        stated.complexity = complexity_is_stated.then_some(complexity);
-        let estimate = if complexity_is_stated { 0.5 } else { complexity };
-        let decision = decided(&Sketch::both_tiers().policy(), DEVICE, stated, estimate);
-        prop_assert_eq!(decision.candidates[0].tier, select_tier(complexity, max_latency_ms, privacy));
+        agree(complexity, max_latency_ms, privacy, complexity_is_stated);
     }
 }

@@ -49,8 +49,12 @@ impl Engine for Fake {
         }
         let spec =
             |name: &str| TensorSpec { name: name.to_owned(), datatype: Datatype::Int64, shape: vec![] };
-        let signature =
-            Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], provider: "Fake".to_owned() };
+        let signature = Signature {
+            inputs: vec![spec("x")],
+            outputs: vec![spec("y")],
+            provider: "Fake".to_owned(),
+            optional: vec![],
+        };
         Ok(Box::new(FakeSession { signature, run: Arc::clone(&self.run), ended: self.ended.clone() }))
     }
 }
@@ -320,7 +324,7 @@ async fn dropping_a_model_finishes_what_waits_and_ends_every_thread() {
 async fn a_model_whose_threads_are_gone_says_so() {
     let (queue, jobs) = crossbeam_channel::bounded(1);
     drop(jobs);
-    let signature = Signature { inputs: vec![], outputs: vec![], provider: String::new() };
+    let signature = Signature { inputs: vec![], optional: vec![], outputs: vec![], provider: String::new() };
     let (figures, requests) = (Arc::default(), AtomicU64::new(0));
     let placement = Placement::whole("test");
     let model = Model { queue, signature, placement, figures, most_rows: 1, underway: Vec::new(), requests };

@@ -40,8 +40,12 @@ struct Scene {
 fn scene(most_rows: usize) -> Scene {
     let spec =
         |name: &str| TensorSpec { name: name.to_owned(), datatype: Datatype::Int64, shape: vec![-1, -1] };
-    let signature =
-        Signature { inputs: vec![spec("x")], outputs: vec![spec("y")], provider: "Fake".to_owned() };
+    let signature = Signature {
+        inputs: vec![spec("x")],
+        optional: vec![spec("z")],
+        outputs: vec![spec("y")],
+        provider: "Fake".to_owned(),
+    };
     let (runs, ran) = mpsc::channel();
     let (gate, opened) = unbounded();
     let session = Rows { signature, runs, gate: opened };
@@ -148,6 +152,27 @@ async fn only_requests_that_are_alike_run_together() {
         numbers(asked).await;
     }
     assert_eq!(runs.try_iter().collect::<Vec<_>>(), [&[1, 2][..], &[3, 4], &[5], &[6]]);
+}
+
+#[tokio::test]
+async fn what_may_be_left_out_is_for_one_request_alone() {
+    let scene = scene(8);
+    let first = scene.occupied().await;
+    let with_option = |number| {
+        [column(&[number]), vec![Tensor::new("z", vec![1, 1], TensorData::Int64(vec![9])).unwrap()]].concat()
+    };
+    let asked = [
+        first,
+        scene.ask(with_option(1), None, None).await,
+        scene.ask(with_option(2), None, None).await,
+        scene.ask(column(&[3]), None, None).await,
+        scene.ask(column(&[4]), None, None).await,
+    ];
+    let runs = scene.open();
+    for asked in asked {
+        numbers(asked).await;
+    }
+    assert_eq!(runs.try_iter().collect::<Vec<_>>(), [&[1][..], &[2], &[3, 4]]);
 }
 
 #[tokio::test]

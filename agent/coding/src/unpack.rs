@@ -1,0 +1,183 @@
+//! Unpacking, bounded in what it gives and in how much more that is than what came.
+
+use flate2::{Decompress, FlushDecompress, Status};
+use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
+
+use crate::Coding;
+
+/// How many times as large as it came a body may get, beyond [`FREE`] bytes.
+pub const RATIO: usize = 200;
+/// So many bytes may come of anything: zeros to try a model with, say.
+pub const FREE: usize = 4 << 20;
+
+/// How much a step gives at most.
+const STEP: usize = 64 << 10;
+/// The largest window that a recipient of HTTP has to keep (RFC 9659), as a power of two.
+const ZSTD_WINDOW_LOG: u32 = 23;
+/// What zlib's window and tables take.
+const INFLATE_BYTES: usize = 48 << 10;
+
+/// Why a body cannot be unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnpackError {
+    /// It gets larger than it may.
+    #[error("the body is larger than {limit} bytes once it is decompressed")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// It gets larger than a body that came in so few bytes may.
+    #[error(
+        "the body is more than {RATIO} times as large as it came once it is decompressed; send it as it is"
+    )]
+    TooDense,
+    /// It is something else.
+    #[error("the body is not what its content-encoding says, {coding}: {}", .coding.faults())]
+    Corrupt {
+        /// What it is said to be in.
+        coding: Coding,
+    },
+    /// Its end is missing.
+    #[error("the body ends before its {coding} stream does")]
+    Truncated {
+        /// What it is in.
+        coding: Coding,
+    },
+    /// There is something behind its end.
+    #[error("something follows the end of the body's {coding} stream; send one stream a body")]
+    Trailing {
+        /// What it is in.
+        coding: Coding,
+    },
+    /// There is no memory for a decoder.
+    #[error("there is no memory to decompress the body")]
+    NoMemory,
+}
+
+impl Coding {
+    /// What may be wrong where a body cannot be read.
+    const fn faults(self) -> &'static str {
+        match self {
+            Self::Gzip | Self::Deflate => "it is damaged, or in another coding",
+            Self::Zstd => {
+                "it is damaged, in another coding, or needs a window of more than 8 MiB or a dictionary"
+            }
+        }
+    }
+}
+
+/// A body on its way out of a coding.
+pub struct Unpacker {
+    coding: Coding,
+    decoder: Decoder,
+    /// What came of it.
+    bytes: Vec<u8>,
+    /// The most that may come of it.
+    limit: usize,
+    /// How much of it was read.
+    read: usize,
+    is_at_end: bool,
+}
+
+enum Decoder {
+    Inflate(Box<Decompress>),
+    Zstd(Box<DCtx<'static>>),
+}
+
+impl Unpacker {
+    /// Of a body of which at most `limit` bytes may come.
+    pub fn new(coding: Coding, limit: usize) -> Result<Self, UnpackError> {
+        let decoder = match coding {
+            Coding::Gzip => Decoder::Inflate(Box::new(Decompress::new_gzip(15))),
+            Coding::Deflate => Decoder::Inflate(Box::new(Decompress::new(true))),
+            Coding::Zstd => {
+                let mut context = DCtx::try_create().ok_or(UnpackError::NoMemory)?;
+                let set = context.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG));
+                set.map_err(|_| UnpackError::NoMemory)?;
+                Decoder::Zstd(Box::new(context))
+            }
+        };
+        Ok(Self { coding, decoder, bytes: Vec::new(), limit, read: 0, is_at_end: false })
+    }
+
+    /// Unpacks some of `input`, which then begins behind it. Whether there is more to be had of what is left of it.
+    pub fn step(&mut self, input: &mut &[u8]) -> Result<bool, UnpackError> {
+        let coding = self.coding;
+        if self.is_at_end {
+            return if input.is_empty() { Ok(false) } else { Err(UnpackError::Trailing { coding }) };
+        }
+        let start = self.bytes.len();
+        // One more than may come, to see whether it does.
+        let room = STEP.min(self.limit.saturating_sub(start).saturating_add(1));
+        self.bytes.resize(start + room, 0);
+        let ran = self.decoder.run(input, &mut self.bytes[start..]);
+        let Some(Progress { read, written, is_at_end }) = ran else {
+            self.bytes.truncate(start);
+            return Err(UnpackError::Corrupt { coding });
+        };
+        self.bytes.truncate(start + written);
+        *input = input.get(read..).unwrap_or_default();
+        self.read += read;
+        self.is_at_end = is_at_end;
+        if self.bytes.len() > self.limit {
+            return Err(UnpackError::TooLarge { limit: self.limit });
+        }
+        if self.bytes.len() > FREE && self.bytes.len() / RATIO > self.read {
+            return Err(UnpackError::TooDense);
+        }
+        if is_at_end {
+            return if input.is_empty() { Ok(false) } else { Err(UnpackError::Trailing { coding }) };
+        }
+        if read == 0 && written == 0 && !input.is_empty() {
+            return Err(UnpackError::Corrupt { coding });
+        }
+        Ok(!input.is_empty() || written == room)
+    }
+
+    /// How much memory it takes: what came so far, and the decoder.
+    pub fn held(&self) -> usize {
+        let decoder = match &self.decoder {
+            Decoder::Inflate(_) => INFLATE_BYTES,
+            Decoder::Zstd(context) => context.sizeof(),
+        };
+        self.bytes.len() + decoder
+    }
+
+    /// The whole body, once nothing more comes.
+    pub fn finish(self) -> Result<Vec<u8>, UnpackError> {
+        if self.is_at_end { Ok(self.bytes) } else { Err(UnpackError::Truncated { coding: self.coding }) }
+    }
+}
+
+struct Progress {
+    read: usize,
+    written: usize,
+    is_at_end: bool,
+}
+
+impl Decoder {
+    /// One call of the decoder; nothing where the input makes no sense to it.
+    fn run(&mut self, input: &[u8], output: &mut [u8]) -> Option<Progress> {
+        match self {
+            Self::Inflate(inflate) => {
+                let before = (inflate.total_in(), inflate.total_out());
+                let status = inflate.decompress(input, output, FlushDecompress::None).ok()?;
+                let read = usize::try_from(inflate.total_in() - before.0).ok()?;
+                let written = usize::try_from(inflate.total_out() - before.1).ok()?;
+                Some(Progress { read, written, is_at_end: status == Status::StreamEnd })
+            }
+            Self::Zstd(context) => {
+                let mut from = InBuffer::around(input);
+                let mut to = OutBuffer::around(output);
+                let hint = context.decompress_stream(&mut to, &mut from).ok()?;
+                Some(Progress { read: from.pos(), written: to.pos(), is_at_end: hint == 0 })
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Unpacker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes of {} of {}", self.bytes.len(), self.read, self.coding)
+    }
+}

@@ -1,0 +1,196 @@
+//! An explanation of a decision, for programs (JSON) and for people (text). The values of a request's headers and
+//! sizes stand in it: it goes to whoever asked, and nowhere else.
+
+use std::fmt;
+
+use serde::Serialize;
+use terrace_crds::Tier;
+use terrace_tiering::{
+    ExplainedRule, Facts, Outcome, Plan, Policy, RequirementError, Requirements, Snapshot, Stated, explain,
+};
+
+/// An explanation of a decision.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explained {
+    model: String,
+    /// The tier of the node that would decide.
+    node: &'static str,
+    mode: &'static str,
+    reason: String,
+    /// Who answers where the node is not sure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verifier: Option<&'static str>,
+    /// Who is asked at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    members: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    complexity: Option<f64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    complexity_failed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_latency_ms: Option<f64>,
+    private: bool,
+    candidates: Vec<Candidate>,
+    skipped: Vec<Skipped>,
+    /// What a client would be told, where nobody may answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<String>,
+    default_rules: bool,
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Candidate {
+    tier: &'static str,
+    source: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Skipped {
+    tier: &'static str,
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Rule {
+    name: String,
+    when: String,
+    tier: &'static str,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    read: Vec<Read>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Read {
+    name: String,
+    /// None: it is not there.
+    value: Option<String>,
+}
+
+impl Explained {
+    /// What would be decided on a request that states this in its parameters and headers, and why.
+    pub fn of(
+        policy: &Policy,
+        (parameters, headers): (Stated, Stated),
+        snapshot: &Snapshot,
+        facts: &dyn Facts,
+    ) -> Result<Self, RequirementError> {
+        let requirements = Requirements::tighten(policy, snapshot.node.tier, parameters, headers)?;
+        let explanation = explain(policy, &requirements, snapshot, facts);
+        let decision = explanation.decision;
+        let candidates: Vec<Candidate> = decision
+            .candidates
+            .iter()
+            .map(|one| Candidate { tier: one.tier.as_str(), source: one.source.as_str() })
+            .collect();
+        let skipped =
+            decision.skipped.iter().map(|one| Skipped { tier: one.tier.as_str(), why: one.why.as_str() });
+        let (verifier, members) = match &decision.plan {
+            Plan::Walk => (None, Vec::new()),
+            Plan::Speculate(speculative) => (Some(speculative.verifier.as_str()), Vec::new()),
+            Plan::Ensemble(members) => (None, members.iter().map(|member| member.tier.as_str()).collect()),
+        };
+        Ok(Self {
+            mode: policy.mode().as_str(),
+            verifier,
+            members,
+            model: format!("{}.{}", facts.model_namespace(), facts.model_name()),
+            node: snapshot.node.tier.as_str(),
+            reason: decision.reason.as_str().to_owned(),
+            complexity: decision.complexity,
+            complexity_failed: decision.failed.complexity(),
+            max_latency_ms: requirements.max_latency_ms(),
+            private: decision.privacy_required,
+            refusal: (candidates.is_empty() && decision.plan == Plan::Walk).then(|| decision.refusal()),
+            candidates,
+            skipped: skipped.collect(),
+            default_rules: explanation.is_default,
+            rules: explanation.rules.into_iter().map(Rule::from).collect(),
+        })
+    }
+}
+
+impl From<ExplainedRule> for Rule {
+    fn from(rule: ExplainedRule) -> Self {
+        let (outcome, error) = match rule.outcome {
+            Outcome::Matched => ("matched", None),
+            Outcome::NotMatched => ("notMatched", None),
+            Outcome::Failed(error) => ("failed", Some(error.to_string())),
+            Outcome::NotAsked => ("notAsked", None),
+        };
+        Self {
+            name: rule.name,
+            when: rule.when,
+            tier: Tier::as_str(rule.tier),
+            outcome,
+            error,
+            read: rule.read.into_iter().map(|(name, value)| Read { name, value }).collect(),
+        }
+    }
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on a node of tier {}", self.model, self.node)?;
+        if let Some(complexity) = self.complexity {
+            write!(f, ", complexity {complexity:.3}")?;
+        }
+        if self.complexity_failed {
+            f.write_str(" (its expression failed, so it counts as hard)")?;
+        }
+        if let Some(limit) = self.max_latency_ms {
+            write!(f, ", at most {limit} ms")?;
+        }
+        f.write_str(if self.private { ", private\n" } else { "\n" })?;
+
+        if self.mode != "Select" {
+            return self.write_decision(f);
+        }
+        f.write_str(if self.default_rules { "\nthe default rules:\n" } else { "\nrules:\n" })?;
+        for rule in &self.rules {
+            let mark = match rule.outcome {
+                "matched" => "matches",
+                "notMatched" => "no",
+                "failed" => "fails",
+                _ => "not asked",
+            };
+            let when = rule.when.split_whitespace().collect::<Vec<_>>().join(" ");
+            writeln!(f, "  {:<9}  {} -> {}: {when}", mark, rule.name, rule.tier)?;
+            if let Some(error) = &rule.error {
+                writeln!(f, "               {error}")?;
+            }
+            for read in &rule.read {
+                let value = read.value.as_deref().unwrap_or("not there");
+                writeln!(f, "               {} = {value}", read.name)?;
+            }
+        }
+
+        self.write_decision(f)
+    }
+}
+
+impl Explained {
+    fn write_decision(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nreason {}", self.reason)?;
+        if !self.members.is_empty() {
+            writeln!(f, "  at once: {}", self.members.join(", "))?;
+        }
+        if let Some(verifier) = self.verifier {
+            writeln!(f, "  where the node is not sure: {verifier}")?;
+        }
+        for (place, candidate) in self.candidates.iter().enumerate() {
+            writeln!(f, "  {}. {} ({})", place + 1, candidate.tier, candidate.source)?;
+        }
+        for skipped in &self.skipped {
+            writeln!(f, "  not {}: {}", skipped.tier, skipped.why)?;
+        }
+        if let Some(refusal) = &self.refusal {
+            writeln!(f, "  {refusal}")?;
+        }
+        Ok(())
+    }
+}
