@@ -53,16 +53,6 @@ struct GrpcParts {
     raw: Vec<Bytes>,
 }
 
-impl Original {
-    /// The same without the JSON that it came with, for a request that is written anew.
-    pub fn raw(self, request: &InferRequest) -> Self {
-        match self {
-            Self::Http(message) => Self::Grpc(request.raw_inputs(&message.tail())),
-            raw @ Self::Grpc(_) => raw,
-        }
-    }
-}
-
 impl Outgoing {
     /// Of a request whose inputs are still there, for tiers that are asked in these protocols.
     pub fn new(
