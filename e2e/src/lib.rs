@@ -14,6 +14,7 @@ pub mod http;
 pub mod infer;
 pub mod load;
 pub mod manifests;
+pub mod opinions;
 pub mod relay;
 pub mod scenes;
 pub mod server;

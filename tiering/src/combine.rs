@@ -233,12 +233,11 @@ impl Chosen {
     ) -> Self {
         // How many members stand behind what a member says of a row.
         let support = |member: usize, row: usize| match (how, averaged) {
-            (Combine::MaxConfidence, _) => 0,
             (Combine::Vote, _) => classes.iter().filter(|other| other[row] == classes[member][row]).count(),
             (Combine::Mean | Combine::WeightedMean, Some(averaged)) => {
                 usize::from(averaged.classes.get(row) == classes[member].get(row))
             }
-            (Combine::Mean | Combine::WeightedMean, None) => 0,
+            (Combine::MaxConfidence, _) | (Combine::Mean | Combine::WeightedMean, None) => 0,
         };
         let of_row =
             |row: usize| best(members.len(), |member| (support(member, row), members[member].rows.get(row)));

@@ -159,7 +159,9 @@ impl Measure {
         if !scores.iter().all(|score| (-SLACK..=1.0 + SLACK).contains(score)) {
             return 0.0;
         }
-        scores.iter_mut().for_each(|score| *score = score.clamp(0.0, 1.0));
+        for score in scores.iter_mut() {
+            *score = score.clamp(0.0, 1.0);
+        }
         if let [probability] = scores[..] {
             scores.push(1.0 - probability);
         }
@@ -182,9 +184,13 @@ impl Measure {
             return false;
         }
         if (self.temperature - 1.0).abs() > f64::EPSILON {
-            probabilities.iter_mut().for_each(|p| *p = (*p / most).powf(1.0 / self.temperature));
+            for p in probabilities.iter_mut() {
+                *p = (*p / most).powf(1.0 / self.temperature);
+            }
             let sum: f64 = probabilities.iter().sum();
-            probabilities.iter_mut().for_each(|p| *p /= sum);
+            for p in probabilities {
+                *p /= sum;
+            }
         }
         true
     }
