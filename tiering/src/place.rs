@@ -173,6 +173,29 @@ fn place_at(text: &str, tier: Tier) -> Result<Place, &'static str> {
     SiteUrl::parse(text).filter(|_| text.contains(SITE)).map(Place::SiteUrl).ok_or(message)
 }
 
+fn check_base_url(text: &str) -> Result<(), &'static str> {
+    if text.len() > MAX_URL_LENGTH {
+        return Err("must have at most 2048 characters");
+    }
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"))
+        .ok_or("must start with https:// or http://")?;
+    if rest.contains(['?', '#']) {
+        return Err("must have neither a query nor a fragment: it is a base URL, to which /v2/… is added");
+    }
+    if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
+        return Err(
+            "must not hold a user name or a password: everyone who can read the policy would read them",
+        );
+    }
+    // A URL parser drops or rewrites these; what is written should be what is called.
+    if rest.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') || rest.starts_with('/') {
+        return Err(NO_URL);
+    }
+    Ok(())
+}
+
 /// `[prefix/]name`, as in the schema.
 fn is_label_key(key: &str) -> bool {
     let within = |text: &str, max: usize, inner: &[u8], upper: bool| {
