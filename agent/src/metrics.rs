@@ -126,10 +126,10 @@ impl Metrics {
             durations,
             attempts,
             activations,
-            confidences,
             rule_failures,
             decisions_unrecorded,
             tasks,
+            confidences,
         }
     }
 

@@ -118,7 +118,7 @@ async fn answer<E: Exchange>(
 
     let stated = parameters.and(headers).map_err(invalid)?;
     let asked = Asked { request: &request, requirements: &requirements, stated: &stated };
-    let (decision, noted) = decide(node, entry, tier, asked, |name| exchange.header(name));
+    let (decision, noted) = decide(node, entry, tier, &asked, &|name| exchange.header(name));
     *record = noted;
 
     let outgoing = outgoing(&decision, tier, entry, exchange, &mut request)?;
@@ -172,12 +172,12 @@ fn decide<'a>(
     node: &Node,
     entry: &Entry,
     tier: Tier,
-    asked: Asked<'_>,
-    header: impl Fn(&str) -> Option<&'a [u8]>,
+    asked: &Asked<'_>,
+    header: &dyn Fn(&str) -> Option<&'a [u8]>,
 ) -> (Decision, Option<Record>) {
-    let Asked { request, requirements, stated } = asked;
+    let &Asked { request, requirements, stated } = asked;
     let (snapshot, labels) = (snapshot(entry, tier, node.upstream.now()), node.labels());
-    let facts = RequestFacts { request, model: &entry.key, labels: &labels, header: &header };
+    let facts = RequestFacts { request, model: &entry.key, labels: &labels, header };
     let decision = tiering::decide(&entry.policy, requirements, &snapshot, facts);
     if !decision.failed.is_none() {
         node.metrics.rules_failed(&entry.label, &entry.policy, decision.failed);

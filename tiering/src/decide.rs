@@ -317,6 +317,7 @@ impl Reason {
 ///
 /// `facts` are read only where a rule reads them: the complexity, which costs a pass over the inputs, only where a rule
 /// must know and the request does not say.
+#[allow(clippy::needless_pass_by_value)] // a closure stands for facts, too
 pub fn decide(
     policy: &Policy,
     requirements: &Requirements,

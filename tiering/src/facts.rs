@@ -27,10 +27,12 @@ pub trait Facts {
         None
     }
     /// The model's namespace.
+    #[allow(clippy::unnecessary_literal_bound)] // others have names of their own
     fn model_namespace(&self) -> &str {
         ""
     }
     /// The model's name.
+    #[allow(clippy::unnecessary_literal_bound)] // others have names of their own
     fn model_name(&self) -> &str {
         ""
     }

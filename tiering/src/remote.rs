@@ -239,11 +239,13 @@ mod tests {
         faults.into_iter().map(|fault| fault.field).collect()
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as the field has it
     fn tls(authority: &str, certificate: &str) -> Option<TierTls> {
         let name = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
         Some(TierTls { authority: name(authority), client_certificate: name(certificate) })
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as the field has it
     fn auth(bearer: Option<&str>, basic: Option<&str>) -> Option<TierAuth> {
         Some(TierAuth { bearer: bearer.map(str::to_owned), basic: basic.map(str::to_owned) })
     }

@@ -1,5 +1,6 @@
 //! Combining: each method by hand, what cannot be combined, and what holds whatever members answer.
 
+#![allow(clippy::float_cmp)] // 0 and 1 are exact
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests fail like tests
 
 use proptest::prelude::*;

@@ -1,5 +1,6 @@
 //! Confidence: what the docs say of each method, and what holds whatever a model answers.
 
+#![allow(clippy::float_cmp)] // 0 and 1 are exact
 #![allow(clippy::unwrap_used)] // helpers of tests fail like tests
 
 use proptest::prelude::*;

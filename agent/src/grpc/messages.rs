@@ -93,20 +93,17 @@ impl Messages {
         if length > self.limits.bytes {
             return Err(Refusal::TooLarge { limit: self.limits.bytes });
         }
-        match (flag, self.coding) {
-            (1, Some(coding)) => {
-                let unpacking = Box::new(Unpacking::new(coding, &self.limits)?);
-                self.open = Some(Open::Packed { left: length, unpacking, taken: Taken::default() });
-                if length == 0 {
-                    self.end(taken, ready)?;
-                }
+        if let (1, Some(coding)) = (flag, self.coding) {
+            let unpacking = Box::new(Unpacking::new(coding, &self.limits)?);
+            self.open = Some(Open::Packed { left: length, unpacking, taken: Taken::default() });
+            if length == 0 {
+                self.end(taken, ready)?;
             }
+        } else {
             // A flag that makes no sense is the service's to refuse.
-            _ => {
-                self.pass(PREFIX, taken)?;
-                ready.push_back(whole);
-                self.open = Some(Open::Plain { left: length }).filter(|_| length > 0);
-            }
+            self.pass(PREFIX, taken)?;
+            ready.push_back(whole);
+            self.open = Some(Open::Plain { left: length }).filter(|_| length > 0);
         }
         Ok(())
     }

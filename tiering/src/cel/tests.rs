@@ -327,6 +327,7 @@ proptest! {
         let (left, right) = (left >> shift, (right >> shift) as f64);
         let mut text = String::new();
         write!(text, "{left} < {right:?}").unwrap();
+        #[allow(clippy::cast_possible_truncation)] // it was an i64
         let exact = i128::from(left) < right as i128;
         prop_assert_eq!(test(&text), Ok(exact), "{}", text);
         prop_assert_eq!(test(&format!("{right:?} > {left}")), Ok(exact));

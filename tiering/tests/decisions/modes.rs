@@ -135,8 +135,7 @@ proptest! {
         let policy = policy(sketch.as_ref());
         let stated = Stated { hop: hop.then_some(Device).or(stated.hop), tier: None, ..stated };
         let decision = decided(&policy, node, stated, 0.5);
-        let stays = sketch.is_none()
-            || sketch.is_some_and(|sketch| sketch.private == Some(true))
+        let stays = sketch.is_none_or(|sketch| sketch.private == Some(true))
             || stated.privacy_required == Some(true)
             || stated.hop.is_some();
         if stays {

@@ -58,10 +58,10 @@ impl Facts for Images {
     fn header(&self, name: &str) -> Option<&str> {
         (name == "x-class").then_some("gold")
     }
-    fn model_namespace(&self) -> &str {
+    fn model_namespace(&self) -> &'static str {
         "shop"
     }
-    fn model_name(&self) -> &str {
+    fn model_name(&self) -> &'static str {
         "digits"
     }
     fn label(&self, key: &str) -> Option<&str> {
@@ -392,13 +392,14 @@ fn complexity_is_measured_once_however_many_rules_read_it() {
 
 #[test]
 fn a_complexity_that_cannot_be_is_refused_where_it_stands() {
+    use ComplexityMethod::{Entropy, Expression, InputSize};
+
     let parse = |method, full_bytes, expression: Option<&str>| {
         let complexity = Complexity { method, full_bytes, expression: expression.map(str::to_owned) };
         let spec = TierPolicySpec { complexity: Some(complexity), ..TierPolicySpec::default() };
         let faults = Policy::parse(&spec).err().unwrap_or_default();
         faults.into_iter().map(|fault| fault.to_string()).collect::<Vec<_>>()
     };
-    use ComplexityMethod::{Entropy, Expression, InputSize};
     for (method, full_bytes, expression, expected) in [
         (None, None, None, None),
         (Some(Entropy), None, None, None),
