@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use terrace_crds::Tier;
 
+use crate::callers::CallerArgs;
 use crate::tools::Tool;
 use terrace_egress::Allowance;
 
@@ -42,6 +44,10 @@ pub struct Args {
     /// Address of the Open Inference Protocol over gRPC.
     #[arg(long, env = "TERRACE_LISTEN_GRPC", value_name = "ADDRESS", default_value = "127.0.0.1:8001")]
     pub listen_grpc: SocketAddr,
+
+    /// Who may call the data ports.
+    #[command(flatten)]
+    pub callers: CallerArgs,
 
     /// Address of health, status and metrics.
     #[arg(long, env = "TERRACE_LISTEN_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:8002")]
@@ -133,6 +139,25 @@ pub struct Args {
     /// How log lines are written.
     #[arg(long, env = "TERRACE_LOG_FORMAT", value_name = "FORMAT", default_value = "text", value_parser = terrace_telemetry::Format::parse)]
     pub log_format: terrace_telemetry::Format,
+}
+
+impl Args {
+    /// Addresses of the data ports, with the flags that name them.
+    pub const fn data_ports(&self) -> [(&'static str, SocketAddr); 2] {
+        [("--listen-http", self.listen_http), ("--listen-grpc", self.listen_grpc)]
+    }
+
+    /// The arguments of this process. Ends it where they are wrong, each or together.
+    pub fn read() -> Self {
+        let args = Self::parse();
+        if args.tool.is_some() {
+            return args;
+        }
+        if let Err(fault) = args.callers.check(&args.data_ports()) {
+            Self::command().error(ErrorKind::ArgumentConflict, fault).exit();
+        }
+        args
+    }
 }
 
 /// A tier by its name.

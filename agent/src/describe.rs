@@ -9,6 +9,7 @@ use terrace_oip::metadata::{
     BatchStatistics, ConfigTensor, Indexed, InferenceStatistics, ModelConfig, ModelStatistics, Spent,
 };
 
+use crate::callers::Caller;
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Local, ModelKey, Served};
@@ -27,10 +28,9 @@ pub const READY: &str = "READY";
 /// What runs them.
 pub const BACKEND: &str = "onnxruntime";
 
-/// The model of this name, if it serves the version that is asked for.
-pub fn find(node: &Node, model: &str, version: Option<&str>) -> Result<Arc<Entry>, Refusal> {
-    let key = ModelKey::from_url(model, &node.default_namespace);
-    let entry = node.registry.get(&key).ok_or_else(|| serve::unknown_model(&key))?;
+/// The model of this name, if its caller may use it and it serves the version that is asked for.
+pub fn find(node: &Node, caller: &Caller, model: &str, version: Option<&str>) -> Result<Arc<Entry>, Refusal> {
+    let entry = serve::entry(node, caller, &ModelKey::from_url(model, &node.default_namespace))?;
     serve::check_version(&entry, version)?;
     Ok(entry)
 }
@@ -143,15 +143,15 @@ pub fn statistics(model: &str, served: &Served) -> ModelStatistics {
     }
 }
 
-/// The same of every model that serves.
-pub fn all_statistics(node: &Node) -> Vec<ModelStatistics> {
-    let entries = entries(node);
+/// The same of every model that serves and that a caller may use.
+pub fn all_statistics(node: &Node, caller: &Caller) -> Vec<ModelStatistics> {
+    let entries = entries(node, caller);
     let serving = entries.iter().filter_map(|(name, entry)| Some((name, entry.served()?)));
     serving.map(|(name, served)| statistics(name, served)).collect()
 }
 
-/// Every model that this node knows.
-pub fn index(node: &Node) -> Vec<Indexed> {
+/// Every model that this node knows and that a caller may use.
+pub fn index(node: &Node, caller: &Caller) -> Vec<Indexed> {
     let indexed = |(name, entry): (String, Arc<Entry>)| {
         let version = entry.served().map_or_else(String::new, |served| served.revision().to_owned());
         let reason = match &entry.local {
@@ -162,14 +162,16 @@ pub fn index(node: &Node) -> Vec<Indexed> {
         let state = if is_ready(node, &entry) { READY } else { "UNAVAILABLE" };
         Indexed { name, version, state: state.to_owned(), reason: reason.to_owned() }
     };
-    entries(node).into_iter().map(indexed).collect()
+    entries(node, caller).into_iter().map(indexed).collect()
 }
 
 /// By name, as a URL has it.
-fn entries(node: &Node) -> Vec<(String, Arc<Entry>)> {
+fn entries(node: &Node, caller: &Caller) -> Vec<(String, Arc<Entry>)> {
     let mut keys = node.registry.keys();
     keys.sort();
     let entry =
         |key: ModelKey| Some((key.to_url(&node.default_namespace).into_owned(), node.registry.get(&key)?));
-    keys.into_iter().filter_map(entry).collect()
+    let theirs =
+        |(_, entry): &(_, Arc<Entry>)| caller.may_use(&entry.key.namespace, &entry.allowed_namespaces);
+    keys.into_iter().filter_map(entry).filter(theirs).collect()
 }

@@ -8,20 +8,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower_service::Service as _;
 use tracing::{debug, warn};
+
+use crate::callers::{Door, Peer};
 
 /// The longest that a client may take to send the headers of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The longest that a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may be without a request, once it had one.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often the other side of an HTTP/2 connection must show that it lives.
@@ -30,6 +39,17 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 /// When the headers of a request had been read: its clock starts here.
 #[derive(Clone, Copy, Debug)]
 pub struct Started(pub Instant);
+
+/// What answers on a port.
+#[derive(Debug)]
+pub struct Served {
+    /// Where requests go.
+    pub router: Router,
+    /// Who is let in; none where everybody is, without encryption.
+    pub door: Option<Arc<Door>>,
+    /// What is permitted.
+    pub limits: Limits,
+}
 
 /// What a listener permits.
 #[derive(Clone, Copy, Debug)]
@@ -57,13 +77,13 @@ pub async fn bind(address: SocketAddr, flag: &str) -> io::Result<TcpListener> {
     })
 }
 
-/// Serves `router` until `ending` turns true, then answers what is in flight, within the drain time.
+/// Serves until `ending` turns true, then answers what is in flight, within the drain time.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
-    limits: Limits,
+    served: Served,
     mut ending: watch::Receiver<bool>,
 ) -> io::Result<()> {
+    let Served { router, door, limits } = served;
     let permits = Arc::new(Semaphore::new(limits.connections));
     let connections = GracefulShutdown::new();
     let mut server = auto::Builder::new(TokioExecutor::new());
@@ -89,22 +109,15 @@ pub async fn serve(
                 debug!(%error, "a connection ended before it was served");
                 continue;
             }
-            let (server, router, watcher, ending) =
-                (server.clone(), router.clone(), connections.watcher(), told.clone());
+            let visit = Visit {
+                server: server.clone(),
+                router: router.clone(),
+                door: door.clone(),
+                watcher: connections.watcher(),
+            };
+            let ending = told.clone();
             tokio::spawn(async move {
-                if begins(&stream, ending).await {
-                    let activity = Arc::new(Activity::default());
-                    let service = entry(router, Arc::clone(&activity));
-                    let connection = server.serve_connection(io_of(stream), service).into_owned();
-                    tokio::select! {
-                        ended = watcher.watch(connection) => {
-                            if let Err(error) = ended {
-                                debug!(error, "a connection ended early");
-                            }
-                        }
-                        () = activity.dies_down() => debug!("a connection was idle for too long"),
-                    }
-                }
+                visit.run(stream, ending).await;
                 drop(permit);
             });
         }
@@ -161,21 +174,110 @@ impl Drop for UnderWay {
     }
 }
 
-/// Whether a connection sends anything in time. Hyper's own patience begins only with the first byte.
-async fn begins(stream: &TcpStream, mut ending: watch::Receiver<bool>) -> bool {
-    tokio::select! {
-        readable = tokio::time::timeout(HEADER_TIMEOUT, stream.readable()) => matches!(readable, Ok(Ok(()))),
-        _ = ending.wait_for(|ending| *ending) => false,
+/// A connection, from its first byte to its end.
+struct Visit {
+    server: auto::Builder<TokioExecutor>,
+    router: Router,
+    door: Option<Arc<Door>>,
+    watcher: Watcher,
+}
+
+impl Visit {
+    async fn run(self, stream: TcpStream, mut ending: watch::Receiver<bool>) {
+        let beginning = async {
+            if !begins(&stream).await {
+                return None;
+            }
+            let Some((door, tls)) = self.door.as_ref().and_then(|door| Some((door, door.tls()?))) else {
+                return Some(Begun::Plain(stream));
+            };
+            match shake_hands(stream, tls).await {
+                Ok(stream) => Some(Begun::Encrypted(Box::new(stream))),
+                Err(Some(reason)) => {
+                    door.no_connection(reason);
+                    None
+                }
+                Err(None) => None,
+            }
+        };
+        let begun = tokio::select! {
+            begun = beginning => begun,
+            _ = ending.wait_for(|ending| *ending) => None,
+        };
+        match begun {
+            Some(Begun::Plain(stream)) => self.converse(stream, None).await,
+            Some(Begun::Encrypted(stream)) => {
+                let peer = Door::peer(stream.get_ref().1.peer_certificates());
+                self.converse(stream, peer).await;
+            }
+            None => {}
+        }
+    }
+
+    async fn converse(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Option<Peer>,
+    ) {
+        let activity = Arc::new(Activity::default());
+        let guard = Guard { door: self.door, peer: peer.map(Arc::new) };
+        let service = entry(self.router, guard, Arc::clone(&activity));
+        let connection = self.server.serve_connection(TokioIo::new(stream), service).into_owned();
+        tokio::select! {
+            ended = self.watcher.watch(connection) => {
+                if let Err(error) = ended {
+                    debug!(error, "a connection ended early");
+                }
+            }
+            () = activity.dies_down() => debug!("a connection was idle for too long"),
+        }
     }
 }
 
-fn io_of(stream: TcpStream) -> TokioIo<TcpStream> {
-    TokioIo::new(stream)
+/// A connection that may be spoken on.
+enum Begun {
+    Plain(TcpStream),
+    Encrypted(Box<TlsStream<TcpStream>>),
 }
 
-/// The router as hyper calls it: stamps each request with the time at which its headers had been read.
+/// Whether a connection sends anything in time. Hyper's own patience begins only with the first byte.
+async fn begins(stream: &TcpStream) -> bool {
+    let readable = tokio::time::timeout(HEADER_TIMEOUT, stream.readable()).await;
+    matches!(readable, Ok(Ok(())))
+}
+
+/// The encrypted connection; else why not, in one word. A client that goes away by itself is nothing to count.
+async fn shake_hands(
+    stream: TcpStream,
+    tls: Arc<ServerConfig>,
+) -> Result<TlsStream<TcpStream>, Option<&'static str>> {
+    let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream)).await;
+    let error = match shaken {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(error)) => error,
+        Err(_) => return Err(Some("HandshakeTimedOut")),
+    };
+    let told = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    Err(match told {
+        Some(rustls::Error::NoCertificatesPresented) => Some("NoCertificate"),
+        Some(rustls::Error::InvalidCertificate(_)) => Some("CertificateRefused"),
+        Some(_) => Some("HandshakeFailed"),
+        None => None,
+    })
+}
+
+/// Who asks whom for each request of a connection.
+#[derive(Clone)]
+struct Guard {
+    door: Option<Arc<Door>>,
+    peer: Option<Arc<Peer>>,
+}
+
+/// The router as hyper calls it: stamps each request with the time at which its headers had been read, and with who
+/// calls.
 fn entry(
     router: Router,
+    guard: Guard,
     activity: Arc<Activity>,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
@@ -187,10 +289,15 @@ fn entry(
     service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Started(Instant::now()));
         let under_way = UnderWay::begin(&activity);
-        let answering = router.clone().call(request);
+        let (mut router, guard) = (router.clone(), guard.clone());
         async move {
             let _under_way = under_way;
-            answering.await
+            if let Some(door) = &guard.door
+                && let Err(denied) = door.admit(&mut request, guard.peer.as_deref()).await
+            {
+                return Ok(door.turn_away(denied, Body::new(request.into_body())).await);
+            }
+            router.call(request).await
         }
     })
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod callers;
 mod cluster;
 mod crashes;
 mod describe;
@@ -37,7 +38,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use terrace_crds::node::AgentStatus;
 use terrace_engine::Engine as _;
@@ -46,14 +46,15 @@ use terrace_engine::probe::{self, Prober};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::admin::Admin;
 use crate::args::Args;
+use crate::callers::{Callers, Door, Port};
 use crate::cluster::Cluster;
 use crate::crashes::Crashes;
 use crate::fetch::{FetchOptions, Fetcher};
-use crate::listen::Limits;
+use crate::listen::{Limits, Served};
 use crate::node::{Node, Parts};
 use crate::record::Recorder;
 use crate::rest::body;
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == probe::SUBCOMMAND) {
         return probe::child_main();
     }
-    let args = Args::parse();
+    let args = Args::read();
     if let Some(tool) = &args.tool {
         return tools::run(tool);
     }
@@ -127,6 +128,7 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
     let data_port = listen::bind(args.listen_http, "--listen-http").await?;
     let grpc_port = listen::bind(args.listen_grpc, "--listen-grpc").await?;
     let admin_port = listen::bind(args.listen_admin, "--listen-admin").await?;
+    let callers = Arc::new(Callers::open(&args.callers)?);
     let cluster = match args.manifests {
         Some(_) => None,
         None => Some(cluster::config().await?),
@@ -140,16 +142,28 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
         data_dir = %args.data_dir.display(), runtime = parts.runtime, "agent starting"
     );
 
+    info!(tls = callers.has_tls(), everybody = callers.is_open(), "who may call the data ports");
+    if args.callers.tokens_are_seen(&args.data_ports()) {
+        warn!(
+            "tokens cross the network unencrypted: give --tls-cert and --tls-key, or have a proxy on this machine encrypt them"
+        );
+    }
     let (end, ending) = watch::channel(false);
     let limits = Limits { connections: args.max_connections, drain: args.drain_timeout };
     let mut tasks = JoinSet::new();
-    let router = rest::router(Arc::clone(&parts.node));
-    tasks.spawn(named("the data port", listen::serve(data_port, router, limits, ending.clone())));
-    let router = grpc::router(Arc::clone(&parts.node));
-    tasks.spawn(named("the gRPC port", listen::serve(grpc_port, router, limits, ending.clone())));
-    let router = admin::router(Admin { node: Arc::clone(&parts.node), log });
-    tasks.spawn(named("the admin port", listen::serve(admin_port, router, limits, ending)));
     let node = Arc::clone(&parts.node);
+    let door = |port| Some(Arc::new(Door::new(port, Arc::clone(&callers), Arc::clone(&node))));
+    let served = Served { router: rest::router(Arc::clone(&node)), door: door(Port::Http), limits };
+    tasks.spawn(named("the data port", listen::serve(data_port, served, ending.clone())));
+    let served = Served { router: grpc::router(Arc::clone(&node)), door: door(Port::Grpc), limits };
+    tasks.spawn(named("the gRPC port", listen::serve(grpc_port, served, ending.clone())));
+    let served = Served { router: admin::router(Admin { node: Arc::clone(&node), log }), door: None, limits };
+    tasks.spawn(named("the admin port", listen::serve(admin_port, served, ending)));
+    let followed = (Arc::clone(&callers), Arc::clone(&node));
+    tasks.spawn(async move {
+        followed.0.follow(&followed.1.board).await;
+        Ok(())
+    });
     tasks.spawn(async move {
         egress.follow_api_server().await;
         Ok(())

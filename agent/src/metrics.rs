@@ -29,6 +29,7 @@ pub struct Metrics {
     durations: Family<ModelLabels, Histogram, fn() -> Histogram>,
     attempts: Family<AttemptLabels, Counter>,
     activations: Family<ActivationLabels, Counter>,
+    refused: Family<RefusedLabels, Counter>,
     rule_failures: Family<RuleLabels, Counter>,
     decisions_unrecorded: Counter,
     tasks: Gauge,
@@ -58,6 +59,11 @@ struct AttemptLabels {
 struct ActivationLabels {
     model: String,
     outcome: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedLabels {
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,6 +102,12 @@ impl Metrics {
         registry.register("attempts", "Attempts at a tier, by outcome", attempts.clone());
         let activations = Family::default();
         registry.register("activations", "Revisions that were to be served, by outcome", activations.clone());
+        let refused = Family::default();
+        registry.register(
+            "refused",
+            "Calls and TLS handshakes of callers who may not, by reason",
+            refused.clone(),
+        );
         let rule_failures = Family::default();
         registry.register(
             "rule_failures",
@@ -126,6 +138,7 @@ impl Metrics {
             durations,
             attempts,
             activations,
+            refused,
             rule_failures,
             decisions_unrecorded,
             tasks,
@@ -146,6 +159,11 @@ impl Metrics {
     /// Counts one attempt at a tier.
     pub fn attempt(&self, tier: Tier, outcome: &'static str) {
         self.attempts.get_or_create(&AttemptLabels { tier: tier.as_str(), outcome }).inc();
+    }
+
+    /// Counts a call that its caller may not make.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&RefusedLabels { reason }).inc();
     }
 
     /// Counts what failed while the rules of a policy were asked.

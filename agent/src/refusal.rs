@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use terrace_oip::metadata::ErrorBody;
 
+use crate::callers::Denied;
 use crate::room::Full;
 
 /// Why a request has no answer.
@@ -13,6 +14,15 @@ pub enum Refusal {
     /// The request is wrong; the message names the field, never its value.
     #[error("{0}")]
     Invalid(String),
+    /// The agent does not know who calls.
+    #[error("{0}")]
+    Denied(Denied),
+    /// The caller may not use that, whether it exists or not.
+    #[error(
+        "this caller may use the models of its own namespace, named NAMESPACE.MODEL, and those whose allowedNamespaces \
+         name it; that is none of them"
+    )]
+    Forbidden,
     /// Nothing here has that name.
     #[error("{0}")]
     NotFound(String),
@@ -68,6 +78,8 @@ impl Refusal {
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Denied(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::TooLarge { .. } | Self::TooDense(_) | Self::TooLargeThere { .. } => {
                 StatusCode::PAYLOAD_TOO_LARGE
@@ -92,6 +104,8 @@ impl From<Refusal> for tonic::Status {
     fn from(refusal: Refusal) -> Self {
         let code = match &refusal {
             Refusal::Invalid(_) => tonic::Code::InvalidArgument,
+            Refusal::Denied(_) => tonic::Code::Unauthenticated,
+            Refusal::Forbidden => tonic::Code::PermissionDenied,
             Refusal::NotFound(_) => tonic::Code::NotFound,
             Refusal::TooLarge { .. }
             | Refusal::TooDense(_)
@@ -110,9 +124,13 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = self.status();
         let (passing, unread) = (self.is_passing(), matches!(self, Self::Unsupported(_)));
+        let challenge = if let Self::Denied(denied) = &self { Some(denied.challenge()) } else { None };
         let mut response = (status, Json(ErrorBody { error: self.to_string() })).into_response();
         if passing {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(challenge) = challenge {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if unread {
             let codings = HeaderValue::from_static(terrace_coding::Coding::NAMES);

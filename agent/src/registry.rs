@@ -63,6 +63,8 @@ pub struct Entry {
     pub reach: Arc<Reach>,
     /// What the model is called on other tiers.
     pub upstreams: Upstreams,
+    /// Namespaces whose callers may use it beside its own.
+    pub allowed_namespaces: Vec<String>,
     /// How sure the model is of an answer, where it says so.
     pub measure: Option<Measure>,
     /// The model on this node.
@@ -218,6 +220,7 @@ mod tests {
             Arc::new(Policy::parse(&serde_json::from_value(spec).unwrap()).unwrap())
         };
         let entry = |name: &str, url: &str| Entry {
+            allowed_namespaces: Arc::default(),
             key: ModelKey::from_url(name, "default"),
             label: name.into(),
             policy: policy(url),

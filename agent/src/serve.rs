@@ -4,7 +4,7 @@
 //! word, and the executor only walks the candidates that it named.
 
 use std::borrow::Cow;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
@@ -14,6 +14,7 @@ use terrace_tiering::{
 };
 use tracing::debug;
 
+use crate::callers::Caller;
 use crate::executor::{self, Answer, Attempt, Job, Output, Work};
 use crate::facts::RequestFacts;
 use crate::heavy::heavy;
@@ -32,6 +33,8 @@ pub const OURS: [&str; 2] = ["complexity", "confidence"];
 /// A request as it arrived.
 #[derive(Debug)]
 pub struct Call {
+    /// Who asks.
+    pub caller: Caller,
     /// The model that it asks for.
     pub model: ModelKey,
     /// The version that it asks for, if it names one.
@@ -80,7 +83,7 @@ pub trait Exchange: Send {
 
 /// Answers a request, or says why not. Of a request for a model that is not known, the body is not read.
 pub async fn infer<E: Exchange>(node: &Node, call: Call, exchange: &mut E) -> Result<E::Encoded, Refusal> {
-    let entry = node.registry.get(&call.model).ok_or_else(|| unknown_model(&call.model))?;
+    let entry = entry(node, &call.caller, &call.model)?;
     let started = call.started;
     let (mut by, mut record) = (None, None);
     let reply = answer(node, &entry, call, exchange, (&mut by, &mut record)).await;
@@ -225,6 +228,18 @@ fn attempts_text(attempts: &[Attempt]) -> String {
 /// Milliseconds to three places: a microsecond is as fine as it gets.
 pub fn millis(duration: std::time::Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// The entry of a model that a caller may use. Of others it hears the same whether they exist or not.
+pub fn entry(node: &Node, caller: &Caller, key: &ModelKey) -> Result<Arc<Entry>, Refusal> {
+    match node.registry.get(key) {
+        Some(entry) if caller.may_use(&key.namespace, &entry.allowed_namespaces) => Ok(entry),
+        None if caller.owns(&key.namespace) => Err(unknown_model(key)),
+        _ => {
+            node.metrics.refused("NotAllowed");
+            Err(Refusal::Forbidden)
+        }
+    }
 }
 
 /// What is said of a model that this node does not know.

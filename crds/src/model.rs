@@ -54,6 +54,15 @@ pub struct InferenceModelSpec {
     /// The policy that decides which tier answers. Without one the node itself answers, or nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_ref: Option<PolicyReference>,
+    /// Whose callers may use the model beside those of its own namespace: namespaces, or `*` for every one. A change
+    /// holds at once, and is no new revision.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(regex(pattern = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$"), length(max = 63)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub allowed_namespaces: Vec<String>,
 }
 
 /// Where a model's bytes come from.

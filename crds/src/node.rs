@@ -149,6 +149,10 @@ pub struct NodeModel {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub policy: Option<String>,
+    /// Namespaces whose callers may use the model beside its own; `*` is every one. Holds at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 63)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub allowed_namespaces: Vec<String>,
 }
 
 /// Why a node does not serve a model.

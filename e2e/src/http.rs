@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -96,6 +96,14 @@ impl Connection {
         let stream =
             TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
+        Self::over(address, stream).await
+    }
+
+    /// Over a connection that is there already.
+    pub async fn over(
+        address: SocketAddr,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Self> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // Ends with the sender; an error reaches whoever waits for a reply.
         tokio::spawn(connection);

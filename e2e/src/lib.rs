@@ -10,16 +10,19 @@ pub mod codings;
 pub mod dice;
 pub mod digits;
 pub mod expected;
+pub mod grpc;
 pub mod http;
 pub mod infer;
 pub mod load;
 pub mod manifests;
 pub mod opinions;
+pub mod pki;
 pub mod relay;
 pub mod scenes;
 pub mod server;
 pub mod site;
 pub mod upstreams;
+pub mod volume;
 pub mod wait;
 
 /// The root of the checkout.

@@ -16,6 +16,8 @@ pub struct Manifests(PathBuf);
 #[derive(Clone, Debug)]
 pub struct Model {
     name: String,
+    namespace: Option<String>,
+    allowed: Vec<String>,
     tier: &'static str,
     uri: String,
     digest: Digest,
@@ -90,6 +92,8 @@ impl Model {
     pub fn of(name: &str, file: &Artifact) -> Self {
         Self {
             name: name.to_owned(),
+            namespace: None,
+            allowed: Vec::new(),
             tier: "Device",
             uri: file.uri.clone(),
             digest: Digest::Fixed(file.sha256.clone()),
@@ -107,6 +111,20 @@ impl Model {
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
+        self
+    }
+
+    /// In another namespace than the default one.
+    #[must_use]
+    pub fn of_namespace(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// For callers of these namespaces as well.
+    #[must_use]
+    pub fn allowing(mut self, namespaces: &[&str]) -> Self {
+        self.allowed = namespaces.iter().map(|&namespace| namespace.to_owned()).collect();
         self
     }
 
@@ -205,6 +223,9 @@ impl Model {
     /// The manifest. `spec.source.uri` stands in line 7.
     pub fn yaml(&self) -> String {
         let mut text = header("InferenceModel", &self.name);
+        if let Some(namespace) = &self.namespace {
+            let _ = writeln!(text, "  namespace: {namespace}");
+        }
         // Writing to a String cannot fail.
         let _ = writeln!(text, "spec:\n  source:\n    uri: {}", self.uri);
         let _ = match &self.digest {
@@ -214,6 +235,9 @@ impl Model {
             }
         };
         let _ = writeln!(text, "  placement: {{tier: {}}}", self.tier);
+        if !self.allowed.is_empty() {
+            let _ = writeln!(text, "  allowedNamespaces: {:?}", self.allowed);
+        }
         if self.instances.is_some() || self.replaces || self.providers.is_some() {
             text.push_str("  runtime:\n");
         }

@@ -58,6 +58,7 @@ fn shown(text: &str) -> Result<BTreeMap<String, Metric>> {
 
 #[tokio::test]
 async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
+    const TOKEN: &str = "0123456789abcdef";
     let cloud = upstreams::answering().await?;
     let confidence = "{output: probabilities, method: Probability}";
     let site = Site::new()?;
@@ -71,11 +72,16 @@ async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
     site.manifests().policy(&sure)?;
     site.manifests()
         .model(&Model::digits("digits-edge")?.named("digits-edge").confidence(confidence).policy("sure"))?;
-    let agent = site.agent().ready().await?;
+    let tokens = site.folder().join("tokens");
+    fs::write(&tokens, format!("default {TOKEN}"))?;
+    let agent = site.agent().set("--caller-tokens", tokens).ready().await?;
+    let bearer = format!("Bearer {TOKEN}");
     for ask in [Ask::image(&digits::test_set().images[0]).private(), Ask::image(&[7.0; 64]).complexity(0.9)] {
-        agent.infer(&ask).await?.answered()?;
+        agent.infer(&ask.header("authorization", &bearer)).await?.answered()?;
     }
-    agent.infer(&Ask::image(&digits::test_set().images[0]).model("digits-edge")).await?.answered()?;
+    let ask = Ask::image(&digits::test_set().images[0]).model("digits-edge");
+    ensure!(agent.infer(&ask).await?.status == 401);
+    agent.infer(&ask.header("authorization", &bearer)).await?.answered()?;
     assert_eq!(documented()?, shown(&agent.admin("/metrics").await?.text())?);
     Ok(())
 }
@@ -116,8 +122,16 @@ fn is_word(text: &str) -> bool {
 #[test]
 fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
     let page = fs::read_to_string(checkout().join("docs/standalone.md"))?;
-    let words =
-        words(&["src/sync", "src/standalone", "src/fetch", "src/executor", "src/upstream", "engine/src"])?;
+    let words = words(&[
+        "src/sync",
+        "src/standalone",
+        "src/fetch",
+        "src/executor",
+        "src/upstream",
+        "src/callers",
+        "src/listen.rs",
+        "engine/src",
+    ])?;
     for known in ["DigestMismatch", "ProbeRefused", "LoadFailed", "DigestUnknown", "ConnectFailed"] {
         assert!(words.contains(known), "{known} is not found any more: {words:?}");
     }

@@ -7,6 +7,10 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use terrace_crds::{InferenceModel, InferenceNode};
 use terrace_e2e::cluster::{AGENTS, Cluster, SYSTEM};
+use terrace_e2e::digits;
+use terrace_e2e::infer::Ask;
+use terrace_e2e::manifests::Model;
+use terrace_e2e::site::Site;
 
 /// What the API server says to an attempt: `ok`, or the words of its refusal with their code.
 fn verdict<T>(answer: kube::Result<T>) -> Result<String> {
@@ -185,5 +189,33 @@ async fn the_claim_of_a_pods_token_is_its_node() -> Result<()> {
     let answer = review.create(&PostParams::default(), &request).await?;
     let extra = answer.data.pointer("/status/userInfo/extra").context("no extra")?;
     assert_eq!(extra["authentication.kubernetes.io/node-name"], json!(["node-b"]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_apps_token_opens_its_namespaces_models_and_the_api_server_is_not_asked() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let (issuer, keys) = cluster.token_keys().await?;
+    let app = cluster.token_for("default", "default", "terrace").await?;
+    let other = cluster.token_for(SYSTEM, "terrace-operator", "terrace").await?;
+    let for_the_api_server = cluster.token("default", "default").await?;
+    drop(cluster);
+
+    let site = Site::new()?;
+    site.manifests().model(&Model::digits("digits-device")?)?;
+    let file = site.folder().join("jwks.json");
+    std::fs::write(&file, keys)?;
+    let agent = site
+        .agent()
+        .set("--jwt-jwks", &file)
+        .set("--jwt-issuer", issuer)
+        .set("--jwt-audience", "terrace")
+        .ready()
+        .await?;
+    let ask = Ask::image(&digits::test_set().images[0]);
+    for (token, status) in [(app, 200), (other, 403), (for_the_api_server, 401)] {
+        let reply = agent.infer(&ask.clone().header("authorization", &format!("Bearer {token}"))).await?;
+        assert_eq!(reply.status, status, "{}", reply.text());
+    }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! The checks are those of the CRD's schema and rules, and what they cannot say: an agent that reads manifests
 //! from a folder has no API server before it.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -28,6 +29,10 @@ const MAX_BATCH: u16 = 1024;
 const MAX_LABEL_CHARS: usize = 63;
 const MAX_UPSTREAM_NAME_CHARS: usize = 253;
 const MAX_SELECTOR_LABELS: usize = 32;
+/// As in the CRD's schema.
+const MAX_ALLOWED_NAMESPACES: usize = 64;
+/// What stands for every namespace.
+const EVERY_NAMESPACE: &str = "*";
 
 /// What an `InferenceModel` asks for, checked, with every default written out. Two models that mean the same are
 /// equal.
@@ -43,6 +48,7 @@ pub struct ModelPlan {
     pub(crate) verification: Option<Verification>,
     pub(crate) confidence: Option<Confidence>,
     pub(crate) policy: Option<String>,
+    pub(crate) allowed_namespaces: Vec<String>,
 }
 
 /// Where the digest of a model's file comes from.
@@ -74,6 +80,7 @@ impl ModelPlan {
         let verification = spec.verification.as_ref().and_then(|asked| checks.verification(asked));
         let confidence = spec.confidence.as_ref().and_then(|asked| checks.confidence(asked));
         let policy = spec.policy_ref.as_ref().map(|reference| checks.policy(reference));
+        let allowed_namespaces = checks.allowed_namespaces(&spec.allowed_namespaces);
         match (uri, digest) {
             (Some(uri), Some(digest)) if checks.0.is_empty() => Ok(Self {
                 namespace,
@@ -86,6 +93,7 @@ impl ModelPlan {
                 verification,
                 confidence,
                 policy,
+                allowed_namespaces,
             }),
             _ => Err(checks.0),
         }
@@ -268,6 +276,22 @@ impl Checks {
 
     fn policy(&mut self, reference: &PolicyReference) -> String {
         self.label("spec.policyRef.name", Some(&reference.name))
+    }
+
+    /// In order: who means the same writes the same.
+    fn allowed_namespaces(&mut self, allowed: &[String]) -> Vec<String> {
+        const FIELD: &str = "spec.allowedNamespaces";
+        if allowed.len() > MAX_ALLOWED_NAMESPACES {
+            self.fault(FIELD, "must have at most 64 namespaces; * is every one");
+        }
+        if allowed.iter().any(|name| name != EVERY_NAMESPACE && !is_label(name)) {
+            self.fault(FIELD, "must hold namespaces, or * for every one");
+        }
+        let sorted: BTreeSet<&String> = allowed.iter().collect();
+        if sorted.len() != allowed.len() {
+            self.fault(FIELD, "must not name a namespace twice");
+        }
+        sorted.into_iter().cloned().collect()
     }
 }
 

@@ -298,6 +298,7 @@ fn entry(plan: &ModelPlan, work: Work, policy: Option<&TierPolicySpec>) -> NodeM
         verification,
         confidence,
         policy: policy.map(hash),
+        allowed_namespaces: plan.allowed_namespaces.clone(),
     }
 }
 

@@ -86,6 +86,8 @@ fn each_field_has_its_bounds() {
         model
     };
     let labels = |count: u32| (0..count).map(|label| (format!("l{label}"), json!(""))).collect::<Value>();
+    let allowed = "spec.allowedNamespaces";
+    let namespaces = |count: u32| (0..count).map(|number| json!(format!("n{number}"))).collect::<Value>();
     let rows: Vec<(&str, Value, bool)> = vec![
         ("metadata.name", with("metadata.name", json!("a".repeat(63))), true),
         ("metadata.name", with("metadata.name", json!("a".repeat(64))), false),
@@ -138,6 +140,13 @@ fn each_field_has_its_bounds() {
         ("spec.confidence.temperature", confident("temperature", json!(101)), false),
         ("spec.policyRef.name", with("spec.policyRef.name", json!("default")), true),
         ("spec.policyRef.name", with("spec.policyRef.name", json!("a/b")), false),
+        (allowed, with(allowed, json!(["shop", "*", "a-1"])), true),
+        (allowed, with(allowed, json!(["Shop"])), false),
+        (allowed, with(allowed, json!([""])), false),
+        (allowed, with(allowed, json!(["sh*p"])), false),
+        (allowed, with(allowed, json!(["shop", "shop"])), false),
+        (allowed, with(allowed, namespaces(64)), true),
+        (allowed, with(allowed, namespaces(65)), false),
     ];
     for (field, model, accepted) in rows {
         let row = model.to_string();
@@ -184,6 +193,9 @@ fn models_that_mean_the_same_are_equal() {
     assert_eq!(parse(with("spec.placement.tier", json!("Device"))).unwrap(), plain);
     assert_eq!(parse(with("spec.verification", json!({}))).unwrap(), plain);
     assert_eq!(parse(with("spec.source.uri", json!("file://localhost/digits.onnx"))).unwrap(), plain);
+    let allowed = |namespaces: Value| parse(with("spec.allowedNamespaces", namespaces)).unwrap();
+    assert_eq!(allowed(json!([])), plain);
+    assert_eq!(allowed(json!(["b", "a"])), allowed(json!(["a", "b"])));
     let cases = |tolerance: Value| {
         let cases = json!({"uri": "file:///c", "sha256": DIGEST, "tolerance": tolerance});
         parse(with("spec.verification.cases", cases)).unwrap()

@@ -208,6 +208,18 @@ fn a_revision_has_one_name_on_every_node() {
 }
 
 #[test]
+fn whom_a_model_allows_is_told_and_is_no_new_revision() {
+    let (alone, shared) =
+        (plan("m", pinned(json!({}))), plan("m", pinned(json!({"allowedNamespaces": ["b", "a"]}))));
+    let (alone, shared) = (told(&alone, None, &[], None), told(&shared, None, &[], None));
+    assert_eq!(only(&shared).allowed_namespaces, ["a", "b"]);
+    assert_eq!(only(&shared).revision, only(&alone).revision);
+    // Also where the node only forwards.
+    let elsewhere = plan("m", pinned(json!({"placement": {"tier": "Cloud"}, "allowedNamespaces": ["a"]})));
+    assert_eq!(only(&told(&elsewhere, None, &[], None)).allowed_namespaces, ["a"]);
+}
+
+#[test]
 fn a_policy_stands_once_however_many_models_name_it() {
     let (one, same) = (policy(json!({})), policy(json!({"fallback": {"enabled": true}})));
     let models = ["a", "b", "c"].map(|name| {

@@ -23,6 +23,7 @@ use tonic::{Request, Response, Status};
 
 use self::held::Held;
 use self::service::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
+use crate::callers::Caller;
 use crate::describe;
 use crate::executor::Output;
 use crate::listen::Started;
@@ -67,8 +68,9 @@ impl GrpcInferenceService for Inference {
         &self,
         request: Request<proto::ModelReadyRequest>,
     ) -> Answer<proto::ModelReadyResponse> {
+        let caller = Caller::of_call(&request)?;
         let proto::ModelReadyRequest { name, version } = request.into_inner();
-        let entry = describe::find(&self.node, &name, stated(&version))?;
+        let entry = describe::find(&self.node, &caller, &name, stated(&version))?;
         Ok(Response::new(proto::ModelReadyResponse { ready: describe::is_ready(&self.node, &entry) }))
     }
 
@@ -87,8 +89,9 @@ impl GrpcInferenceService for Inference {
         &self,
         request: Request<proto::ModelMetadataRequest>,
     ) -> Answer<proto::ModelMetadataResponse> {
+        let caller = Caller::of_call(&request)?;
         let proto::ModelMetadataRequest { name, version } = request.into_inner();
-        let entry = describe::find(&self.node, &name, stated(&version))?;
+        let entry = describe::find(&self.node, &caller, &name, stated(&version))?;
         let served = describe::served(&entry, &name)?;
         // Which may be left out, the model's config says: this message has no field for it.
         let tensor = |spec: &TensorSpec| TensorMetadata {
@@ -110,12 +113,14 @@ impl GrpcInferenceService for Inference {
         &self,
         request: Request<proto::ModelInferRequest>,
     ) -> Answer<proto::ModelInferResponse> {
+        let caller = Caller::of_call(&request)?;
         let (metadata, extensions, message) = request.into_parts();
         let started = extensions.get::<Started>().map_or_else(Instant::now, |started| started.0);
         let headers = metadata.into_headers();
         let stated_by_caller = requirements::from_headers(&headers)
             .and_then(|stated| stated.and(requirements::from_grpc_timeout(&headers)?));
         let call = Call {
+            caller,
             model: ModelKey::from_url(&message.model_name, &self.node.default_namespace),
             version: stated(&message.model_version).map(str::to_owned),
             stated: stated_by_caller,
@@ -132,8 +137,9 @@ impl GrpcInferenceService for Inference {
         &self,
         request: Request<proto::ModelConfigRequest>,
     ) -> Answer<proto::ModelConfigResponse> {
+        let caller = Caller::of_call(&request)?;
         let proto::ModelConfigRequest { name, version } = request.into_inner();
-        let entry = describe::find(&self.node, &name, stated(&version))?;
+        let entry = describe::find(&self.node, &caller, &name, stated(&version))?;
         let config = describe::config(&name, describe::served(&entry, &name)?);
         let data_type = |tensor: &ConfigTensor| {
             proto::DataType::from_str_name(&tensor.data_type).unwrap_or(proto::DataType::TypeInvalid).into()
@@ -164,11 +170,12 @@ impl GrpcInferenceService for Inference {
         &self,
         request: Request<proto::ModelStatisticsRequest>,
     ) -> Answer<proto::ModelStatisticsResponse> {
+        let caller = Caller::of_call(&request)?;
         let proto::ModelStatisticsRequest { name, version } = request.into_inner();
         let told = if name.is_empty() {
-            describe::all_statistics(&self.node)
+            describe::all_statistics(&self.node, &caller)
         } else {
-            let entry = describe::find(&self.node, &name, stated(&version))?;
+            let entry = describe::find(&self.node, &caller, &name, stated(&version))?;
             vec![describe::statistics(&name, describe::served(&entry, &name)?)]
         };
         let model_stats = told.into_iter().map(statistics).collect();
@@ -179,8 +186,9 @@ impl GrpcInferenceService for Inference {
         &self,
         request: Request<proto::RepositoryIndexRequest>,
     ) -> Answer<proto::RepositoryIndexResponse> {
+        let caller = Caller::of_call(&request)?;
         let only_ready = request.into_inner().ready;
-        let models = describe::index(&self.node)
+        let models = describe::index(&self.node, &caller)
             .into_iter()
             .filter(|model| !only_ready || model.state == describe::READY)
             .map(|model| proto::repository_index_response::ModelIndex {

@@ -21,6 +21,7 @@ use terrace_oip::metadata::{
     TensorNotes,
 };
 
+use crate::callers::Caller;
 use crate::describe;
 use crate::heavy::heavy;
 use crate::listen::Started;
@@ -97,8 +98,12 @@ async fn server_ready(State(node): State<Arc<Node>>) -> Response {
     (ready_status(ready), Json(Ready { ready })).into_response()
 }
 
-async fn model_ready(State(node): State<Arc<Node>>, target: Target) -> Result<Response, Refusal> {
-    let ready = describe::is_ready(&node, &*find(&node, &target)?);
+async fn model_ready(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    target: Target,
+) -> Result<Response, Refusal> {
+    let ready = describe::is_ready(&node, &*find(&node, &caller, &target)?);
     Ok((ready_status(ready), Json(ModelReady { name: target.model, ready })).into_response())
 }
 
@@ -108,9 +113,10 @@ const fn ready_status(ready: bool) -> StatusCode {
 
 async fn model_metadata(
     State(node): State<Arc<Node>>,
+    caller: Caller,
     target: Target,
 ) -> Result<Json<ModelMetadata>, Refusal> {
-    let entry = find(&node, &target)?;
+    let entry = find(&node, &caller, &target)?;
     let served = describe::served(&entry, &target.model)?;
     let tensor = |spec: &TensorSpec, optional: bool| TensorMetadata {
         name: spec.name.clone(),
@@ -130,46 +136,54 @@ async fn model_metadata(
 
 async fn model_config(
     State(node): State<Arc<Node>>,
+    caller: Caller,
     target: Target,
 ) -> Result<Json<terrace_oip::metadata::ModelConfig>, Refusal> {
-    let entry = find(&node, &target)?;
+    let entry = find(&node, &caller, &target)?;
     Ok(Json(describe::config(&target.model, describe::served(&entry, &target.model)?)))
 }
 
 async fn model_stats(
     State(node): State<Arc<Node>>,
+    caller: Caller,
     target: Target,
 ) -> Result<Json<terrace_oip::metadata::Statistics>, Refusal> {
-    let entry = find(&node, &target)?;
+    let entry = find(&node, &caller, &target)?;
     let served = describe::served(&entry, &target.model)?;
     let model_stats = vec![describe::statistics(&target.model, served)];
     Ok(Json(terrace_oip::metadata::Statistics { model_stats }))
 }
 
-async fn all_stats(State(node): State<Arc<Node>>) -> Json<terrace_oip::metadata::Statistics> {
-    Json(terrace_oip::metadata::Statistics { model_stats: describe::all_statistics(&node) })
+async fn all_stats(State(node): State<Arc<Node>>, caller: Caller) -> Json<terrace_oip::metadata::Statistics> {
+    Json(terrace_oip::metadata::Statistics { model_stats: describe::all_statistics(&node, &caller) })
 }
 
 async fn index(
     State(node): State<Arc<Node>>,
+    caller: Caller,
     request: Request,
 ) -> Result<Json<Vec<terrace_oip::metadata::Indexed>>, Refusal> {
     let (parts, body) = request.into_parts();
     let (message, _room) = body::read(body, &parts.headers, &node.body_limits(), None).await?;
     let asked =
         IndexRequest::from_json(&message.bytes).map_err(|error| Refusal::Invalid(error.to_string()))?;
-    let mut models = describe::index(&node);
+    let mut models = describe::index(&node, &caller);
     models.retain(|model| !asked.ready || model.state == describe::READY);
     Ok(Json(models))
 }
 
-async fn infer(State(node): State<Arc<Node>>, target: Target, request: Request) -> Result<Response, Refusal> {
+async fn infer(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    target: Target,
+    request: Request,
+) -> Result<Response, Refusal> {
     let started = request.extensions().get::<Started>().map_or_else(Instant::now, |started| started.0);
     let (parts, body) = request.into_parts();
     let model = ModelKey::from_url(&target.model, &node.default_namespace);
     let stated = requirements::from_headers(&parts.headers);
     let trace = Trace::from_headers(&parts.headers);
-    let call = Call { model, version: target.version, stated, started, trace };
+    let call = Call { caller, model, version: target.version, stated, started, trace };
     let mut exchange =
         Http { body: Some(body), headers: parts.headers, limits: node.body_limits(), message: None };
     let answered = serve::infer(&node, call, &mut exchange).await;
@@ -218,6 +232,6 @@ impl Exchange for Http {
 }
 
 /// The entry that a path names.
-fn find(node: &Node, target: &Target) -> Result<Arc<Entry>, Refusal> {
-    describe::find(node, &target.model, target.version.as_deref())
+fn find(node: &Node, caller: &Caller, target: &Target) -> Result<Arc<Entry>, Refusal> {
+    describe::find(node, caller, &target.model, target.version.as_deref())
 }

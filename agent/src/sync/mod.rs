@@ -260,12 +260,12 @@ impl Shared {
         match &serving {
             Some(served) if placed => {
                 let served = Arc::clone(served);
-                let policy = policy(&served.of).tightened_by(&policy(revision));
-                self.publish(&served.of.clone(), policy, Local::Serving(served));
+                let terms = Terms::of(&served.of).now_of(revision);
+                self.publish(&served.of.clone(), terms, Local::Serving(served));
             }
             _ => {
                 let local = if placed { Local::Absent } else { Local::NotPlaced };
-                self.publish(revision, policy(revision), local);
+                self.publish(revision, Terms::of(revision), local);
             }
         }
         self.node.board.model(&key, |model| {
@@ -304,8 +304,7 @@ impl Shared {
         let progress = |phase| self.node.board.model(&key, |model| model.phase = phase);
         match self.activator.load(revision, &progress).await {
             Ok(served) => {
-                let policy = policy(revision).tightened_by(&policy(wanted));
-                self.swap(revision, policy, served);
+                self.swap(revision, Terms::of(revision).now_of(wanted), served);
                 info!(model = %key, revision = revision.model.revision, "serving again from disk");
             }
             Err(error) => {
@@ -365,7 +364,7 @@ impl Shared {
         match activated.await {
             Ok(served) => {
                 let error = self.node.board.error(&key);
-                self.swap(&last, policy(&last).tightened_by(&policy(wanted)), served);
+                self.swap(&last, Terms::of(&last).now_of(wanted), served);
                 // It serves, and is not what is wanted.
                 self.node.board.model(&key, |model| {
                     model.phase = ModelPhase::Failed;
@@ -405,7 +404,7 @@ impl Shared {
             }
         };
         confidence::check(revision, served.model.signature())?;
-        self.swap(revision, policy(revision), served);
+        self.swap(revision, Terms::of(revision), served);
         self.node.metrics.activation(&key, "Serving");
         info!(model = %key, revision = revision.model.revision, "revision serves");
         self.record(NodeJournal::record).await;
@@ -419,7 +418,7 @@ impl Shared {
         let key = revision.key();
         info!(model = %key, revision = current.revision(), "taken away, to be replaced");
         let model = Arc::downgrade(&current.model);
-        self.publish(revision, policy(&current.of).tightened_by(&policy(revision)), Local::Absent);
+        self.publish(revision, Terms::of(&current.of).now_of(revision), Local::Absent);
         self.node.board.model(&key, |model| {
             model.serving_revision = None;
             model.serving_sha256 = None;
@@ -468,10 +467,10 @@ impl Shared {
     }
 
     /// From here on new requests are answered by `served`; those under way finish where they began.
-    fn swap(&self, revision: &Revision, policy: Policy, served: Served) {
+    fn swap(&self, revision: &Revision, terms: Terms, served: Served) {
         let provider = served.model.signature().provider.clone();
         let (sha256, execution) = (served.sha256.clone(), served.execution.clone());
-        self.publish(revision, policy, Local::Serving(Arc::new(served)));
+        self.publish(revision, terms, Local::Serving(Arc::new(served)));
         self.node.board.model(&revision.key(), |model| {
             model.phase = ModelPhase::Serving;
             model.serving_revision = Some(revision.model.revision.clone());
@@ -482,7 +481,7 @@ impl Shared {
         });
     }
 
-    fn publish(&self, revision: &Revision, policy: Policy, local: Local) {
+    fn publish(&self, revision: &Revision, terms: Terms, local: Local) {
         let serving = if let Local::Serving(served) = &local { Some(served.model.signature()) } else { None };
         let measure = confidence::measure(revision, serving);
         let key = revision.key();
@@ -492,11 +491,31 @@ impl Shared {
             reach: Arc::default(),
             label,
             key,
-            policy: Arc::new(policy),
+            policy: Arc::new(terms.policy),
             upstreams: revision.model.upstreams.clone(),
+            allowed_namespaces: terms.allowed_namespaces,
             local,
         };
         self.node.registry.publish(&entry, &self.node.upstream);
+    }
+}
+
+/// Who may answer requests for a model, and who may ask.
+struct Terms {
+    policy: Policy,
+    allowed_namespaces: Vec<String>,
+}
+
+impl Terms {
+    fn of(revision: &Revision) -> Self {
+        Self { policy: policy(revision), allowed_namespaces: revision.model.allowed_namespaces.clone() }
+    }
+
+    /// What of them holds for a model of which `wanted` is to be served: what keeps more to the node, and who may ask,
+    /// hold at once.
+    fn now_of(self, wanted: &Revision) -> Self {
+        let wanted = Self::of(wanted);
+        Self { policy: self.policy.tightened_by(&wanted.policy), ..wanted }
     }
 }
 

@@ -224,12 +224,26 @@ impl Cluster {
 
     /// The token that a kubelet would put into the agent's Pod on a node.
     pub async fn agent_token(&self, node: &str) -> Result<String> {
-        objects::bound_token(&self.client, AGENTS, "terrace-agent", Some(&objects::pod_name(node))).await
+        objects::bound_token(&self.client, AGENTS, "terrace-agent", Some(&objects::pod_name(node)), &[]).await
     }
 
     /// A token of an account that is bound to nothing.
     pub async fn token(&self, namespace: &str, account: &str) -> Result<String> {
-        objects::bound_token(&self.client, namespace, account, None).await
+        objects::bound_token(&self.client, namespace, account, None, &[]).await
+    }
+
+    /// A token of an account for somebody else than the API server, as a Pod's volume has it.
+    pub async fn token_for(&self, namespace: &str, account: &str, audience: &str) -> Result<String> {
+        objects::bound_token(&self.client, namespace, account, None, &[audience]).await
+    }
+
+    /// What the API server tells anyone of its tokens: their issuer, and the keys that sign them.
+    pub async fn token_keys(&self) -> Result<(String, String)> {
+        let get = |path: &str| http::Request::get(path).body(Vec::new());
+        let told = self.client.request_text(get("/.well-known/openid-configuration")?).await?;
+        let issuer =
+            serde_json::from_str::<Value>(&told)?["issuer"].as_str().context("no issuer")?.to_owned();
+        Ok((issuer, self.client.request_text(get("/openid/v1/jwks")?).await?))
     }
 
     /// A kubeconfig for a token, as a process is given it.

@@ -45,12 +45,14 @@ pub fn agent_pod(node: &str) -> Pod {
     .expect("a pod")
 }
 
-/// A token of a ServiceAccount, bound to a Pod (and so to its Node) where there is one.
+/// A token of a ServiceAccount, bound to a Pod (and so to its Node) where there is one; for the API server where no audience is
+/// named.
 pub async fn bound_token(
     client: &Client,
     namespace: &str,
     account: &str,
     pod: Option<&str>,
+    audiences: &[&str],
 ) -> Result<String> {
     let bound = match pod {
         Some(pod) => {
@@ -66,7 +68,7 @@ pub async fn bound_token(
     };
     let request = TokenRequest {
         spec: TokenRequestSpec {
-            audiences: Vec::new(),
+            audiences: audiences.iter().map(|&audience| audience.to_owned()).collect(),
             bound_object_ref: bound,
             expiration_seconds: Some(3600),
         },

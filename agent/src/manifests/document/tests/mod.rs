@@ -164,7 +164,7 @@ fn a_wrong_shape_names_every_field_and_its_line() {
             &[
                 "6: spec.source: needs exactly one of sha256 and sha256From: what runs is always pinned by digest",
                 "8: spec.source.sha265: is not known: did you mean sha256?",
-                "9: spec.wibble: is not known: expected confidence, placement, policyRef, runtime, source, upstreams, verification",
+                "9: spec.wibble: is not known: expected allowedNamespaces, confidence, placement, policyRef, runtime, source, upstreams, verification",
                 "11: spec.placement.node_selector: is not known: did you mean nodeSelector?",
             ],
         ),

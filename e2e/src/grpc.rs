@@ -1,0 +1,100 @@
+//! A small gRPC client: unary calls, each on a connection of its own, with the words of errors.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::pki::TlsClient;
+use crate::wait::LIMIT;
+
+/// `OK`, and codes of errors.
+pub const OK: u32 = 0;
+/// No such model.
+pub const NOT_FOUND: u32 = 5;
+/// Not for this caller.
+pub const PERMISSION_DENIED: u32 = 7;
+/// Nobody knows who calls.
+pub const UNAUTHENTICATED: u32 = 16;
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The status.
+    pub code: u32,
+    /// What it says.
+    pub words: String,
+    /// The message, as protobuf; empty where there is none.
+    pub message: Bytes,
+}
+
+/// A connection that is kept.
+pub struct Connection {
+    address: SocketAddr,
+    sender: SendRequest<Full<Bytes>>,
+    scheme: &'static str,
+}
+
+impl Connection {
+    /// Connects, with TLS where a client for it is given.
+    pub async fn open(address: SocketAddr, tls: Option<&TlsClient>) -> Result<Self> {
+        match tls {
+            Some(tls) => Self::over(address, "https", tls.connect(address, &["h2"]).await?).await,
+            None => Self::over(address, "http", TcpStream::connect(address).await?).await,
+        }
+    }
+
+    async fn over(
+        address: SocketAddr,
+        scheme: &'static str,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Self> {
+        let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        // Ends with the sender; an error reaches whoever waits for a reply.
+        tokio::spawn(connection);
+        Ok(Self { address, sender, scheme })
+    }
+
+    /// Calls a method of the inference service with a message in protobuf.
+    pub async fn call(&mut self, method: &str, token: Option<&str>, message: &[u8]) -> Result<Reply> {
+        let framed = [&[0], &u32::try_from(message.len())?.to_be_bytes()[..], message].concat();
+        let mut request = http::Request::post(format!(
+            "{}://{}/inference.GRPCInferenceService/{method}",
+            self.scheme, self.address
+        ))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(Bytes::from(framed)))?;
+        let exchange = async {
+            self.sender.ready().await?;
+            let (head, body) = self.sender.send_request(request).await?.into_parts();
+            anyhow::Ok((head, body.collect().await?))
+        };
+        let (head, body) = timeout(LIMIT, exchange).await.context("no reply")??;
+        let trailers = body.trailers().cloned().unwrap_or(head.headers);
+        let text = |trailers: &HeaderMap, name: &str| {
+            trailers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        };
+        let message = body.to_bytes();
+        Ok(Reply {
+            code: text(&trailers, "grpc-status").parse().context("no grpc-status")?,
+            words: text(&trailers, "grpc-message"),
+            message: message.slice(message.len().min(5)..),
+        })
+    }
+}
+
+/// A message whose first field is a text, which is what most calls take.
+pub fn named(name: &str) -> Vec<u8> {
+    [&[0x0a, u8::try_from(name.len()).unwrap_or(u8::MAX)], name.as_bytes()].concat()
+}
