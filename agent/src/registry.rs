@@ -220,7 +220,7 @@ mod tests {
             Arc::new(Policy::parse(&serde_json::from_value(spec).unwrap()).unwrap())
         };
         let entry = |name: &str, url: &str| Entry {
-            allowed_namespaces: Arc::default(),
+            allowed_namespaces: Vec::new(),
             key: ModelKey::from_url(name, "default"),
             label: name.into(),
             policy: policy(url),
