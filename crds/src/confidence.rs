@@ -17,6 +17,8 @@ pub struct Confidence {
     /// Calibration: above 1 the model counts as less sure than its scores say, below 1 as more. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.01, max = 100.0))]
+    // An API server takes a whole number for one that is not below a minimum of 0.01.
+    #[x_kube(validation = Rule::new("self >= 0.01").message("temperature must be from 0.01 to 100"))]
     pub temperature: Option<f64>,
 }
 
