@@ -136,7 +136,7 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
     let egress = Egress::new(args.allow_upstream.clone()).guarding(
         args.kubernetes_service_host.iter().map(String::as_str).chain(cluster.iter().filter_map(api_server)),
     );
-    let parts = wire(&args, egress.clone())?;
+    let parts = wire(&args, &egress)?;
     info!(
         tier = %args.tier, http = %data_port.local_addr()?, grpc = %grpc_port.local_addr()?, admin = %admin_port.local_addr()?,
         data_dir = %args.data_dir.display(), runtime = parts.runtime, "agent starting"
@@ -198,7 +198,7 @@ struct Wired {
     runtime: String,
 }
 
-fn wire(args: &Args, egress: Egress) -> anyhow::Result<Wired> {
+fn wire(args: &Args, egress: &Egress) -> anyhow::Result<Wired> {
     let engine = OnnxRuntime::open(&args.onnxruntime)?;
     let runtime = engine.runtime().to_string();
     let store = Arc::new(Store::open(&args.data_dir)?);
@@ -227,7 +227,7 @@ fn wire(args: &Args, egress: Egress) -> anyhow::Result<Wired> {
         tier: args.tier,
         default_namespace: args.default_namespace.clone(),
         body: body::Limits { bytes: args.max_body_bytes, room: Room::new(args.max_held_bytes) },
-        upstream: Upstream::new(&egress, args.credentials_dir.clone(), args.max_body_bytes),
+        upstream: Upstream::new(egress, args.credentials_dir.clone(), args.max_body_bytes),
         board: Board::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: runtime.clone(),

@@ -82,7 +82,7 @@ impl Guard {
 pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => embedded(address).map_or(address.into(), IpAddr::V4),
-        address => address,
+        address @ IpAddr::V4(_) => address,
     }
 }
 

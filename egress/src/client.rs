@@ -92,7 +92,7 @@ impl Egress {
             }
             tokio::time::sleep(if is_known { RESOLVED_FOR } else { RESOLVE_AGAIN }).await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     fn builder(&self) -> ClientBuilder {

@@ -111,13 +111,13 @@ fn nodes_without_an_edge_are_told_with_the_reason() {
     let all = [("a", &oslo), ("b", &bergen), ("c", &bergen), ("g", &gateway)];
     for (policy, nodes, agents, expected) in [
         (&fixed, &all[..], &[][..], None),
-        (&site, &all[..1], &[ready.clone()], Some((true, "AllSites", "1 site of"))),
+        (&site, &all[..1], std::slice::from_ref(&ready), Some((true, "AllSites", "1 site of"))),
         (&site, &[], &[], Some((true, "AllSites", "0 sites of"))),
         (&url, &all, &[], Some((true, "AllSites", "2 sites of topology.kubernetes.io/zone"))),
         (
             &site,
             &all,
-            &[ready.clone()],
+            std::slice::from_ref(&ready),
             Some((
                 false,
                 "NoEdgeAgent",
