@@ -133,7 +133,7 @@ fn nodes_without_an_edge_are_told_with_the_reason() {
         (
             &site,
             &all,
-            &[ready, unready(NotReady::Ports)],
+            &[ready.clone(), unready(NotReady::Ports)],
             Some((false, "NoEdgeAgent", "gw-b: no container port of its pod is named http or grpc")),
         ),
         (
