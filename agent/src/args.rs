@@ -76,7 +76,7 @@ pub struct Args {
     pub allow_http_sources: bool,
 
     /// What sources and tiers may be reached: a host name, an address or a network. Repeatable. Without one,
-    /// everything but loopback and link-local addresses; with one, only what is listed.
+    /// everything but loopback and link-local addresses and the cluster's API server; with one, only what is listed.
     #[arg(
         long = "allow-upstream",
         env = "TERRACE_ALLOW_UPSTREAM",
@@ -84,6 +84,10 @@ pub struct Args {
         value_delimiter = ','
     )]
     pub allow_upstream: Vec<Allowance>,
+
+    /// The address of the cluster's API server, as every pod is told it: not reached unless it is listed.
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
+    pub kubernetes_service_host: Option<String>,
 
     /// Folder of credentials for tiers: DIR/NAMESPACE/NAME/{token,username,password,ca.crt,tls.crt,tls.key}, each usable by
     /// resources of that namespace alone, read again when they change.
@@ -188,7 +192,7 @@ mod tests {
     fn flags() -> Vec<Arg> {
         let mut command = Args::command();
         command.build();
-        command.get_arguments().filter(|arg| arg.get_env().is_some()).cloned().collect()
+        command.get_arguments().filter(|arg| arg.get_env().is_some() && !arg.is_hide_set()).cloned().collect()
     }
 
     /// How the page's table begins to tell of a flag: flag, variable and default.

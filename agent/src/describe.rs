@@ -48,7 +48,8 @@ pub fn is_ready(node: &Node, entry: &Entry) -> bool {
 /// Whether a node of the tier `here` sends callers of a model anywhere.
 fn forwards(entry: &Entry, here: Tier) -> bool {
     let mut others = Tier::ALL.into_iter().filter(|tier| *tier != here);
-    !entry.policy.privacy_required() && others.any(|tier| entry.policy.remote(tier).is_some())
+    !entry.policy.privacy_required()
+        && others.any(|tier| entry.policy.remote(tier).is_some_and(|remote| remote.endpoints().is_ok()))
 }
 
 /// What serves of a model.

@@ -129,7 +129,14 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
     let grpc_port = listen::bind(args.listen_grpc, "--listen-grpc").await?;
     let admin_port = listen::bind(args.listen_admin, "--listen-admin").await?;
     let callers = Arc::new(Callers::open(&args.callers)?);
-    let parts = wire(&args)?;
+    let cluster = match args.manifests {
+        Some(_) => None,
+        None => Some(cluster::config().await?),
+    };
+    let egress = Egress::new(args.allow_upstream.clone()).guarding(
+        args.kubernetes_service_host.iter().map(String::as_str).chain(cluster.iter().filter_map(api_server)),
+    );
+    let parts = wire(&args, &egress)?;
     info!(
         tier = %args.tier, http = %data_port.local_addr()?, grpc = %grpc_port.local_addr()?, admin = %admin_port.local_addr()?,
         data_dir = %args.data_dir.display(), runtime = parts.runtime, "agent starting"
@@ -158,9 +165,13 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
         followed.0.follow(&followed.1.board).await;
         Ok(())
     });
+    tasks.spawn(async move {
+        egress.follow_api_server().await;
+        Ok(())
+    });
     let upstream = Arc::clone(&node);
     tasks.spawn(named("the credentials", async move { upstream.upstream.follow_credentials().await }));
-    tasks.spawn(named("the sync", follow(args.clone(), parts)));
+    tasks.spawn(named("the sync", follow(args.clone(), parts, cluster)));
 
     tokio::select! {
         ended = tasks.join_next() => return early(ended),
@@ -175,6 +186,11 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
     Ok(())
 }
 
+/// The host of the API server that a configuration leads to.
+fn api_server(cluster: &kube::Config) -> Option<&str> {
+    cluster.cluster_url.host()
+}
+
 /// The parts of an agent, before anything runs.
 struct Wired {
     node: Arc<Node>,
@@ -183,12 +199,11 @@ struct Wired {
     runtime: String,
 }
 
-fn wire(args: &Args) -> anyhow::Result<Wired> {
+fn wire(args: &Args, egress: &Egress) -> anyhow::Result<Wired> {
     let engine = OnnxRuntime::open(&args.onnxruntime)?;
     let runtime = engine.runtime().to_string();
     let store = Arc::new(Store::open(&args.data_dir)?);
     let journal = Arc::new(NodeJournal::open(args.data_dir.join("journal/node.json"))?);
-    let egress = Egress::new(args.allow_upstream.clone());
     let prober = Prober {
         program: std::env::current_exe()
             .context("cannot find the agent's own executable, which probes models")?,
@@ -213,7 +228,7 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
         tier: args.tier,
         default_namespace: args.default_namespace.clone(),
         body: body::Limits { bytes: args.max_body_bytes, room: Room::new(args.max_held_bytes) },
-        upstream: Upstream::new(&egress, args.credentials_dir.clone(), args.max_body_bytes),
+        upstream: Upstream::new(egress, args.credentials_dir.clone(), args.max_body_bytes),
         board: Board::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: runtime.clone(),
@@ -233,7 +248,7 @@ fn wire(args: &Args) -> anyhow::Result<Wired> {
 }
 
 /// Serves from disk at once; follows the manifests as soon as the data directory is this process's alone.
-async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
+async fn follow(args: Args, wired: Wired, cluster: Option<kube::Config>) -> anyhow::Result<()> {
     let data_dir = args.data_dir.clone();
     let held = DataLock::try_acquire(&data_dir)?;
     let sync = Sync::new(Arc::clone(&wired.node), Arc::clone(&wired.activator), Arc::clone(&wired.journal));
@@ -251,7 +266,14 @@ async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
     wired.journal.tidy()?;
     let (instructions, instructed) = watch::channel(None);
     let following = sync.run(instructed);
-    if let Some(manifests) = &args.manifests {
+    if let Some(cluster) = cluster {
+        // Until the cluster is heard, what it said last: what could not be served then is tried again.
+        instructions.send_replace(
+            wired.journal.state().spec.map(|spec| Arc::new(Instruction { spec, generation: None })),
+        );
+        let cluster = Cluster::connect(cluster, args.node_name.as_deref(), Arc::clone(&wired.node))?;
+        tokio::join!(cluster.run(instructions), following);
+    } else if let Some(manifests) = &args.manifests {
         let standalone = Standalone::open(
             &args,
             manifests,
@@ -260,13 +282,6 @@ async fn follow(args: Args, wired: Wired) -> anyhow::Result<()> {
             wired.journal.state().spec,
         )?;
         tokio::join!(standalone.run(instructions), following);
-    } else {
-        // Until the cluster is heard, what it said last: what could not be served then is tried again.
-        instructions.send_replace(
-            wired.journal.state().spec.map(|spec| Arc::new(Instruction { spec, generation: None })),
-        );
-        let cluster = Cluster::connect(args.node_name.as_deref(), Arc::clone(&wired.node)).await?;
-        tokio::join!(cluster.run(instructions), following);
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `InferenceNode`: the hand-over point between the operator and one node's agent.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -68,6 +69,45 @@ pub struct InferenceNodeSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     pub policies: BTreeMap<String, TierPolicySpec>,
+    /// Where the node is, by the labels whose values name a site in those policies: facts, and no part of any revision. A
+    /// label that the node does not have is not there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub sites: BTreeMap<String, NodeSite>,
+}
+
+/// The site of a node, as one of its labels says.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSite {
+    /// The label's value.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// The ready edge agents there, in the order in which this node asks them; another node of the site has another order.
+    /// Of many the first eight.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub edge: Vec<EdgeAddress>,
+}
+
+/// Where an edge agent answers.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeAddress {
+    /// The Node that it is on.
+    #[schemars(length(max = 253))]
+    pub node: String,
+    /// Its address.
+    #[schemars(with = "String", length(max = 45))]
+    pub address: IpAddr,
+    /// Its port of the Open Inference Protocol over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535), extend("format" = "int32"))]
+    pub http_port: Option<u16>,
+    /// Its port of the Open Inference Protocol over gRPC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535), extend("format" = "int32"))]
+    pub grpc_port: Option<u16>,
 }
 
 /// One model on one node.

@@ -30,7 +30,7 @@ use crate::{Duration, Tier};
         .message("metadata.name must be a DNS label: at most 63 lower-case letters, digits and hyphens"),
     printcolumn(name = "Accepted", type_ = "string", json_path = ".status.conditions[?(@.type==\"Accepted\")].status", description = "Whether the nodes are told of this generation"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode", description = "How many tiers are asked"),
-    printcolumn(name = "Edge", type_ = "string", json_path = ".spec.tiers.edge.url", description = "Where the edge answers"),
+    printcolumn(name = "Edge", type_ = "string", json_path = ".status.edge", description = "Where the edge answers: a URL, or the label whose value names a site"),
     printcolumn(name = "Cloud", type_ = "string", json_path = ".spec.tiers.cloud.url", description = "Where the cloud answers"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since it was created")
 )]
@@ -153,7 +153,7 @@ impl RequestDefaults {
 }
 
 /// The tiers beyond the node.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Tiers {
     /// The site's gateway.
@@ -161,6 +161,10 @@ pub struct Tiers {
     pub edge: Option<RemoteTier>,
     /// The data centre.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        validation = Rule::new("!has(self.site) && !(has(self.url) && self.url.contains('{'))")
+            .message("sites are the edge's: cloud needs a url, and one that does not depend on the node's site")
+    )]
     pub cloud: Option<RemoteTier>,
 }
 
@@ -175,14 +179,22 @@ impl Tiers {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.auth) || self.url.startsWith('https://')")
-        .message("auth needs an https:// url: credentials are not sent where anyone on the path can read them"),
-    validation = Rule::new("!has(self.tls) || self.url.startsWith('https://')").message("tls needs an https:// url")
+    validation = Rule::new("has(self.url) != has(self.site)")
+        .message("exactly one of url and site is needed"),
+    validation = Rule::new("!has(self.auth) || (has(self.url) ? self.url.startsWith('https://') : has(self.tls))")
+        .message("auth needs an https:// url, or tls for a site: credentials are not sent where anyone on the path can read them"),
+    validation = Rule::new("!has(self.tls) || !has(self.url) || self.url.startsWith('https://')")
+        .message("tls needs an https:// url")
 )]
 pub struct RemoteTier {
-    /// The server's base URL, without `/v2`: `https://gateway.example:8000`.
+    /// The server's base URL, without `/v2`: `https://gateway.example:8000`. The edge's may hold `{site}`, which stands for
+    /// the value of the node's own label topology.kubernetes.io/zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^https?://[^/?#@]+(/[^?#]*)?$"), length(max = 2048))]
-    pub url: String,
+    pub url: Option<String>,
+    /// The ready edge agents of the node's own site, as the operator finds them. For the edge alone, and in a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<EdgeSite>,
     /// How it is asked. Default HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
@@ -282,6 +294,24 @@ pub struct Hedge {
     pub max_extra_load: Option<u32>,
 }
 
+/// The edge agents of the node's own site: those on nodes with the same value of a label.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EdgeSite {
+    /// The label of Nodes whose value names their site. Default topology.kubernetes.io/zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(
+            pattern = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+        ),
+        length(max = 317)
+    )]
+    pub label: Option<String>,
+}
+
+/// The label whose value names a node's site, unless a policy names another.
+pub const SITE_LABEL: &str = "topology.kubernetes.io/zone";
+
 /// What happens when the chosen tier does not answer.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -303,7 +333,11 @@ pub struct TierPolicyStatus {
     /// The generation of the spec that this status tells of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Accepted`: false with what is wrong; the last accepted generation goes on.
+    /// Where the edge answers, of the last accepted generation: a URL, or the label whose value names a site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<String>,
+    /// `Accepted`: false with what is wrong; the last accepted generation goes on. `SitesResolved`, where the edge depends on
+    /// the node's site: false with the nodes that have no edge, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -122,6 +122,22 @@ fn policy_rules_accept_and_refuse() {
         policy("p", "{tiers: {edge: {url: 'http://edge:8000', timeout: 0s}}}"),
         "must be positive",
     );
+    row("a site", policy("p", "{tiers: {edge: {site: {}}}}"), "");
+    row("a site by its label", policy("p", "{tiers: {edge: {site: {label: example.com/store}}}}"), "");
+    row(
+        "a url and a site",
+        policy("p", "{tiers: {edge: {url: 'http://edge', site: {}}}}"),
+        "exactly one of url and site",
+    );
+    row("neither url nor site", policy("p", "{tiers: {edge: {timeout: 1s}}}"), "exactly one of url and site");
+    row("a site in a url", policy("p", "{tiers: {edge: {url: 'http://{site}.example'}}}"), "");
+    row("a cloud", policy("p", "{tiers: {cloud: {url: 'http://cloud'}}}"), "");
+    row("a cloud at the site", policy("p", "{tiers: {cloud: {site: {}}}}"), "sites are the edge's");
+    row(
+        "a cloud at a url of the site",
+        policy("p", "{tiers: {cloud: {url: 'http://{site}.example'}}}"),
+        "sites are the edge's",
+    );
     let edge = |fields: &str| policy("p", &format!("{{tiers: {{edge: {{{fields}}}}}}}"));
     let (http, https) = ("url: 'http://edge'", "url: 'https://edge'");
     row("a token over https", edge(&format!("{https}, auth: {{bearer: cloud}}")), "");
@@ -142,6 +158,9 @@ fn policy_rules_accept_and_refuse() {
     );
     row("a hedge", edge(&format!("{http}, hedge: {{after: 20ms, maxExtraLoad: 5}}")), "");
     row("a hedge at once", edge(&format!("{http}, hedge: {{after: 0s}}")), "after must be positive");
+    let site = |fields: &str| edge(&format!("site: {{}}{fields}"));
+    row("a site over tls with a token", site(", tls: {}, auth: {bearer: site}"), "");
+    row("a site with a token over http", site(", auth: {bearer: site}"), "auth needs an https:// url");
     row("an order", policy("p", "{fallback: {order: [Edge, Device]}}"), "");
     row("a tier twice", policy("p", "{fallback: {order: [Edge, Edge]}}"), "once at most");
 }

@@ -186,7 +186,22 @@ fn policies() -> Vec<Row> {
         ("a deadline of nothing", json!({"defaults": {"maxLatency": "0s"}}), "maxLatency must be positive"),
         ("privacy as text", json!({"defaults": {"privacyRequired": "yes"}}), "privacyRequired"),
         ("an edge", edge(json!({"url": "http://edge:8000/base", "timeout": "2s"})), ""),
-        ("an edge without url", edge(json!({})), "spec.tiers.edge.url: Required value"),
+        ("an edge without url", edge(json!({})), "exactly one of url and site"),
+        ("a site", edge(json!({"site": {}})), ""),
+        ("a site by a label", edge(json!({"site": {"label": "example.com/store"}})), ""),
+        (
+            "a site by what is no label",
+            edge(json!({"site": {"label": "example.com/"}})),
+            "spec.tiers.edge.site.label",
+        ),
+        ("a site and a url", edge(json!({"site": {}, "url": "http://edge"})), "exactly one of url and site"),
+        ("a site in a url", edge(json!({"url": "http://gateway.{site}.example"})), ""),
+        ("a cloud at the site", json!({"tiers": {"cloud": {"site": {}}}}), "sites are the edge's"),
+        (
+            "a cloud at a url of the site",
+            json!({"tiers": {"cloud": {"url": "http://{site}.example"}}}),
+            "sites are the edge's",
+        ),
         ("a user in the url", edge(json!({"url": "http://user:secret@edge"})), "spec.tiers.edge.url"),
         ("a query", edge(json!({"url": "http://edge?a=b"})), "spec.tiers.edge.url"),
         ("another scheme", edge(json!({"url": "grpc://edge"})), "spec.tiers.edge.url"),
@@ -345,6 +360,7 @@ fn nodes() -> Vec<Row> {
     let artifact = json!({"uri": "file:///m", "sha256": digest()});
     let why = json!({"reason": "TierMismatch", "message": "it is for another tier"});
     let entry = json!({"namespace": "a", "name": "b", "revision": "r", "notPlaced": why});
+    let gateway = json!({"node": "gw", "address": "fd00::7", "httpPort": 8000});
     vec![
         ("nothing", json!({}), ""),
         ("an artifact", node(json!({"artifact": artifact})), ""),
@@ -355,6 +371,16 @@ fn nodes() -> Vec<Row> {
             "exactly one of artifact and notPlaced",
         ),
         ("neither", node(json!({})), "exactly one of artifact and notPlaced"),
+        (
+            "a site",
+            json!({"sites": {"topology.kubernetes.io/zone": {"name": "oslo", "edge": [gateway]}}}),
+            "",
+        ),
+        (
+            "nine gateways",
+            json!({"sites": {"topology.kubernetes.io/zone": {"name": "oslo", "edge": vec![gateway; 9]}}}),
+            "must have at most 8 items",
+        ),
         ("257 models", json!({"models": vec![entry; 257]}), "must have at most 256 items"),
     ]
 }

@@ -19,6 +19,8 @@ pub enum Guard {
     Broadcast,
     /// A cloud's metadata service that is not on a link-local address.
     Metadata,
+    /// The API server of the cluster that this process is in.
+    ApiServer,
 }
 
 /// Metadata services outside of link-local addresses: Alibaba's, Azure's, Oracle's, and those of AWS and Google on
@@ -76,6 +78,14 @@ impl Guard {
     }
 }
 
+/// The address that is reached with this one.
+pub(crate) fn canonical(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => embedded(address).map_or(address.into(), IpAddr::V4),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 /// The IPv4 address that a translator or a tunnel takes an IPv6 address for. (Mapped addresses are IPv4 addresses
 /// already, by `to_canonical`.)
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
@@ -99,6 +109,7 @@ impl fmt::Display for Guard {
             Self::Multicast => "a multicast address",
             Self::Broadcast => "a broadcast address",
             Self::Metadata => "a cloud's metadata service",
+            Self::ApiServer => "the cluster's API server",
         })
     }
 }

@@ -11,7 +11,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
 use tokio::sync::Semaphore;
-use tracing::warn;
+use tracing::{debug, warn};
 use url::Url;
 
 use super::{Denied, Egress};
@@ -24,6 +24,10 @@ const MAX_REDIRECTS: usize = 5;
 const SOURCE_CONNECT: Duration = Duration::from_secs(10);
 /// How long a source may send nothing.
 const SOURCE_IDLE: Duration = Duration::from_secs(30);
+/// How long the addresses of the API server are believed.
+const RESOLVED_FOR: Duration = Duration::from_mins(5);
+/// How soon they are asked for again where that failed.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
 /// Names that are resolved at once. A resolver that does not answer holds a thread for each until it gives up.
 const LOOKUPS: usize = 16;
 
@@ -65,6 +69,30 @@ impl Egress {
                 },
             ))
         })
+    }
+
+    /// Keeps up with the addresses of an API server that is known by name, for ever. What cannot be resolved keeps the
+    /// addresses that it had; by that name it is guarded all the same.
+    pub async fn follow_api_server(&self) {
+        let names = self.api_server.names();
+        while !names.is_empty() {
+            let mut addresses = Vec::new();
+            let mut is_known = true;
+            for name in names {
+                match tokio::net::lookup_host((name.as_str(), 0)).await {
+                    Ok(found) => addresses.extend(found.map(|address| address.ip())),
+                    Err(error) => {
+                        debug!(host = name, %error, "the API server's name does not resolve; tried again");
+                        is_known = false;
+                    }
+                }
+            }
+            if is_known {
+                self.api_server.learn(addresses);
+            }
+            tokio::time::sleep(if is_known { RESOLVED_FOR } else { RESOLVE_AGAIN }).await;
+        }
+        std::future::pending::<()>().await;
     }
 
     fn builder(&self) -> ClientBuilder {
@@ -158,6 +186,8 @@ impl Resolve for Resolver {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     fn egress(allowances: &[&str]) -> Egress {
@@ -218,5 +248,16 @@ mod tests {
             |allowances: &[&str]| Resolver::new(egress(allowances)).resolve("localhost".parse().unwrap());
         assert!(resolve(&[]).await.err().unwrap().is::<Denied>());
         assert!(resolve(&["localhost"]).await.unwrap().all(|address| address.ip().is_loopback()));
+    }
+
+    #[tokio::test]
+    async fn the_addresses_of_an_api_server_are_found_by_its_name_and_then_guarded() {
+        // A name that resolves without a network; what is asked is asked by another one.
+        let egress = egress(&[]).guarding(["localhost"]);
+        let resolver = egress.clone();
+        tokio::select! {
+            () = resolver.follow_api_server() => {}
+            () = async { while !egress.api_server.is_at(IpAddr::from([127, 0, 0, 1])) { tokio::task::yield_now().await; } } => {}
+        }
     }
 }

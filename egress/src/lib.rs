@@ -9,6 +9,7 @@
 
 mod address;
 mod allowance;
+mod api_server;
 mod client;
 mod tier;
 
@@ -17,6 +18,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use url::{Host, Url};
+
+use api_server::ApiServer;
 
 pub use address::Guard;
 pub use allowance::Allowance;
@@ -30,6 +33,7 @@ pub use tier::{
 #[derive(Clone, Debug, Default)]
 pub struct Egress {
     allowances: Arc<[Allowance]>,
+    api_server: Arc<ApiServer>,
 }
 
 /// Why something may not be reached, and what would change that. Never holds more of a URL than its host.
@@ -62,7 +66,13 @@ enum Why {
 impl Egress {
     /// The rules that these allowances make.
     pub fn new(allowances: Vec<Allowance>) -> Self {
-        Self { allowances: allowances.into() }
+        Self { allowances: allowances.into(), api_server: Arc::default() }
+    }
+
+    /// The same rules in a process that knows the API server of its cluster at these hosts: it is guarded.
+    #[must_use]
+    pub fn guarding<'a>(self, api_server: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { api_server: Arc::new(ApiServer::at(api_server)), ..self }
     }
 
     /// What can be said of a URL without resolving its host.
@@ -129,6 +139,9 @@ impl Egress {
         }
         if let Some(guard) = Guard::of(address) {
             return Verdict::Guarded(guard);
+        }
+        if self.api_server.is_at(address) || name.is_some_and(|name| self.api_server.is_called(name)) {
+            return Verdict::Guarded(Guard::ApiServer);
         }
         if self.allowances.is_empty() || name.is_some_and(|name| self.lists_name(name)) {
             Verdict::Permitted

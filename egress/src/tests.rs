@@ -148,3 +148,45 @@ fn a_denial_names_the_host_the_reason_and_the_flag() {
         assert_eq!(denied.as_deref(), Some(message));
     }
 }
+
+#[test]
+fn the_api_server_is_reached_only_where_its_address_is_listed() {
+    let guarded =
+        |listed: &[&str]| egress(listed).guarding(["10.96.0.1", "[fd00::a]", "K8s.example.", "fd00::b"]);
+    let check = |listed: &[&str], url: &str| guarded(listed).check_url(&Url::parse(url).unwrap()).is_ok();
+    let resolved = |listed: &[&str], name: &str, address: &str| {
+        let address = SocketAddr::new(address.parse().unwrap(), 0);
+        guarded(listed).permitted(name, std::iter::once(address)).is_ok()
+    };
+    for url in [
+        "https://10.96.0.1",
+        "http://10.96.0.1:8000/any/port",
+        "https://[::ffff:10.96.0.1]",
+        "https://[64:ff9b::a60:1]",
+        "https://[fd00::a]",
+        "https://[fd00::b]:6443",
+    ] {
+        assert!(!check(&[], url), "{url}");
+    }
+    for (name, address) in [
+        ("kubernetes.default.svc", "10.96.0.1"),
+        ("edge.example", "fd00::b"),
+        // Its own name, whatever it resolves to.
+        ("k8s.example", "192.0.2.1"),
+        ("K8S.EXAMPLE.", "192.0.2.2"),
+    ] {
+        assert!(!resolved(&[], name, address), "{name}");
+        assert!(!resolved(&[name, "10.1.0.0/16"], name, address), "{name} is listed by name");
+        assert!(resolved(&[address], name, address), "{name} is listed by address");
+    }
+    assert!(check(&["10.96.0.0/16"], "https://10.96.0.1"));
+    assert!(check(&[], "http://10.96.0.2") && resolved(&[], "edge.example", "10.96.0.2"));
+    // Its name resolved to this.
+    let egress = guarded(&[]);
+    egress.api_server.learn(["192.0.2.7".parse().unwrap()]);
+    let denied = egress.check_url(&Url::parse("https://192.0.2.7:6443").unwrap()).unwrap_err().to_string();
+    assert_eq!(
+        denied,
+        "192.0.2.7 is the cluster's API server, which is reached only where it is listed by address; if that is meant, add --allow-upstream 192.0.2.7, and everything else that this agent reaches: with an entry, only what is listed is reached"
+    );
+}

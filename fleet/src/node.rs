@@ -30,8 +30,12 @@ const TIER_LABEL: &str = "terrace.dev/tier";
 impl NodeFacts {
     /// A node as Kubernetes knows it.
     pub fn from_labels(labels: &BTreeMap<String, String>) -> Self {
-        let tier = labels.get(TIER_LABEL).and_then(|name| Tier::parse(name)).unwrap_or_default();
-        Self { tier, labels: labels.clone() }
+        Self { tier: Self::tier_of(labels), labels: labels.clone() }
+    }
+
+    /// The tier of a node with these labels.
+    pub fn tier_of(labels: &BTreeMap<String, String>) -> Tier {
+        labels.get(TIER_LABEL).and_then(|name| Tier::parse(name)).unwrap_or_default()
     }
 }
 

@@ -51,6 +51,10 @@ pub struct Args {
     )]
     pub allow_upstream: Vec<Allowance>,
 
+    /// The address of the cluster's API server, as every pod is told it: not reached unless it is listed.
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
+    pub kubernetes_service_host: Option<String>,
+
     /// Also read checksum files over http://.
     #[arg(long, env = "TERRACE_ALLOW_HTTP_SOURCES")]
     pub allow_http_sources: bool,
@@ -84,7 +88,7 @@ mod tests {
     fn the_page_has_every_flag_with_its_variable_and_default() {
         let mut command = Args::command();
         command.build();
-        for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
+        for arg in command.get_arguments().filter(|arg| arg.get_env().is_some() && !arg.is_hide_set()) {
             let (flag, variable) = (arg.get_long().unwrap(), arg.get_env().unwrap().to_string_lossy());
             let row = PAGE.lines().find(|line| line.starts_with(&format!("| `--{flag}")));
             let row = row.unwrap_or_else(|| panic!("docs/kubernetes.md lacks --{flag}"));

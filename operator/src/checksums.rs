@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use terrace_egress::{Allowance, Egress, causes};
+use terrace_egress::{Egress, causes};
 use terrace_fleet::{
     DigestSource, MAX_CHECKSUM_BYTES, ModelPlan, Sha256, SourceUri, digest_for, next_sync, sync_seed,
 };
@@ -75,8 +75,7 @@ enum ReadError {
 
 impl Checksums {
     /// Fails only where no HTTP client can be built.
-    pub fn new(allowances: &[Allowance], allow_http: bool) -> Result<Self, reqwest::Error> {
-        let egress = Egress::new(allowances.to_vec());
+    pub fn new(egress: Egress, allow_http: bool) -> Result<Self, reqwest::Error> {
         let client = egress.sources_client(allow_http)?;
         Ok(Self { client, egress, allow_http, readings: Mutex::default() })
     }

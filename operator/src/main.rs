@@ -7,6 +7,7 @@ mod checksums;
 mod conditions;
 mod context;
 mod controller;
+mod edge;
 mod leader;
 mod metrics;
 mod model;
@@ -23,6 +24,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
+use terrace_egress::Egress;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::info;
@@ -61,7 +63,10 @@ fn run(args: Args) -> anyhow::Result<()> {
 
 async fn operator(args: Args) -> anyhow::Result<()> {
     let port = admin::bind(args.listen_admin).await?;
-    let client = connect().await?;
+    let config = config().await?;
+    let egress = Egress::new(args.allow_upstream.clone())
+        .guarding(args.kubernetes_service_host.as_deref().into_iter().chain(config.cluster_url.host()));
+    let client = Client::try_from(config).context("cannot talk to the cluster")?;
     let metrics = Arc::new(Metrics::default());
     let health = Arc::new(Health::default());
     info!(
@@ -94,7 +99,7 @@ async fn operator(args: Args) -> anyhow::Result<()> {
     health.leads();
 
     let reporter = Reporter { controller: "terrace-operator".into(), instance: Some(args.identity.clone()) };
-    let checksums = Checksums::new(&args.allow_upstream, args.allow_http_sources)?;
+    let checksums = Checksums::new(egress.clone(), args.allow_http_sources)?;
     let context = Arc::new(Context::new(
         client.clone(),
         world,
@@ -132,7 +137,12 @@ async fn operator(args: Args) -> anyhow::Result<()> {
         concurrency: 16,
     };
     controllers.spawn(nodes.run(Arc::clone(&context), node::look));
+    tasks.spawn(async move {
+        egress.follow_api_server().await;
+        Ok(())
+    });
     tasks.spawn(queues.clone().crowd(context.world.clone()));
+    tasks.spawn(queues.clone().settled(context.world.clone()));
     queues.everything(&context.world);
 
     tokio::select! {
@@ -148,12 +158,11 @@ async fn operator(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client of the cluster that this process is in, or that KUBECONFIG names.
-async fn connect() -> anyhow::Result<Client> {
-    let config = kube::Config::infer().await.context(
+/// The way to the cluster that this process is in, or that KUBECONFIG names.
+async fn config() -> anyhow::Result<kube::Config> {
+    kube::Config::infer().await.context(
         "no cluster to talk to: run in a pod with a ServiceAccount, or name a kubeconfig with KUBECONFIG",
-    )?;
-    Client::try_from(config).context("cannot talk to the cluster")
+    )
 }
 
 /// Resolves when this process is told to end.

@@ -7,7 +7,7 @@ use std::hash::Hash;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, PodStatus};
 use kube::runtime::reflector::{Store, store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -162,9 +162,21 @@ fn slim_node(node: &mut Node) {
     }
 }
 
+/// What says where an agent is, and whether and where it answers.
 fn slim_pod(pod: &mut Pod) {
     pod.metadata.annotations = None;
-    pod.status = None;
-    let node = pod.spec.take().and_then(|spec| spec.node_name);
-    pod.spec = Some(k8s_openapi::api::core::v1::PodSpec { node_name: node, ..Default::default() });
+    let spec = pod.spec.take().unwrap_or_default();
+    let ports = spec
+        .containers
+        .into_iter()
+        .map(|container| Container { ports: container.ports, ..Container::default() });
+    pod.spec = Some(PodSpec { node_name: spec.node_name, containers: ports.collect(), ..PodSpec::default() });
+    if let Some(status) = &mut pod.status {
+        let conditions = status.conditions.take().map(|mut conditions| {
+            conditions.retain(|condition| condition.type_ == "Ready");
+            conditions
+        });
+        let (pod_ip, host_ip) = (status.pod_ip.take(), status.host_ip.take());
+        *status = PodStatus { conditions, pod_ip, host_ip, ..PodStatus::default() };
+    }
 }

@@ -54,7 +54,7 @@ const TEN: [&str; 10] = [
 ];
 
 fn policy(rules: &[&str], complexity: Option<Complexity>) -> Result<Policy, String> {
-    let tier = |url: &str| Some(RemoteTier { url: url.to_owned(), ..RemoteTier::default() });
+    let tier = |url: &str| Some(RemoteTier { url: Some(url.to_owned()), ..RemoteTier::default() });
     let rule = |when: &&str| TierRule { when: (*when).to_owned(), tier: Tier::Edge, name: None };
     let spec = TierPolicySpec {
         tiers: Tiers { edge: tier("http://edge:8000"), cloud: tier("http://cloud:8000") },

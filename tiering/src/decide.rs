@@ -89,6 +89,10 @@ pub struct Skipped {
 pub enum SkipReason {
     /// The policy does not say how this node reaches it.
     TierNotConfigured,
+    /// This node's site is not known, or cannot stand in the tier's URL.
+    SiteUnknown,
+    /// No agent of the edge is ready in this node's site.
+    NoEdgeAgent,
     /// It is this node, and the model is not loaded here yet.
     NotLoaded,
     /// It is this node, and the model does not belong here.
@@ -130,6 +134,10 @@ pub enum Reason {
     RulesFailed,
     /// The rules chose a tier that the policy does not configure on this node.
     TierNotConfigured,
+    /// The rules chose the edge, and this node's site is not known, or cannot stand in the edge's URL.
+    SiteUnknown,
+    /// The rules chose the edge, and no agent of it is ready in this node's site.
+    NoEdgeAgent,
     /// The node is to answer, and a verifier where it is not sure.
     Speculative,
     /// The same, and the node is the verifier: nobody is above it.
@@ -166,6 +174,8 @@ impl SkipReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TierNotConfigured => "TierNotConfigured",
+            Self::SiteUnknown => "SiteUnknown",
+            Self::NoEdgeAgent => "NoEdgeAgent",
             Self::NotLoaded => "NotLoaded",
             Self::NotPlaced => "NotPlaced",
             Self::DeadlineExceeded => "DeadlineExceeded",
@@ -175,10 +185,21 @@ impl SkipReason {
         }
     }
 
+    /// Why a decision is what it is where this is why the chosen tier is out of reach.
+    const fn as_reason(self) -> Reason {
+        match self {
+            Self::SiteUnknown => Reason::SiteUnknown,
+            Self::NoEdgeAgent => Reason::NoEdgeAgent,
+            _ => Reason::TierNotConfigured,
+        }
+    }
+
     /// The same for a person, of a tier.
     pub const fn text(self) -> &'static str {
         match self {
             Self::TierNotConfigured => "is not configured in the model's policy",
+            Self::SiteUnknown => "is one for each site, and this node's is not known",
+            Self::NoEdgeAgent => "has no ready agent in this node's site",
             Self::NotLoaded => "is this node, where the model is not loaded yet",
             Self::NotPlaced => "is this node, where the model does not belong",
             Self::DeadlineExceeded => "has too little time left",
@@ -240,6 +261,8 @@ impl Reason {
             Self::NoRuleMatched => "NoRuleMatched",
             Self::RulesFailed => "RulesFailed",
             Self::TierNotConfigured => "TierNotConfigured",
+            Self::SiteUnknown => "SiteUnknown",
+            Self::NoEdgeAgent => "NoEdgeAgent",
             Self::Speculative => "Speculative",
             Self::VerifierHere => "VerifierHere",
             Self::Confident => "Confident",
@@ -271,6 +294,8 @@ impl Reason {
             | Self::NoRuleMatched
             | Self::RulesFailed
             | Self::TierNotConfigured
+            | Self::SiteUnknown
+            | Self::NoEdgeAgent
             | Self::Speculative
             | Self::VerifierHere
             | Self::Confident
@@ -324,13 +349,13 @@ pub(crate) fn decide_by(
             Some(rules) => first_match(rules, node.tier, ask),
             None => default_rules(requirements.max_latency_ms(), || scope.complexity()),
         };
-        let reached = walk.reaches(choice.tier);
+        let unreached = walk.unreached(choice.tier);
         walk.visit(choice.tier, Source::Primary);
         walk.visit_fallback();
-        if policy.fallback().is_none() && !reached {
+        if policy.fallback().is_none() && unreached.is_some() {
             walk.visit(node.tier, Source::Primary);
         }
-        (Plan::Walk, if reached { choice.reason } else { Reason::TierNotConfigured }, choice.failed)
+        (Plan::Walk, unreached.map_or(choice.reason, SkipReason::as_reason), choice.failed)
     };
     failed.complexity = scope.complexity_failed();
     Decision {
@@ -366,9 +391,14 @@ pub(crate) struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Whether `tier` is this node, or known to it.
-    fn reaches(&self, tier: Tier) -> bool {
-        tier == self.node.tier || self.policy.remote(tier).is_some()
+    /// Why this node knows no way to `tier`; none where it is this node, or known to it.
+    fn unreached(&self, tier: Tier) -> Option<SkipReason> {
+        if tier == self.node.tier {
+            return None;
+        }
+        self.policy
+            .remote(tier)
+            .map_or(Some(SkipReason::TierNotConfigured), |remote| remote.endpoints().err())
     }
 
     pub(crate) const fn here(&self) -> Tier {
@@ -403,7 +433,7 @@ impl Walk<'_> {
 
     fn obstacle(&self, tier: Tier) -> Option<SkipReason> {
         if tier != self.node.tier {
-            return self.policy.remote(tier).is_none().then_some(SkipReason::TierNotConfigured);
+            return self.unreached(tier);
         }
         match self.node.model {
             LocalModel::Serving => None,

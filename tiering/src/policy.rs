@@ -13,6 +13,7 @@ use terrace_crds::{Tier, TierPolicySpec};
 
 use crate::complexity::Complexity;
 use crate::mode::Mode;
+use crate::place::Sites;
 use crate::remote::{RemoteTier, positive, remote_tier};
 use crate::rules::{self, Rule};
 
@@ -68,6 +69,17 @@ impl Policy {
         Self { privacy_required: self.privacy_required || other.privacy_required, ..self }
     }
 
+    /// This policy on a node with these sites. Where it was before makes no difference.
+    #[must_use]
+    pub fn at(self, sites: &Sites) -> Self {
+        Self { edge: self.edge.map(|edge| edge.at(sites)), ..self }
+    }
+
+    /// The label whose value on a node must be known to reach every tier from there.
+    pub fn site_label(&self) -> Option<&str> {
+        self.edge.as_ref().and_then(|edge| edge.place().site_label())
+    }
+
     /// The policy that `spec` describes, or everything that is wrong with it.
     pub fn parse(spec: &TierPolicySpec) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
@@ -76,8 +88,8 @@ impl Policy {
             local_only: false,
             max_latency: positive(spec.defaults.max_latency, "spec.defaults.maxLatency", &mut faults),
             privacy_required: spec.defaults.privacy_required.unwrap_or(false),
-            edge: remote_tier(spec.tiers.edge.as_ref(), "spec.tiers.edge", &mut faults),
-            cloud: remote_tier(spec.tiers.cloud.as_ref(), "spec.tiers.cloud", &mut faults),
+            edge: remote_tier(spec.tiers.edge.as_ref(), Tier::Edge, &mut faults),
+            cloud: remote_tier(spec.tiers.cloud.as_ref(), Tier::Cloud, &mut faults),
             fallback: fallback(spec.fallback.as_ref(), &mut faults),
             rules: rules::parse(spec.rules.as_deref(), &request_headers, &mut faults),
             complexity: Complexity::parse(spec.complexity.as_ref(), &request_headers, &mut faults),
@@ -211,7 +223,7 @@ mod tests {
     fn with_edge(url: &str) -> TierPolicySpec {
         TierPolicySpec {
             tiers: Tiers {
-                edge: Some(RemoteTierSpec { url: url.to_owned(), ..Default::default() }),
+                edge: Some(RemoteTierSpec { url: Some(url.to_owned()), ..Default::default() }),
                 cloud: None,
             },
             ..TierPolicySpec::default()
@@ -252,11 +264,11 @@ mod tests {
             defaults: RequestDefaults { max_latency: Some(Duration::ZERO.into()), privacy_required: None },
             tiers: Tiers {
                 edge: Some(RemoteTierSpec {
-                    url: "edge".to_owned(),
+                    url: Some("edge".to_owned()),
                     timeout: Some(Duration::ZERO.into()),
                     ..Default::default()
                 }),
-                cloud: Some(RemoteTierSpec { url: "http://cloud?a".to_owned(), ..Default::default() }),
+                cloud: Some(RemoteTierSpec { url: Some("http://cloud?a".to_owned()), ..Default::default() }),
             },
             fallback: Some(Fallback { enabled: None, order: Some(vec![]) }),
             ..TierPolicySpec::default()

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use terrace_crds::Tier;
 use terrace_crds::policy::{
     Breaker, Hedge as HedgeSpec, Protocol, RemoteTier as RemoteTierSpec, TierAuth, TierTls,
 };
 use url::Url;
 
 use crate::breaker::{BreakerSettings, DEFAULT_FAILURES, DEFAULT_MAX_PERIOD, DEFAULT_PERIOD};
+use crate::decide::SkipReason;
+use crate::place::{Place, Sites};
 use crate::policy::Fault;
 
 /// The longest that one attempt at a remote tier may take, unless its policy says otherwise.
@@ -17,14 +20,15 @@ const DEFAULT_IN_FLIGHT: u32 = 1024;
 /// The most of all requests that are sent twice, in percent, unless the policy says otherwise.
 const DEFAULT_EXTRA_LOAD: u32 = 5;
 
-/// The longest URL, as in the CRD's schema.
-const MAX_URL_LENGTH: usize = 2048;
-
 /// A tier that is reached over the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteTier {
-    /// Base URLs of servers that answer alike, without `/v2`; at least one.
-    pub urls: Vec<Url>,
+    /// Where it is, on any node.
+    place: Place,
+    /// Where it is reached from this node.
+    endpoints: Result<Vec<Url>, SkipReason>,
+    /// Whether a site's agents are asked over TLS; a URL says so itself.
+    is_encrypted: bool,
     /// How they are asked.
     pub protocol: Protocol,
     /// The longest that one attempt may take.
@@ -51,6 +55,22 @@ pub struct Hedge {
 }
 
 impl RemoteTier {
+    /// Where it is, as the policy says it for every node.
+    pub const fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The base URLs, without `/v2`, of servers that answer alike, at which this node reaches it, in the order in which it was
+    /// told of them; never empty. Else why this node does not reach it.
+    pub fn endpoints(&self) -> Result<&[Url], SkipReason> {
+        self.endpoints.as_deref().map_err(|why| *why)
+    }
+
+    /// The same on a node with these sites.
+    pub(crate) fn at(self, sites: &Sites) -> Self {
+        Self { endpoints: self.place.endpoints(sites, self.protocol, self.is_encrypted), ..self }
+    }
+
     /// The same as a spec, with nothing in it that is so anyway but the time-out: what a policy's hash was before a field
     /// was known, it stays.
     pub(crate) fn to_spec(&self) -> RemoteTierSpec {
@@ -60,14 +80,17 @@ impl RemoteTier {
             period: Some(period).filter(|period| *period != DEFAULT_PERIOD).map(Into::into),
             max_period: Some(max_period).filter(|period| *period != DEFAULT_MAX_PERIOD).map(Into::into),
         };
+        let (url, site) = self.place.to_spec();
         RemoteTierSpec {
-            url: self.urls.first().map(Url::to_string).unwrap_or_default(),
+            url,
             protocol: Some(self.protocol).filter(|protocol| *protocol != Protocol::default()),
             timeout: Some(self.timeout.into()),
-            tls: Some(self.tls.clone()).filter(|tls| *tls != TierTls::default()),
+            tls: Some(self.tls.clone())
+                .filter(|tls| *tls != TierTls::default() || (site.is_some() && self.is_encrypted)),
             auth: Some(self.auth.clone()).filter(|auth| *auth != TierAuth::default()),
             breaker: Some(breaker).filter(|breaker| *breaker != Breaker::default()),
             max_in_flight: Some(self.max_in_flight).filter(|most| *most != DEFAULT_IN_FLIGHT),
+            site,
             hedge: self.hedge.map(|Hedge { after, percent }| HedgeSpec {
                 after: after.into(),
                 max_extra_load: Some(percent).filter(|percent| *percent != DEFAULT_EXTRA_LOAD),
@@ -84,10 +107,11 @@ impl RemoteTier {
 /// The checked tier, or none; what is wrong joins the faults.
 pub(crate) fn remote_tier(
     spec: Option<&RemoteTierSpec>,
-    field: &str,
+    tier: Tier,
     faults: &mut Vec<Fault>,
 ) -> Option<RemoteTier> {
     let spec = spec?;
+    let field = format!("spec.tiers.{tier}");
     let at = |name: &str| format!("{field}.{name}");
     let timeout = positive(spec.timeout, &at("timeout"), faults).unwrap_or(DEFAULT_TIMEOUT);
     let breaker = breaker(spec.breaker.as_ref(), &at("breaker"), faults);
@@ -104,27 +128,34 @@ pub(crate) fn remote_tier(
         faults.push(Fault::new(at("auth"), "exactly one of bearer and basic is needed"));
     }
     let protocol = spec.protocol.unwrap_or_default();
-    let url = match base_url(&spec.url) {
-        Ok(url) => url,
-        Err(message) => {
-            faults.push(Fault::new(at("url"), message));
-            return None;
-        }
-    };
-    if url.scheme() != "https" {
+    let place = Place::parse(spec, tier, &field, faults)?;
+    let url = place.sample();
+    if url.as_ref().map_or(spec.tls.is_none(), |url| url.scheme() != "https") {
         if spec.auth.is_some() {
-            let why =
-                "needs an https:// url: credentials are not sent where anyone on the path can read them";
+            let why = "needs an https:// url, or tls for a site: credentials are not sent where anyone on the path can read them";
             faults.push(Fault::new(at("auth"), why));
         }
         if spec.tls.is_some() {
             faults.push(Fault::new(at("tls"), "needs an https:// url"));
         }
     }
-    if protocol == Protocol::GRPC && url.path() != "/" {
+    if protocol == Protocol::GRPC && url.is_some_and(|url| url.path() != "/") {
         faults.push(Fault::new(at("url"), "must have no path where protocol is GRPC"));
     }
-    Some(RemoteTier { urls: vec![url], protocol, timeout, tls, auth, breaker, max_in_flight, hedge })
+    let is_encrypted = spec.tls.is_some();
+    let endpoints = place.endpoints(&Sites::new(), protocol, is_encrypted);
+    Some(RemoteTier {
+        place,
+        endpoints,
+        is_encrypted,
+        protocol,
+        timeout,
+        tls,
+        auth,
+        breaker,
+        max_in_flight,
+        hedge,
+    })
 }
 
 fn breaker(spec: Option<&Breaker>, field: &str, faults: &mut Vec<Fault>) -> BreakerSettings {
@@ -183,33 +214,10 @@ pub(crate) fn positive(
     Some(duration)
 }
 
-fn base_url(text: &str) -> Result<Url, &'static str> {
-    if text.len() > MAX_URL_LENGTH {
-        return Err("must have at most 2048 characters");
-    }
-    let rest = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"))
-        .ok_or("must start with https:// or http://")?;
-    if rest.contains(['?', '#']) {
-        return Err("must have neither a query nor a fragment: it is a base URL, to which /v2/… is added");
-    }
-    if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
-        return Err(
-            "must not hold a user name or a password: everyone who can read the policy would read them",
-        );
-    }
-    // A URL parser drops or rewrites these; what is written should be what is called.
-    if rest.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') || rest.starts_with('/') {
-        return Err("is not a URL such as https://gateway.example:8000");
-    }
-    Url::parse(text).map_err(|_| "is not a URL such as https://gateway.example:8000")
-}
-
 #[cfg(test)]
 mod tests {
+    use terrace_crds::TierPolicySpec;
     use terrace_crds::policy::Tiers;
-    use terrace_crds::{Tier, TierPolicySpec};
 
     use super::*;
     use crate::policy::Policy;
@@ -223,7 +231,7 @@ mod tests {
     }
 
     fn at(url: &str) -> RemoteTierSpec {
-        RemoteTierSpec { url: url.to_owned(), ..RemoteTierSpec::default() }
+        RemoteTierSpec { url: Some(url.to_owned()), ..RemoteTierSpec::default() }
     }
 
     fn fields(spec: &TierPolicySpec) -> Vec<String> {
@@ -246,7 +254,10 @@ mod tests {
     fn a_tier_has_five_seconds_unless_it_says_otherwise() {
         let policy = Policy::parse(&with_edge("http://edge:8000")).unwrap();
         let edge = policy.remote(Tier::Edge).unwrap();
-        assert_eq!((edge.urls[0].as_str(), edge.timeout), ("http://edge:8000/", Duration::from_secs(5)));
+        assert_eq!(
+            (edge.endpoints().unwrap()[0].as_str(), edge.timeout),
+            ("http://edge:8000/", Duration::from_secs(5))
+        );
         assert_eq!(policy.remote(Tier::Cloud), None);
     }
 

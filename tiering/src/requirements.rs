@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     fn policy(max_latency: Option<u64>, private: bool) -> Policy {
-        let edge = RemoteTier { url: "http://edge:8000".to_owned(), ..Default::default() };
+        let edge = RemoteTier { url: Some("http://edge:8000".to_owned()), ..RemoteTier::default() };
         let spec = TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: max_latency.map(|limit| Duration::from_millis(limit).into()),

@@ -17,6 +17,13 @@ use tracing::info;
 use crate::node::Node;
 use crate::sync::Instructions;
 
+/// Where the cluster is, as files and environment say; nothing is sent.
+pub async fn config() -> anyhow::Result<kube::Config> {
+    kube::Config::infer().await.context(
+        "nothing says what to serve: give --manifests DIR, or run in a pod with a ServiceAccount (or with KUBECONFIG)",
+    )
+}
+
 /// The way to this node's object.
 pub struct Cluster {
     api: Api<InferenceNode>,
@@ -25,11 +32,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Reads who and where it is; nothing is sent yet.
-    pub async fn connect(name: Option<&str>, node: Arc<Node>) -> anyhow::Result<Self> {
-        let config = kube::Config::infer().await.context(
-            "nothing says what to serve: give --manifests DIR, or run in a pod with a ServiceAccount (or with KUBECONFIG)",
-        )?;
+    /// Reads who it is; nothing is sent yet.
+    pub fn connect(config: kube::Config, name: Option<&str>, node: Arc<Node>) -> anyhow::Result<Self> {
         let name = match name {
             Some(name) => name.to_owned(),
             None => identity::node_name(&config.auth_info)?,

@@ -80,6 +80,11 @@ pub struct Fetched {
 }
 
 impl Fetcher {
+    /// What it may reach.
+    pub const fn egress(&self) -> &Egress {
+        &self.options.egress
+    }
+
     /// Fails only where no HTTP client can be built.
     pub fn new(options: FetchOptions) -> Result<Self, reqwest::Error> {
         let client = options.egress.sources_client(options.allow_http)?;

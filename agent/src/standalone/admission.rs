@@ -1,6 +1,8 @@
 //! What this agent's flags allow of a manifest that is otherwise right.
 
+use terrace_crds::policy::SITE_LABEL;
 use terrace_fleet::SourceUri;
+use terrace_tiering::SITE;
 use url::Url;
 
 use crate::args::Args;
@@ -13,12 +15,16 @@ pub struct Flags {
     egress: Egress,
     allow_http: bool,
     has_file_roots: bool,
+    /// Where this node is.
+    site: Option<String>,
 }
 
 impl Flags {
     /// The flags of this process.
     pub fn new(args: &Args, egress: Egress) -> Self {
-        Self { egress, allow_http: args.allow_http_sources, has_file_roots: !args.file_roots.is_empty() }
+        let site = args.node_labels.iter().rfind(|(key, _)| key == SITE_LABEL).map(|(_, site)| site.clone());
+        let has_file_roots = !args.file_roots.is_empty();
+        Self { egress, allow_http: args.allow_http_sources, has_file_roots, site }
     }
 
     fn reachable(&self, url: &Url) -> Result<(), String> {
@@ -43,6 +49,12 @@ impl Admission for Flags {
     }
 
     fn tier(&self, url: &str) -> Result<(), String> {
-        Url::parse(url).map_err(|error| error.to_string()).and_then(|url| self.reachable(&url))
+        // As it is reached from here; where this node has no site, it is not reached at all.
+        let url = match &self.site {
+            Some(site) => url.replace(SITE, site),
+            None if url.contains(SITE) => return Ok(()),
+            None => url.to_owned(),
+        };
+        Url::parse(&url).map_err(|error| error.to_string()).and_then(|url| self.reachable(&url))
     }
 }

@@ -32,7 +32,6 @@ use crate::sync::{Instruction, Instructions};
 use admission::Flags;
 use checksums::Checksums;
 use state::{Resolved, State};
-use terrace_egress::Egress;
 
 /// The journal of a standalone agent, in its data directory.
 const JOURNAL: &str = "journal/standalone.json";
@@ -71,7 +70,7 @@ impl Standalone {
         let journal = args.data_dir.join(JOURNAL);
         tidy(&journal)?;
         let state = read_json(&journal)?.unwrap_or_default();
-        let flags = Flags::new(args, Egress::new(args.allow_upstream.clone()));
+        let flags = Flags::new(args, fetcher.egress().clone());
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Ok(Self {
             node,
@@ -172,7 +171,9 @@ impl Standalone {
             .iter()
             .map(|((namespace, name), policy)| NamedPolicy { namespace, name, policy })
             .collect();
-        let desired = terrace_fleet::desired(&wanted, &named, &self.facts, self.spec.as_ref());
+        let mut desired = terrace_fleet::desired(&wanted, &named, &self.facts, self.spec.as_ref());
+        // Its labels say where it is. Of other agents it knows none.
+        desired.spec.sites = terrace_fleet::sites(&desired.spec, "", &self.facts, Vec::new);
         if self.spec.as_ref() != Some(&desired.spec) || instructions.borrow().is_none() {
             for note in &desired.warnings {
                 warn!(model = %ModelKey { namespace: note.namespace.clone(), name: note.name.clone() },

@@ -63,6 +63,8 @@ pub struct Sync {
     tell_ended: mpsc::UnboundedSender<Ended>,
     /// How many activations were ever begun.
     begun: u64,
+    /// What was followed last.
+    followed: Option<Arc<Instruction>>,
 }
 
 /// What every activation needs.
@@ -110,7 +112,7 @@ impl Sync {
     pub fn new(node: Arc<Node>, activator: Arc<Activator>, journal: Arc<NodeJournal>) -> Self {
         let shared = Arc::new(Shared { node, activator, journal, seed: RandomState::new() });
         let (tell_ended, ended) = mpsc::unbounded_channel();
-        Self { shared, running: HashMap::new(), ended, tell_ended, begun: 0 }
+        Self { shared, running: HashMap::new(), ended, tell_ended, begun: 0, followed: None }
     }
 
     /// Serves again, from disk alone, what served when this node last ended. What serves already goes on.
@@ -119,6 +121,7 @@ impl Sync {
         let Some(spec) = state.spec else { return };
         self.shared.node.become_tier(spec.tier);
         self.shared.node.be_labelled(&spec.labels);
+        self.shared.node.registry.move_to(&spec.sites, &self.shared.node.upstream);
         let revisions: Vec<Revision> = Revision::all(&spec).collect();
         for revision in &revisions {
             self.shared.announce(revision);
@@ -165,6 +168,17 @@ impl Sync {
         self.shared.record(move |journal, registry| journal.accept(&accepted.spec, registry)).await;
         self.shared.node.become_tier(instruction.spec.tier);
         self.shared.node.be_labelled(&instruction.spec.labels);
+        self.shared.node.registry.move_to(&instruction.spec.sites, &self.shared.node.upstream);
+        let is_moved_alone = self.followed.as_ref().is_some_and(|followed| {
+            let InferenceNodeSpec { sites, labels, .. } = instruction.spec.clone();
+            InferenceNodeSpec { sites, labels, ..followed.spec.clone() } == instruction.spec
+        });
+        self.followed = Some(Arc::clone(&instruction));
+        if is_moved_alone {
+            // No reason to try again what failed: agents of the edge come and go.
+            self.shared.node.board.spec_followed(instruction.generation);
+            return;
+        }
         let wanted: HashMap<ModelKey, Revision> =
             Revision::all(&instruction.spec).map(|revision| (revision.key(), revision)).collect();
         self.retire(&wanted).await;
@@ -472,16 +486,17 @@ impl Shared {
         let measure = confidence::measure(revision, serving);
         let key = revision.key();
         let label = key.to_string().into();
-        self.node.registry.publish(Entry {
+        let entry = Entry {
             measure,
-            reach: self.node.upstream.reach(&key.namespace, &label, &terms.policy),
+            reach: Arc::default(),
             label,
             key,
             policy: Arc::new(terms.policy),
             upstreams: revision.model.upstreams.clone(),
             allowed_namespaces: terms.allowed_namespaces,
             local,
-        });
+        };
+        self.node.registry.publish(&entry, &self.node.upstream);
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use terrace_crds::policy::Protocol;
-use terrace_egress::{Denied, Established, HttpVersion, TierClient, Tiers, causes};
+use terrace_egress::{Established, HttpVersion, TierClient, Tiers, causes};
 use terrace_tiering::{Breaker, BreakerSettings, BreakerState, Failure, Pass, RemoteTier};
 use tracing::{info, warn};
 use url::Url;
@@ -40,8 +40,6 @@ pub struct Endpoint {
     /// As metrics and the status name it.
     pub label: Arc<str>,
     tiers: Tiers,
-    /// What the rules say of its URL.
-    denied: Option<Denied>,
     /// None where it cannot be asked, and `complaint` says why.
     access: ArcSwap<Option<Access>>,
     complaint: Mutex<Option<String>>,
@@ -92,12 +90,10 @@ pub struct Told {
 impl Endpoint {
     /// An endpoint that was not asked yet.
     pub fn new(key: EndpointKey, tiers: &Tiers, credentials: &CredentialsDir) -> Self {
-        let denied = tiers.check_url(&key.url).err();
         let label = key.url.as_str().trim_end_matches('/').into();
         let endpoint = Self {
             label,
             tiers: tiers.clone(),
-            denied,
             access: ArcSwap::from_pointee(None),
             complaint: Mutex::default(),
             breaker: Mutex::default(),
@@ -162,9 +158,8 @@ impl Endpoint {
 
     /// Its client, and what each request carries.
     pub fn access(&self) -> Result<(TierClient<Pieces>, Option<HeaderValue>), UpstreamError> {
-        if let Some(denied) = &self.denied {
-            return Err(UpstreamError::NotAllowed(denied.clone()));
-        }
+        // Each time: an address in a URL asks no resolver, and where the API server is may have been learned since.
+        self.tiers.check_url(&self.key.url)?;
         let loaded = self.access.load();
         let access = Option::<Access>::as_ref(&loaded).ok_or(UpstreamError::CredentialsUnavailable)?;
         Ok((access.client.clone(), access.secrets.authorization.clone()))

@@ -50,7 +50,8 @@ impl Reach {
     pub fn new(policy: &Policy, mut route: impl FnMut(&Url, &RemoteTier) -> Arc<Route>) -> Self {
         let mut tier = |tier| {
             policy.remote(tier).map(|remote| TierReach {
-                routes: remote.urls.iter().map(|url| route(url, remote)).collect(),
+                // None where this node knows no way there.
+                routes: remote.endpoints().unwrap_or_default().iter().map(|url| route(url, remote)).collect(),
                 remote: remote.clone(),
                 hedges: Mutex::default(),
                 turn: AtomicUsize::new(0),

@@ -10,6 +10,7 @@ mod operator;
 mod process;
 mod proxy;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,7 +22,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use terrace_crds::{InferenceModel, InferenceNode};
+use terrace_crds::{InferenceModel, InferenceNode, TierPolicy};
 
 use crate::agent::Launch;
 use crate::site::Site;
@@ -140,7 +141,7 @@ impl Cluster {
         wait::until("the kinds to be served", || async {
             Api::<InferenceNode>::all(self.client.clone()).list(&ListParams::default()).await?;
             Api::<InferenceModel>::all(self.client.clone()).list(&ListParams::default()).await?;
-            Api::<terrace_crds::TierPolicy>::all(self.client.clone()).list(&ListParams::default()).await?;
+            Api::<TierPolicy>::all(self.client.clone()).list(&ListParams::default()).await?;
             Ok(())
         })
         .await
@@ -148,17 +149,53 @@ impl Cluster {
 
     /// A Node that is Ready, and an agent's Pod on it that runs, as scheduler and kubelet would leave them.
     pub async fn add_node(&self, name: &str, labels: &[(&str, &str)]) -> Result<()> {
+        self.add(name, labels, objects::agent_pod(name)).await?;
+        self.pod_status(name, json!({"phase": "Running"})).await
+    }
+
+    /// The same, with an agent that is ready and takes requests at `address`.
+    pub async fn add_node_at(&self, name: &str, labels: &[(&str, &str)], address: SocketAddr) -> Result<()> {
+        self.add(name, labels, objects::agent_pod_at(name, address.port())).await?;
+        let ip = address.ip();
+        self.pod_status(name, json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]})).await?;
+        self.set_agent_ready(name, true).await
+    }
+
+    async fn add(&self, name: &str, labels: &[(&str, &str)], agent: Pod) -> Result<()> {
         let nodes = Api::<Node>::all(self.client.clone());
         nodes.create(&Default::default(), &objects::node(name, labels)).await?;
         self.set_ready(name, true).await?;
         let pods = Api::<Pod>::namespaced(self.client.clone(), AGENTS);
-        pods.create(&Default::default(), &objects::agent_pod(name)).await?;
-        pods.patch_status(
-            &objects::pod_name(name),
-            &PatchParams::default(),
-            &Patch::Merge(json!({"status": {"phase": "Running"}})),
-        )
-        .await?;
+        pods.create(&Default::default(), &agent).await?;
+        Ok(())
+    }
+
+    async fn pod_status(&self, node: &str, status: Value) -> Result<()> {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), AGENTS);
+        let patch = Patch::Strategic(json!({"status": status}));
+        pods.patch_status(&objects::pod_name(node), &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// What a kubelet would make of an agent's readiness probe.
+    pub async fn set_agent_ready(&self, node: &str, ready: bool) -> Result<()> {
+        let status = if ready { "True" } else { "False" };
+        let condition = json!({"type": "Ready", "status": status, "reason": "Test"});
+        self.pod_status(node, json!({"conditions": [condition]})).await
+    }
+
+    /// Gives a Node a label, or takes it away.
+    pub async fn set_label(&self, node: &str, key: &str, value: Option<&str>) -> Result<()> {
+        let nodes = Api::<Node>::all(self.client.clone());
+        let patch = Patch::Merge(json!({"metadata": {"labels": {key: value}}}));
+        nodes.patch(node, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
+    /// Deletes an agent's Pod; its Node stays.
+    pub async fn remove_agent(&self, node: &str) -> Result<()> {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), AGENTS);
+        pods.delete(&objects::pod_name(node), &DeleteParams::default().grace_period(0)).await?;
         Ok(())
     }
 
@@ -180,8 +217,7 @@ impl Cluster {
 
     /// Deletes a Node; its agent's Pod goes with it at once.
     pub async fn remove_node(&self, node: &str) -> Result<()> {
-        let pods = Api::<Pod>::namespaced(self.client.clone(), AGENTS);
-        pods.delete(&objects::pod_name(node), &DeleteParams::default().grace_period(0)).await?;
+        self.remove_agent(node).await?;
         Api::<Node>::all(self.client.clone()).delete(node, &DeleteParams::default()).await?;
         Ok(())
     }
@@ -249,6 +285,11 @@ impl Cluster {
 
     /// Models of the default namespace.
     pub fn models(&self) -> Api<InferenceModel> {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
+    /// Policies of the default namespace.
+    pub fn policies(&self) -> Api<TierPolicy> {
         Api::namespaced(self.client.clone(), "default")
     }
 

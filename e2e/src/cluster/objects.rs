@@ -23,6 +23,14 @@ pub fn node(name: &str, labels: &[(&str, &str)]) -> Node {
     serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).expect("a node")
 }
 
+/// The Pod of the agent on a node, which takes requests at a port that has a name.
+#[allow(clippy::expect_used)] // literals
+pub fn agent_pod_at(node: &str, port: u16) -> Pod {
+    let mut pod = serde_json::to_value(agent_pod(node)).expect("a pod");
+    pod["spec"]["containers"][0]["ports"] = json!([{"name": "http", "containerPort": port}]);
+    serde_json::from_value(pod).expect("a pod")
+}
+
 #[allow(clippy::expect_used)] // literals
 pub fn agent_pod(node: &str) -> Pod {
     serde_json::from_value(json!({

@@ -10,12 +10,13 @@ use kube::api::{ObjectMeta, Patch};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource as _, ResourceExt as _};
 use terrace_crds::{InferenceNode, InferenceNodeSpec};
-use terrace_fleet::{NodeFacts, desired, fit, hold};
+use terrace_fleet::{NodeFacts, desired, fit, hold, sites};
 use tracing::info;
 
 use crate::catalog::Catalog;
 use crate::context::{Context, Error, server_side_apply};
 use crate::controller::{Done, RESYNC};
+use crate::edge;
 
 /// The largest spec: etcd takes objects of a MiB and a half, and status and managed fields need their part.
 const MAX_SPEC_BYTES: usize = 512 << 10;
@@ -80,6 +81,7 @@ fn spec_for(node: &Node, previous: Option<&InferenceNodeSpec>, context: &Context
             hold(&mut spec, previous, &facts, (namespace, name));
         }
     }
+    spec.sites = sites(&spec, &node.name_any(), &facts, || edge::agents(world));
     fit(&mut spec, MAX_SPEC_BYTES);
     spec
 }

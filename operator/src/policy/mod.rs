@@ -3,39 +3,95 @@
 //! An unaccepted generation changes nothing on nodes: the last accepted one is kept as a ControllerRevision, which the
 //! catalog falls back to.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::api::Patch;
 use kube::runtime::events::EventType;
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
+use terrace_crds::Tier;
 use terrace_crds::TierPolicy;
 use terrace_crds::policy::TierPolicyStatus;
-use terrace_fleet::{Fault, Verdict, policy_hash};
-use terrace_tiering::Policy;
+use terrace_fleet::{Fault, NodeFacts, Verdict, policy_hash, sites_resolved};
+use terrace_tiering::{Place, Policy};
 
-use crate::catalog::parse_policy;
+use crate::catalog::{accepted, parse_policy};
 use crate::conditions::{condition, reason_of};
 use crate::context::{Context, Error, server_side_apply};
 use crate::controller::{Done, RESYNC};
+use crate::edge::{self, node_of};
 use crate::revisions::{self, Kind, Revision};
+
+/// How nodes fare is written no more often than this: they come one by one.
+const SITES_EVERY: Duration = Duration::from_secs(1);
 
 /// One look at a policy.
 pub async fn look(policy: Arc<TierPolicy>, context: Arc<Context>) -> Result<Done, Error> {
-    judge(&policy, &context).await?;
-    Ok(Done { outcome: "Done", again: RESYNC })
+    let waits = judge(&policy, &context).await?;
+    Ok(Done { outcome: "Done", again: waits.unwrap_or(RESYNC) })
 }
 
-async fn judge(policy: &TierPolicy, context: &Context) -> Result<(), Error> {
+/// How long to wait where it is too early to write what is known.
+async fn judge(policy: &TierPolicy, context: &Context) -> Result<Option<Duration>, Error> {
     if policy.metadata.deletion_timestamp.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     let parsed = parse_policy(policy);
     if let Ok(accepted) = &parsed {
         keep(policy, accepted, context).await?;
     }
-    report(policy, &verdict(&parsed), context).await
+    let in_force = accepted(policy, &context.world.revisions.state());
+    let found = Findings {
+        accepted: verdict(&parsed),
+        edge: in_force.as_ref().and_then(edge),
+        sites: in_force.as_ref().and_then(|policy| sites(policy, context)),
+    };
+    report(policy, &found, context).await
+}
+
+/// What a look found.
+struct Findings {
+    accepted: Verdict,
+    /// Where the edge answers.
+    edge: Option<String>,
+    /// How the nodes fare, where the edge depends on their site.
+    sites: Option<Verdict>,
+}
+
+/// Where the edge of a policy answers, in a few words.
+fn edge(policy: &Policy) -> Option<String> {
+    policy.remote(Tier::Edge).map(|edge| match edge.place() {
+        Place::Url(url) => url.to_string(),
+        Place::SiteUrl(url) => url.as_str().to_owned(),
+        Place::Site { label } => format!("site by {label}"),
+    })
+}
+
+fn sites(policy: &Policy, context: &Context) -> Option<Verdict> {
+    let label = policy.site_label()?;
+    let world = &context.world;
+    let pods = world.pods.state();
+    let with_agent: BTreeSet<&str> = pods.iter().filter_map(|pod| node_of(pod)).collect();
+    let mut nodes: Vec<(String, NodeFacts)> = world
+        .nodes
+        .state()
+        .iter()
+        .filter(|node| with_agent.contains(&*node.name_any()))
+        .map(|node| {
+            let labels = node.labels();
+            let site = labels.get_key_value(label).map(|(key, value)| (key.clone(), value.clone()));
+            (
+                node.name_any(),
+                NodeFacts { tier: NodeFacts::tier_of(labels), labels: site.into_iter().collect() },
+            )
+        })
+        .collect();
+    nodes.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let nodes: Vec<(&str, &NodeFacts)> = nodes.iter().map(|(name, facts)| (&**name, facts)).collect();
+    sites_resolved(policy, &nodes, &edge::agents(world))
 }
 
 /// The accepted policy as a revision of its own.
@@ -61,16 +117,33 @@ fn verdict(parsed: &Result<Policy, Vec<Fault>>) -> Verdict {
     }
 }
 
-async fn report(policy: &TierPolicy, verdict: &Verdict, context: &Context) -> Result<(), Error> {
+async fn report(policy: &TierPolicy, found: &Findings, context: &Context) -> Result<Option<Duration>, Error> {
     let (namespace, name) = (policy.namespace().unwrap_or_default(), policy.name_any());
     let before = policy.status.clone().unwrap_or_default();
     let generation = policy.metadata.generation;
-    let accepted = condition("Accepted", verdict, generation, &before.conditions, Timestamp::now());
-    let was = reason_of(&before.conditions, "Accepted").map(|(status, _)| status.to_owned());
-    let is_told = was.as_deref() == Some(&accepted.status);
-    let after = TierPolicyStatus { observed_generation: generation, conditions: vec![accepted] };
+    let now = Timestamp::now();
+    let conditions = [("Accepted", Some(&found.accepted)), ("SitesResolved", found.sites.as_ref())];
+    let conditions = conditions.into_iter().filter_map(|(type_, verdict)| {
+        verdict.map(|verdict| condition(type_, verdict, generation, &before.conditions, now))
+    });
+    let after = TierPolicyStatus {
+        observed_generation: generation,
+        edge: found.edge.clone(),
+        conditions: conditions.collect(),
+    };
     if after == before {
-        return Ok(());
+        return Ok(None);
+    }
+    let turns = |status: &TierPolicyStatus| {
+        let states = ["Accepted", "SitesResolved"].map(|type_| {
+            reason_of(&status.conditions, type_)
+                .map(|(status, reason)| (status.to_owned(), reason.to_owned()))
+        });
+        (states, status.observed_generation, status.edge.clone())
+    };
+    let may_wait = turns(&before) == turns(&after);
+    if let Some(wait) = context.pacer.hold(&format!("{namespace}/tpol"), &name, may_wait, SITES_EVERY) {
+        return Ok(Some(wait));
     }
     let api = Api::<TierPolicy>::namespaced(context.client.clone(), &namespace);
     let patch = json!({
@@ -78,12 +151,20 @@ async fn report(policy: &TierPolicy, verdict: &Verdict, context: &Context) -> Re
         "metadata": {"name": name, "namespace": namespace}, "status": after,
     });
     context.write(api.patch_status(&name, &server_side_apply(), &Patch::Apply(&patch))).await?;
-    if !is_told {
-        let type_ = if verdict.holds { EventType::Normal } else { EventType::Warning };
-        let told = (&*verdict.reason, verdict.message.clone());
-        context.tell(&policy.object_ref(&()), type_, told, None).await;
+    for (type_, verdict) in [("Accepted", Some(&found.accepted)), ("SitesResolved", found.sites.as_ref())] {
+        let Some(verdict) = verdict else { continue };
+        let now = if verdict.holds { "True" } else { "False" };
+        let was = reason_of(&before.conditions, type_).map(|(status, _)| status);
+        // That every site has its edge is news only where one had none.
+        let is_news = was != Some(now) && (type_ == "Accepted" || was.is_some() || !verdict.holds);
+        if is_news {
+            let kind = if verdict.holds { EventType::Normal } else { EventType::Warning };
+            context
+                .tell(&policy.object_ref(&()), kind, (&*verdict.reason, verdict.message.clone()), None)
+                .await;
+        }
     }
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! What follows the choice, and what takes its place.
 
 use terrace_crds::Tier::{self, Cloud, Device, Edge};
+use terrace_crds::node::{EdgeAddress, NodeSite};
+use terrace_crds::policy::SITE_LABEL;
 use terrace_tiering::Source::{Fallback, Primary};
-use terrace_tiering::{LocalModel, Node, Policy, Reason, SkipReason, Skipped, Source, Stated};
+use terrace_tiering::{LocalModel, Node, Policy, Reason, Sites, SkipReason, Skipped, Source, Stated};
 
 use crate::{DEVICE, Sketch, decided, tiers};
 
@@ -127,4 +129,48 @@ fn a_refusal_says_what_rules_each_tier_out() {
         refusal(&Sketch::default().policy(), at(Device, LocalModel::NotPlaced), Stated::default()),
         "no tier may answer: cloud is not configured in the model's policy; device is this node, where the model does not belong; edge is not configured in the model's policy"
     );
+}
+
+/// A policy whose edge is the node's site, on a node that knows these sites.
+fn at_site(sites: &Sites, enabled: bool) -> Policy {
+    let spec = serde_json::from_value(serde_json::json!({
+        "tiers": {"edge": {"site": {}}, "cloud": {"url": "https://cloud.example"}}, "fallback": {"enabled": enabled},
+    }));
+    Policy::parse(&spec.unwrap()).unwrap().at(sites)
+}
+
+fn site(edge: &[EdgeAddress]) -> Sites {
+    [(SITE_LABEL.to_owned(), NodeSite { name: "oslo".to_owned(), edge: edge.to_vec() })].into()
+}
+
+#[test]
+fn an_edge_that_the_site_does_not_have_falls_to_the_fallback_order() {
+    let moderate = Stated { complexity: Some(0.5), ..Stated::default() };
+    for (sites, why, reason) in [
+        (Sites::new(), SkipReason::SiteUnknown, Reason::SiteUnknown),
+        (site(&[]), SkipReason::NoEdgeAgent, Reason::NoEdgeAgent),
+    ] {
+        let decision = decided(&at_site(&sites, true), DEVICE, moderate, HARD);
+        assert_eq!((decision.reason, tiers(&decision)), (reason, vec![Device, Cloud]));
+        assert_eq!(decision.skipped, [Skipped { tier: Edge, why }]);
+        let decision = decided(&at_site(&sites, false), DEVICE, moderate, HARD);
+        assert_eq!((decision.reason, tiers(&decision)), (reason, vec![Device]));
+        // Who asks for the edge is told, and is not answered by another tier.
+        let asked = Stated { tier: Some(Edge), ..Stated::default() };
+        let decision = decided(&at_site(&sites, true), DEVICE, asked, HARD);
+        assert_eq!((decision.reason, tiers(&decision)), (Reason::RequestedTier, vec![]));
+        assert!(decision.refusal().starts_with("no tier may answer: edge "), "{}", decision.refusal());
+        // A gateway is the edge, whatever its site.
+        let gateway = at(Edge, LocalModel::Serving);
+        let decision = decided(&at_site(&sites, true), gateway, moderate, HARD);
+        assert_eq!((decision.reason, tiers(&decision)), (Reason::ModerateComplexity, vec![Edge, Cloud]));
+    }
+    let agent = EdgeAddress {
+        node: "gw".to_owned(),
+        address: [10, 0, 0, 1].into(),
+        http_port: Some(80),
+        grpc_port: None,
+    };
+    let decision = decided(&at_site(&site(&[agent]), true), DEVICE, moderate, HARD);
+    assert_eq!((decision.reason, tiers(&decision)), (Reason::ModerateComplexity, vec![Edge, Device, Cloud]));
 }

@@ -42,7 +42,7 @@ impl Sketch {
     }
 
     fn spec(&self) -> TierPolicySpec {
-        let tier = |url: &str| RemoteTier { url: url.to_owned(), ..Default::default() };
+        let tier = |url: &str| RemoteTier { url: Some(url.to_owned()), ..Default::default() };
         TierPolicySpec {
             defaults: RequestDefaults {
                 max_latency: self.max_latency_ms.map(|limit| Duration::from_millis(limit).into()),

@@ -161,7 +161,7 @@ proptest! {
         }
         for tier in asked {
             let here = tier == node.tier && node.model == LocalModel::Serving;
-            prop_assert!(here || tier != node.tier && policy.remote(tier).is_some(), "{:?}", decision);
+            prop_assert!(here || tier != node.tier && policy.remote(tier).is_some_and(|remote| remote.endpoints().is_ok()), "{:?}", decision);
         }
     }
 }

@@ -29,8 +29,13 @@ pub(super) fn policy(policy: &TierPolicy, context: &Context<'_>) -> Vec<FieldFau
     let mut faults = Policy::parse(&policy.spec).err().unwrap_or_default();
     let tiers = &policy.spec.tiers;
     for (tier, remote) in [(Tier::Edge, &tiers.edge), (Tier::Cloud, &tiers.cloud)] {
-        if let Some(Err(message)) = remote.as_ref().map(|remote| context.admission.tier(&remote.url)) {
+        let Some(remote) = remote else { continue };
+        if let Some(Err(message)) = remote.url.as_ref().map(|url| context.admission.tier(url)) {
             faults.push(FieldFault::new(format!("spec.tiers.{tier}.url"), message));
+        }
+        if remote.site.is_some() {
+            let message = "needs a cluster, whose operator finds the agents of a site; a standalone agent knows no other: give a url, in which {site} stands for the value of --node-label topology.kubernetes.io/zone=…";
+            faults.push(FieldFault::new(format!("spec.tiers.{tier}.site"), message));
         }
     }
     faults

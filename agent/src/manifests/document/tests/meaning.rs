@@ -95,7 +95,7 @@ fn a_policy_that_makes_no_sense_is_refused() {
         ),
         &[
             "8: spec.tiers.edge.url: must not hold a user name or a password: everyone who can read the policy would read them",
-            "9: spec.tiers.edge.port: is not known: expected auth, breaker, hedge, maxInFlight, protocol, timeout, tls, url",
+            "9: spec.tiers.edge.port: is not known: expected auth, breaker, hedge, maxInFlight, protocol, site, timeout, tls, url",
             "11: spec.tiers.cloud.url: needs --allow-upstream",
             "12: spec.tiers.cloud.timeout: must be positive",
             "14: spec.fallback.order: must name each tier once at most",
