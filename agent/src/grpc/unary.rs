@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use terrace_oip::grpc;
@@ -35,6 +35,7 @@ const PREFIX: usize = 5;
 /// Whether a request is such a call.
 pub fn is_plain<B>(request: &Request<B>) -> bool {
     request.uri().path() == PATH
+        && request.method() == Method::POST
         && request.headers().get(ENCODING).is_none_or(|encoding| encoding == "identity")
 }
 
@@ -221,6 +222,7 @@ mod tests {
             |path: &str, encoding: &str| Request::post(path).header(ENCODING, encoding).body(()).unwrap();
         assert!(is_plain(&Request::post(PATH).body(()).unwrap()));
         assert!(is_plain(&request(PATH, "identity")));
+        assert!(!is_plain(&Request::get(PATH).body(()).unwrap()));
         assert!(!is_plain(&request(PATH, "gzip")));
         assert!(!is_plain(&request("/inference.GRPCInferenceService/ModelReady", "identity")));
     }
