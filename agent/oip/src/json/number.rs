@@ -115,13 +115,11 @@ impl<'a> Number<'a> {
     /// As the nearest f32.
     #[inline]
     pub(crate) fn to_f32(self, datatype: &'static str) -> Result<f32, Fault> {
-        match self.small().and_then(rounded_to_f32) {
-            Some(value) => Ok(value),
-            None => {
-                let value: f32 = self.text.parse().unwrap_or(f32::INFINITY);
-                if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
-            }
+        if let Some(value) = self.small().and_then(rounded_to_f32) {
+            return Ok(value);
         }
+        let value: f32 = self.text.parse().unwrap_or(f32::INFINITY);
+        if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
     }
 
     /// As the nearest f16 to the nearest f64.
@@ -243,15 +241,15 @@ fn leading_digits(bytes: [u8; 8]) -> (usize, u64) {
     // The first digit in the lowest byte; each is its value now, and anything else more than nine.
     let values = u64::from_le_bytes(bytes) ^ eight(b'0');
     let others = (((values & eight(0x7f)) + eight(0x80 - 10)) | values) & eight(0x80);
-    let count = (others.trailing_zeros() / 8) as usize;
+    let count = others.trailing_zeros() / 8;
     // Zeros in front, so that there are eight.
-    let digits = values.checked_shl(64 - 8 * count as u32).unwrap_or(0);
+    let digits = values.checked_shl(64 - 8 * count).unwrap_or(0);
     // Neighbours become numbers of two digits, these of four, and these of eight.
     let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
     let (first, third) = (pairs & 0x0000_00ff_0000_00ff, (pairs >> 16) & 0x0000_00ff_0000_00ff);
     let value =
         first.wrapping_mul(100 + (1_000_000 << 32)).wrapping_add(third.wrapping_mul(1 + (10_000 << 32)));
-    (count, value >> 32)
+    (count as usize, value >> 32)
 }
 
 /// The f16 nearest to a number, ties to even.
