@@ -21,8 +21,7 @@ pub fn into(folder: &Path) -> anyhow::Result<()> {
     generate(messages, files.clone(), &folder.join("messages.rs"))?;
     let service = configure()
         .build_client(false)
-        .extern_path(".inference", "::terrace_oip::proto")
-        .codec_path("crate::grpc::codec::CheckedCodec");
+        .extern_path(".inference", "::terrace_oip::proto");
     generate(service, files, &folder.join("service.rs"))
 }
 
