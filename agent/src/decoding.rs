@@ -35,7 +35,7 @@ mod tests {
     fn decoded(body: &str, bytes: usize) -> Result<usize, u16> {
         let room = Room::new(bytes);
         let mut taken = Taken::default();
-        let read = |memory| InferRequest::from_http_within(body.as_bytes(), None, memory);
+        let read = |memory: Memory<'_>| InferRequest::from_http_within(body.as_bytes(), None, memory);
         let request = within(&room, &mut taken, read).map_err(|refusal| refusal.status().as_u16())?;
         Ok(request.inputs[0].tensor.data().len())
     }
@@ -57,9 +57,10 @@ mod tests {
         let mut others = Taken::default();
         room.cover(&mut others, 20 << 10).unwrap();
         let numbers = "1,".repeat(2000);
-        let body = format!(r#"{{"inputs":[{{"name":"x","datatype":"FP64","shape":[2001],"data":[{numbers}1]}}]}}"#);
+        let body =
+            format!(r#"{{"inputs":[{{"name":"x","datatype":"FP64","shape":[2001],"data":[{numbers}1]}}]}}"#);
         let mut taken = Taken::default();
-        let read = |memory| InferRequest::from_http_within(body.as_bytes(), None, memory);
+        let read = |memory: Memory<'_>| InferRequest::from_http_within(body.as_bytes(), None, memory);
         let refused = within(&room, &mut taken, read).unwrap_err();
         assert_eq!(refused.status().as_u16(), 429, "{refused}");
     }

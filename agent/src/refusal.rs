@@ -27,7 +27,9 @@ pub enum Refusal {
     #[error("{0}")]
     NotFound(String),
     /// The body is larger than this agent takes.
-    #[error("the body is larger than {limit} bytes; how large one of an inference may be, --max-body-bytes says")]
+    #[error(
+        "the body is larger than {limit} bytes; how large one of an inference may be, --max-body-bytes says"
+    )]
     TooLarge {
         /// The limit.
         limit: usize,

@@ -111,7 +111,8 @@ impl Stalled {
         let stream = TcpStream::connect(address).await?;
         let (mut sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let mut request = request(&format!("http://{address}/inference.GRPCInferenceService/{method}"), token);
+        let mut request =
+            request(&format!("http://{address}/inference.GRPCInferenceService/{method}"), token);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -131,10 +131,7 @@ fn written(request: &InferRequest) -> (Vec<u8>, usize) {
 }
 
 /// What is read takes no less memory than it asks for.
-fn frugal<T>(
-    input: usize,
-    read: impl Fn(Memory<'_>) -> Result<T, DecodeError>,
-) -> Result<T, DecodeError> {
+fn frugal<T>(input: usize, read: impl Fn(Memory<'_>) -> Result<T, DecodeError>) -> Result<T, DecodeError> {
     let asked = Cell::new(0);
     let take = |bytes| {
         asked.set(asked.get() + bytes);

@@ -97,7 +97,10 @@ fn assert_frugal<R, T>(
     for share in [2, 10, 1000] {
         let (_, took, fault) = measured(asked / share, ready(), &read);
         assert_eq!(fault, Some(Fault::NoMemory), "{what}, 1/{share}");
-        assert!(took <= 2 * asked / share + ANYWAY, "{what}: {took} bytes where there are 1/{share} of {asked}");
+        assert!(
+            took <= 2 * asked / share + ANYWAY,
+            "{what}: {took} bytes where there are 1/{share} of {asked}"
+        );
     }
 }
 

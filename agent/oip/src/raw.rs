@@ -152,7 +152,8 @@ fn booleans(raw: &[u8]) -> Result<Vec<bool>, DecodeError> {
 fn texts(raw: &[u8], memory: Memory<'_>) -> Result<Vec<Vec<u8>>, DecodeError> {
     let (mut rest, mut count, mut bytes) = (raw, 0, 0);
     while !rest.is_empty() {
-        let text = text(&mut rest).ok_or_else(|| DecodeError::new(Fault::LengthTooLarge).in_element(count))?;
+        let text =
+            text(&mut rest).ok_or_else(|| DecodeError::new(Fault::LengthTooLarge).in_element(count))?;
         count += 1;
         bytes += of_text(text.len());
     }

@@ -66,11 +66,15 @@ pub fn toil(message: &[u8]) -> usize {
     message.len() - raw + raw / COPIED
 }
 
+/// Whether an input is one of texts, or hides what it is.
 fn holds_texts(input: &[u8]) -> bool {
-    let mut fields = Fields(input).take(MAX_MESSAGE_FIELDS);
-    fields.any(|field| {
-        matches!(field, Ok((2, Value::Bytes(name))) if name == Datatype::Bytes.as_str().as_bytes())
-    })
+    /// It stands near the beginning.
+    const NEAR: usize = 16;
+    let datatype = Fields(input).take(NEAR).find_map(|field| match field {
+        Ok((2, Value::Bytes(name))) => Some(name),
+        _ => None,
+    });
+    datatype.is_none_or(|name| name == Datatype::Bytes.as_str().as_bytes())
 }
 
 /// What an input takes.

@@ -381,7 +381,8 @@ fn numbers_that_are_raw_are_no_toil_and_texts_are() {
     let (toil, length) = of_type(Datatype::Bytes);
     assert_eq!(toil, length);
     let contents = InferTensorContents { fp32_contents: vec![1.0; 400], ..none() };
-    let typed = prost::Message::encode_to_vec(&of(vec![input("x", Datatype::Fp32, &[400], contents)], vec![]));
+    let typed =
+        prost::Message::encode_to_vec(&of(vec![input("x", Datatype::Fp32, &[400], contents)], vec![]));
     assert_eq!(grpc::toil(&typed), typed.len());
     assert_eq!(grpc::toil(b"\xff"), 1);
 }

@@ -235,8 +235,10 @@ mod tests {
     #[test]
     fn texts_are_written_one_by_one_in_binary_too() {
         let tensor = |name: &str, data: TensorData| Tensor::new(name, vec![data.len()], data).unwrap();
-        let tensors =
-            vec![tensor("n", TensorData::Fp32(vec![0.0; 10])), tensor("t", TensorData::Bytes(vec![vec![]; 10]))];
+        let tensors = vec![
+            tensor("n", TensorData::Fp32(vec![0.0; 10])),
+            tensor("t", TensorData::Bytes(vec![vec![]; 10])),
+        ];
         let output = Output::Combined { version: None, tensors };
         assert_eq!(output.text_size(|_| true), 40);
         assert_eq!(output.text_size(|name| name == "t"), 80);

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use terrace_engine::TensorSpec;
 use terrace_oip::metadata::{ConfigTensor, ModelStatistics, Spent};
 use terrace_oip::proto::{self, model_metadata_response::TensorMetadata};
-use terrace_oip::{InferRequest, Parameters, grpc};
+use terrace_oip::{InferRequest, Memory, Parameters, grpc};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -157,10 +157,7 @@ impl GrpcInferenceService for Inference {
         }))
     }
 
-    async fn model_infer(
-        &self,
-        _: Request<proto::ModelInferRequest>,
-    ) -> Answer<proto::ModelInferResponse> {
+    async fn model_infer(&self, _: Request<proto::ModelInferRequest>) -> Answer<proto::ModelInferResponse> {
         // It never comes here: see `Port`.
         Err(Status::unimplemented("ModelInfer is answered elsewhere"))
     }
@@ -285,9 +282,8 @@ impl Exchange for Grpc<'_> {
         let message = self.message.take().unwrap_or_default();
         self.raw.clone_from(&message.raw_input_contents);
         let mut taken = std::mem::take(&mut self.taken);
-        let read = |memory| InferRequest::from_grpc_within(message, memory);
-        let request =
-            heavy(self.toil, || decoding::within(&self.node.limits().room, &mut taken, read))?;
+        let read = |memory: Memory<'_>| InferRequest::from_grpc_within(message, memory);
+        let request = heavy(self.toil, || decoding::within(&self.node.limits().room, &mut taken, read))?;
         Ok((request, taken))
     }
 

@@ -40,12 +40,7 @@ pub struct Read {
 }
 
 /// Reads a call's message, in time, and decodes it as far as there is room for that.
-pub async fn read<B>(
-    body: B,
-    headers: &HeaderMap,
-    started: Instant,
-    limits: &Limits,
-) -> Result<Read, Status>
+pub async fn read<B>(body: B, headers: &HeaderMap, started: Instant, limits: &Limits) -> Result<Read, Status>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
@@ -145,7 +140,8 @@ mod tests {
         // An input whose elements are texts without a letter: two bytes each, and dozens in memory.
         let texts = |count: usize| {
             let elements = b"\x42\0".repeat(count);
-            let length = |bytes: usize| [(bytes & 0x7f) as u8 | 0x80, (bytes >> 7) as u8 | 0x80, (bytes >> 14) as u8];
+            let seven = |bytes: usize, place: usize| u8::try_from((bytes >> place) & 0x7f).unwrap();
+            let length = |bytes| [seven(bytes, 0) | 0x80, seven(bytes, 7) | 0x80, seven(bytes, 14)];
             let contents = [&b"\x2a"[..], &length(elements.len()), &elements].concat();
             let input = [&b"\x12\x05BYTES"[..], &contents].concat();
             [&b"\x2a"[..], &length(input.len()), &input].concat()

@@ -16,11 +16,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use terrace_engine::TensorSpec;
-use terrace_oip::InferRequest;
 use terrace_oip::metadata::{
     ErrorBody, IndexRequest, Live, ModelMetadata, ModelReady, Ready, ServerMetadata, TensorMetadata,
     TensorNotes,
 };
+use terrace_oip::{InferRequest, Memory};
 
 use crate::callers::Caller;
 use crate::decoding;
@@ -266,10 +266,12 @@ impl Exchange for Http {
     type Encoded = Encoded;
 
     async fn read(&mut self, deadline: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
-        let body = self.body.as_mut().ok_or_else(|| Refusal::Failed("the request was read twice".to_owned()))?;
+        let body =
+            self.body.as_mut().ok_or_else(|| Refusal::Failed("the request was read twice".to_owned()))?;
         let (message, mut room) = body::read(body, &self.headers, &self.limits, deadline).await?;
         self.body = None;
-        let read = |memory| InferRequest::from_http_within(&message.bytes, message.json_length, memory);
+        let read =
+            |memory: Memory<'_>| InferRequest::from_http_within(&message.bytes, message.json_length, memory);
         let request = heavy(message.toil(), || decoding::within(&self.limits.room, &mut room, read))?;
         self.message = Some(message);
         Ok((request, room))

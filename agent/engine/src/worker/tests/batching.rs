@@ -52,8 +52,7 @@ fn scene_of(sessions: usize, most_rows: usize) -> Scene {
     };
     let (runs, ran) = mpsc::channel();
     let (gate, opened) = unbounded();
-    let session =
-        || Rows { signature: signature.clone(), runs: runs.clone(), gate: opened.clone() };
+    let session = || Rows { signature: signature.clone(), runs: runs.clone(), gate: opened.clone() };
     let all: Vec<Box<dyn Session>> = (0..sessions).map(|_| Box::new(session()) as _).collect();
     let model = Model::start(all, &options(sessions, 64), most_rows).unwrap();
     Scene { model: Arc::new(model), runs: ran, gate }
