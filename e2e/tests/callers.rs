@@ -219,7 +219,8 @@ async fn what_anyone_may_ask_over_grpc_takes_nothing_from_callers() -> Result<()
     let bomb = [&[1], &u32::try_from(packed.len())?.to_be_bytes()[..], &packed[..packed.len() - 1]].concat();
     let mut stalled = Vec::new();
     for method in ["ServerLive", "ServerReady"] {
-        for (headers, sent) in [(&[][..], large.clone()), (&[("grpc-encoding", "gzip")], bomb.clone().into())]
+        for (headers, sent) in
+            [(&[][..], large.clone()), (&[("grpc-encoding", "gzip")][..], bomb.clone().into())]
         {
             stalled.push(Stalled::begin(agent.grpc, (method, None), headers, sent).await?);
         }

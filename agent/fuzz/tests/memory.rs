@@ -117,10 +117,10 @@ fn a_request_over_http_takes_no_more_memory_than_it_asks_for() {
         ("short numbers", http("UINT8", "1", true)),
         ("short decimals", http("FP32", "0.5", true)),
         ("short decimals, their shape behind them", http("FP32", "0.5", false)),
-        ("binary texts without a letter", binary("BYTES", &[0; 4 * MANY])),
+        ("binary texts without a letter", binary("BYTES", &vec![0; 4 * MANY])),
         ("binary texts", binary("BYTES", &texts)),
-        ("binary numbers", binary("FP32", &[0; 4 * MANY])),
-        ("binary truths", binary("BOOL", &[0; MANY])),
+        ("binary numbers", binary("FP32", &vec![0; 4 * MANY])),
+        ("binary truths", binary("BOOL", &vec![0; MANY])),
     ] {
         assert_frugal(what, || (), |(), memory| InferRequest::from_http_within(&body, json_length, memory));
     }
@@ -132,17 +132,17 @@ fn a_message_of_grpc_takes_no_more_memory_than_was_known_before() {
     for (what, bytes) in [
         ("texts without a letter", message("BYTES", &b"\x42\0".repeat(MANY), None)),
         ("texts", message("BYTES", &texts, None)),
-        ("raw texts without a letter", message("BYTES", &[], Some(&[0; 4 * MANY]))),
-        ("raw numbers", message("FP32", &[], Some(&[0; 4 * MANY]))),
-        ("truths", message("BOOL", &packed(1, &[1; MANY]), None)),
-        ("small integers", message("INT8", &packed(2, &[1; MANY]), None)),
-        ("integers", message("INT32", &packed(2, &[1; MANY]), None)),
-        ("long integers", message("INT64", &packed(3, &[1; MANY]), None)),
+        ("raw texts without a letter", message("BYTES", &[], Some(&vec![0; 4 * MANY]))),
+        ("raw numbers", message("FP32", &[], Some(&vec![0; 4 * MANY]))),
+        ("truths", message("BOOL", &packed(1, &vec![1; MANY]), None)),
+        ("small integers", message("INT8", &packed(2, &vec![1; MANY]), None)),
+        ("integers", message("INT32", &packed(2, &vec![1; MANY]), None)),
+        ("long integers", message("INT64", &packed(3, &vec![1; MANY]), None)),
         ("long integers, each by itself", message("INT64", &[3 << 3, 1].repeat(MANY), None)),
-        ("bytes", message("UINT8", &packed(4, &[1; MANY]), None)),
-        ("long naturals", message("UINT64", &packed(5, &[1; MANY]), None)),
-        ("decimals", message("FP32", &packed(6, &[0; 4 * MANY]), None)),
-        ("long decimals", message("FP64", &packed(7, &[0; 8 * MANY]), None)),
+        ("bytes", message("UINT8", &packed(4, &vec![1; MANY]), None)),
+        ("long naturals", message("UINT64", &packed(5, &vec![1; MANY]), None)),
+        ("decimals", message("FP32", &packed(6, &vec![0; 4 * MANY]), None)),
+        ("long decimals", message("FP64", &packed(7, &vec![0; 8 * MANY]), None)),
     ] {
         let known = grpc::check(&bytes).unwrap();
         let mut decoded = None;

@@ -117,14 +117,12 @@ fn narrow<T, U: TryFrom<T>>(
     memory: Memory<'_>,
 ) -> Result<Vec<U>, DecodeError> {
     memory.take(values.len() * size_of::<U>())?;
-    let out_of_range = || Fault::OutOfRange { datatype: datatype.as_str() };
-    values
-        .into_iter()
-        .enumerate()
-        .map(|(index, value)| {
-            U::try_from(value).map_err(|_| DecodeError::new(out_of_range()).in_element(index))
-        })
-        .collect()
+    let mut narrowed = Vec::with_capacity(values.len());
+    for (index, value) in values.into_iter().enumerate() {
+        let out_of_range = Fault::OutOfRange { datatype: datatype.as_str() };
+        narrowed.push(U::try_from(value).map_err(|_| DecodeError::new(out_of_range).in_element(index))?);
+    }
+    Ok(narrowed)
 }
 
 fn read_requested(
