@@ -146,9 +146,10 @@ impl Ask {
 }
 
 impl Reply {
-    /// The body as JSON.
+    /// The body as JSON, without the tensors that follow it in binary.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.body)
+        let length = self.header("inference-header-content-length").parse().unwrap_or(self.body.len());
+        serde_json::from_slice(self.body.get(..length).context("a body shorter than its JSON")?)
             .with_context(|| format!("no JSON: {} {}", self.status, self.text()))
     }
 

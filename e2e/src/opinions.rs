@@ -1,12 +1,12 @@
 //! What tests of speculation and of ensembles begin with: tiers that are sure, or are as sure as a request says.
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::checkout;
 use crate::digits::{self, Artifact};
-use crate::http::Reply;
+use crate::http::{Reply, Request};
 use crate::infer::Ask;
 use crate::manifests::{Model, Policy};
 use crate::scenes::{self, url};
@@ -134,6 +134,20 @@ pub fn patient(confidence: f64, rounds: i64) -> Ask {
         {"name": "rounds", "datatype": "INT64", "shape": [], "data": [rounds]},
     ]))
     .model("patient")
+}
+
+/// Asks the patient model, in binary, to give back so many scores; with more parameters.
+pub fn many(scores: usize, parameters: &Value) -> Request {
+    let elements = 0.5_f32.to_le_bytes().repeat(scores);
+    let head = json!({"parameters": parameters, "inputs": [
+        {"name": "x", "datatype": "FP32", "shape": [1, scores],
+            "parameters": {"binary_data_size": elements.len()}},
+        {"name": "rounds", "datatype": "INT64", "shape": [], "data": [0]},
+    ]})
+    .to_string();
+    let body = [head.as_bytes(), &elements].concat();
+    Request::post("/v2/models/patient/infer", body)
+        .header("inference-header-content-length", &head.len().to_string())
 }
 
 /// A tier that answers as the patient model does, with these scores.

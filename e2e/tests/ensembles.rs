@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use terrace_e2e::infer::{Ask, Route};
 use terrace_e2e::manifests::Policy;
 use terrace_e2e::opinions::{
-    FOR_EVER, Outputs, Three, confidence, device_under, first, one, patient, patient_under, scores,
+    FOR_EVER, Outputs, Three, confidence, device_under, first, many, one, patient, patient_under, scores,
 };
 use terrace_e2e::scenes::url;
 use terrace_e2e::server::{Pace, Plan};
@@ -149,6 +149,23 @@ async fn a_late_device_is_dropped_and_its_run_is_stopped() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_member_is_waited_for_less_long_where_the_answer_in_hand_is_large() -> Result<()> {
+    const DEADLINE_MS: f64 = 4_000.0;
+    // 16 MB in hand and as much that may come, of 20 ns a byte: 640 ms, beside a twentieth of the time.
+    const GIVEN_UP_MS: f64 = DEADLINE_MS - 640.0 - DEADLINE_MS / 20.0;
+    let silent = upstreams::silent().await?;
+    let policy = Policy::named("near").cloud(&silent.url());
+    let (_site, device) = patient_under(&policy.ensemble("{members: [Device, Cloud], quorum: 2}")).await?;
+    let parameters = json!({"max_latency_ms": DEADLINE_MS, "binary_data_output": true});
+    let reply = device.send(&many(4_000_000, &parameters)).await?.answered()?;
+    assert_eq!(reply.walk()?, "device Answered, cloud TimedOut");
+    assert_eq!(reply.route()?, Route::of("device", "fallback", "QuorumNotMet"));
+    let took = reply.latency_ms()?;
+    assert!(took < GIVEN_UP_MS + 320.0, "{took} ms, of {DEADLINE_MS}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn below_the_quorum_the_fallback_order_says_what_happens() -> Result<()> {
     let (refused, edge) = (Refused::new()?, upstreams::answering().await?);
     let ensemble = "{members: [Device, Cloud], quorum: 2}";
@@ -230,8 +247,7 @@ async fn a_combined_answer_has_the_outputs_that_were_asked_for_in_binary_too() -
 
     let reply = three.device.infer(&first(3).parameter("binary_data_output", true)).await?.answered()?;
     let length: usize = reply.header("inference-header-content-length").parse()?;
-    let (text, tail) = reply.body.split_at(length);
-    let text: Value = serde_json::from_slice(text)?;
+    let (text, tail) = (reply.json()?, &reply.body[length..]);
     let sizes: Vec<usize> = text["outputs"]
         .as_array()
         .context("outputs")?

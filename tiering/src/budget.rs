@@ -44,6 +44,20 @@ pub fn reserve_for_reply(remaining: Option<Duration>, bytes: usize) -> Duration 
     MARGIN.max(remaining / MARGIN_SHARE).saturating_add(writing)
 }
 
+/// What to keep back for the reply where several answers become one: these bytes of answers are in hand, and so many answers
+/// are waited for, each as large as the largest so far. Every one of them is gone through, and one is written. Without any
+/// answer there is no telling.
+pub fn reserve_for_combined(
+    remaining: Option<Duration>,
+    in_hand: impl IntoIterator<Item = usize>,
+    awaited: usize,
+) -> Duration {
+    let (all, largest) = in_hand
+        .into_iter()
+        .fold((0_usize, 0), |(all, largest), bytes| (all.saturating_add(bytes), bytes.max(largest)));
+    reserve_for_reply(remaining, all.saturating_add(largest.saturating_mul(awaited)))
+}
+
 /// Whether an attempt is made with `remaining` time before the deadline (none: there is no deadline), and how long
 /// it may take: what is left without the `reserve` for others, and no longer than the tier's own `timeout`.
 ///
@@ -112,6 +126,24 @@ mod tests {
         ] {
             assert_eq!(reserve_for_reply(remaining.map(ms), bytes), ms(expected), "{remaining:?} {bytes}");
         }
+    }
+
+    #[test]
+    fn the_reserve_for_a_combined_reply_counts_answers_that_are_there_and_that_may_come() {
+        const MEGABYTE: usize = 1_000_000;
+        for (remaining, in_hand, awaited, expected) in [
+            (None, &[1 << 30][..], 2, 0),
+            (Some(400), &[], 3, 20),
+            (Some(400), &[MEGABYTE], 0, 40),
+            (Some(400), &[MEGABYTE], 2, 80),
+            (Some(400), &[MEGABYTE, 2 * MEGABYTE], 1, 120),
+            (Some(400), &[MEGABYTE, 2 * MEGABYTE, 0], 0, 80),
+        ] {
+            let reserve = reserve_for_combined(remaining.map(ms), in_hand.iter().copied(), awaited);
+            assert_eq!(reserve, ms(expected), "{remaining:?} {in_hand:?} {awaited}");
+        }
+        let most = reserve_for_combined(Some(ms(1)), [usize::MAX, usize::MAX], usize::MAX);
+        assert_eq!(most, reserve_for_reply(Some(ms(1)), usize::MAX));
     }
 
     proptest! {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use terrace_oip::Tensor;
 use terrace_tiering::{self as tiering, Candidate, Member, Mode, Reason, Source};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::attempt::{Failure, attempt, left, too_late};
 use super::combine::combined;
@@ -16,6 +17,9 @@ use super::{Answer, Job, Output, Tried};
 use crate::heavy::heavy;
 use crate::refusal::Refusal;
 use crate::registry::Served;
+
+/// Shorter than this, a timer is no shorter.
+const A_MOMENT: Duration = Duration::from_millis(2);
 
 /// What one member answered.
 #[derive(Debug)]
@@ -31,6 +35,11 @@ pub struct Answered {
 }
 
 impl Answered {
+    /// How many bytes its outputs are.
+    fn size(&self) -> usize {
+        self.tensors.iter().map(|tensor| tensor.data().raw_size()).sum()
+    }
+
     /// As the answer of this member alone.
     fn alone(self) -> Output {
         match self.served {
@@ -48,9 +57,8 @@ pub async fn run(job: &Job<'_>, members: &[Member]) -> Result<Answer, Refusal> {
     };
     let extra = Extra::ask_for_scores(job);
     let mut tried = Tried::default();
-    let reserve = tiering::reserve_for_reply(left(job.deadline), 0);
     let mut answered: Vec<Answered> = Vec::with_capacity(members.len());
-    for (member, ended, took) in join_all(members.iter().map(|member| ask(job, *member, reserve))).await {
+    for (member, End { ended, took }) in members.iter().zip(ask_all(job, members).await) {
         match ended {
             Ok(answer) => {
                 tried.note(job, member.tier, "Answered", took);
@@ -62,8 +70,7 @@ pub async fn run(job: &Job<'_>, members: &[Member]) -> Result<Answer, Refusal> {
     if answered.len() < ensemble.quorum {
         return fall_back(job, &extra, answered, tried).await;
     }
-    let size =
-        answered.iter().flat_map(|answer| &answer.tensors).map(|tensor| tensor.data().raw_size()).sum();
+    let size = answered.iter().map(Answered::size).sum();
     let version =
         answered.iter().find(|answer| answer.served.is_some()).and_then(|answer| answer.version.clone());
     let (mut tensors, confidence) = heavy(size, || combined(ensemble.combine, measure, answered))?;
@@ -73,25 +80,65 @@ pub async fn run(job: &Job<'_>, members: &[Member]) -> Result<Answer, Refusal> {
     Ok(Answer { tier: "ensemble", ..tried.answer(job.tier, Source::Ensemble, output) })
 }
 
-/// One member, with its answer decoded. It must leave time to combine and to reply.
-async fn ask(
-    job: &Job<'_>,
-    member: Member,
-    reserve: Duration,
-) -> (Member, Result<Answered, Failure>, Duration) {
+/// What came of one member.
+struct End {
+    ended: Result<Answered, Failure>,
+    took: Duration,
+}
+
+/// What came of each member, in their order. How long it takes to combine and to write is known only once one of them has
+/// answered: the larger its answer, the earlier those that have not are given up.
+async fn ask_all(job: &Job<'_>, members: &[Member]) -> Vec<End> {
+    let (begun, whole) = (Instant::now(), left(job.deadline));
+    let reserve = tiering::reserve_for_combined(whole, [], members.len());
+    let asked = |(place, member): (usize, &Member)| {
+        let asked = ask(job, *member, reserve);
+        async move { (place, asked.await) }
+    };
+    let mut asked: FuturesUnordered<_> = members.iter().enumerate().map(asked).collect();
+    let mut ends: Vec<Option<End>> = members.iter().map(|_| None).collect();
+    while !asked.is_empty() {
+        let in_hand = ends.iter().flatten().filter_map(|end| Some(end.ended.as_ref().ok()?.size()));
+        let needed = tiering::reserve_for_combined(whole, in_hand, asked.len());
+        let next = match job.deadline {
+            // Else each of them is given up by itself in time, and is known to have been late.
+            Some(deadline) if needed >= reserve + A_MOMENT => {
+                let until = deadline.checked_sub(needed).unwrap_or(begun);
+                timeout_at(until.into(), asked.next()).await.ok().flatten()
+            }
+            _ => asked.next().await,
+        };
+        let Some((place, end)) = next else { break };
+        ends[place] = Some(end);
+    }
+    ends.into_iter()
+        .zip(members)
+        .map(|(end, member)| end.unwrap_or_else(|| given_up(job, *member, begun)))
+        .collect()
+}
+
+/// One member, with its answer decoded. It must leave so much time to combine and to reply.
+async fn ask(job: &Job<'_>, member: Member, reserve: Duration) -> End {
     let begun = Instant::now();
     let candidate = Candidate { tier: member.tier, source: Source::Ensemble };
     let attempt = attempt(job, &candidate, reserve);
     // Another tier is given up by itself in time; this node's own model goes by the deadline alone.
     let limit = left(job.deadline).filter(|_| member.tier == job.tier);
-    let ended = match limit {
-        Some(limit) => timeout(limit.saturating_sub(reserve), attempt).await.unwrap_or_else(|_| {
-            Err(Failure { outcome: "DeadlineExceeded", refusal: too_late(), last: false }).into()
-        }),
+    let attempt = match limit {
+        Some(limit) => match timeout(limit.saturating_sub(reserve), attempt).await {
+            Ok(attempt) => attempt,
+            Err(_) => return given_up(job, member, begun),
+        },
         None => attempt.await,
     };
-    let answered = ended.ended.and_then(|output| decoded(member, output));
-    (member, answered, begun.elapsed())
+    End { ended: attempt.ended.and_then(|output| decoded(member, output)), took: begun.elapsed() }
+}
+
+/// A member that took longer than it may.
+fn given_up(job: &Job<'_>, member: Member, begun: Instant) -> End {
+    let outcome = if member.tier == job.tier { "DeadlineExceeded" } else { "TimedOut" };
+    let failure = Failure { outcome, refusal: too_late(), last: false };
+    End { ended: Err(failure), took: begun.elapsed() }
 }
 
 fn decoded(member: Member, output: Output) -> Result<Answered, Failure> {
