@@ -1,7 +1,8 @@
 //! A real cluster's control plane, an operator and agents: what tests on Kubernetes are made of.
 //!
 //! Scheduler, kubelet and containers are not there yet: a test makes Nodes and agents' Pods, and writes their status as
-//! a kubelet would; agents and operators run as processes with the tokens that pods would have.
+//! a kubelet would; agents and operators run as processes with the tokens that pods would have. A [`Kubelet`] gives them what
+//! the DaemonSet's volumes hold, too.
 
 mod clock;
 mod control_plane;
