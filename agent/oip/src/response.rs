@@ -74,7 +74,8 @@ impl InferResponse<'_> {
             .collect();
         outputs.iter().try_for_each(TensorText::check)?;
 
-        let size = outputs.iter().map(TensorText::size).sum::<usize>() + 1024;
+        // Small answers stay below the kilobyte up to which memory is had at once.
+        let size = outputs.iter().map(TensorText::size).sum::<usize>() + 512;
         let mut text = AwaitedText::with_capacity(size, is_awaited);
         let written = serde_json::to_writer(
             &mut text,
