@@ -1,21 +1,16 @@
 //! A reply as a response body: JSON, and behind it, without a copy, the outputs that the client wants in binary.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
-use http_body::{Frame, SizeHint};
 use terrace_coding::{Accepted, Coding};
 use terrace_oip::{EncodeError, InferRequest, InferResponse, Parameters, Tensor};
 
 use crate::executor::Output;
 use crate::heavy::heavy;
 use crate::message::{JSON_LENGTH, content_type};
+use crate::pieces::Pieces;
 use crate::refusal::Refusal;
 use crate::serve::{Due, OURS, Reply, unwritten};
 use crate::unpacking::texts;
@@ -156,7 +151,7 @@ impl Encoded {
             }
             return Body::from(self.json);
         }
-        Body::new(Frames(std::iter::once(Bytes::from(self.json)).chain(self.tail).collect()))
+        Body::new(Pieces::new(std::iter::once(Bytes::from(self.json)).chain(self.tail)))
     }
 }
 
@@ -183,28 +178,4 @@ fn unwritable(error: &EncodeError) -> Refusal {
     Refusal::Failed(format!(
         "the outputs cannot be written as JSON: {error}; ask for them in binary (binary_data_output)"
     ))
-}
-
-/// A body of pieces whose length is known.
-#[derive(Debug)]
-struct Frames(VecDeque<Bytes>);
-
-impl http_body::Body for Frames {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|bytes| bytes.len() as u64).sum())
-    }
 }
