@@ -70,6 +70,15 @@ impl Watched {
     async fn assert_silent(&self) -> Result<()> {
         assert_eq!(self.seen(), self.before, "(bytes, connections) at edge and cloud");
         let metrics = self.device.admin("/metrics").await?.text();
+        // Every run of this model was for a private request: how large they were is counted nowhere.
+        let of_model = ["model=\"default.digits\""];
+        for bytes in ["terrace_model_input_bytes_total", "terrace_model_output_bytes_total"] {
+            assert_eq!(self.device.counted(bytes, &of_model).await?, 0.0, "{bytes}");
+        }
+        let (rows, asked) = ("terrace_model_rows_total", "terrace_requests_total");
+        let (rows, asked) =
+            (self.device.counted(rows, &of_model).await?, self.device.counted(asked, &of_model).await?);
+        assert!(rows <= asked, "{rows} rows of {asked} requests");
         let status = self.device.admin("/status").await?.text();
         for (place, bytes) in [
             ("the edge", self.edge.bytes()),

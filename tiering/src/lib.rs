@@ -33,7 +33,9 @@ pub mod speculate;
 mod stated;
 
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
-pub use budget::{Attempt, attempt_timeout, reserve_for_combined, reserve_for_local, reserve_for_reply};
+pub use budget::{
+    Attempt, LocalTime, attempt_timeout, reserve_for_combined, reserve_for_local, reserve_for_reply,
+};
 pub use cel::{CompileError, EvalError};
 pub use combine::{CombineError, Combined, CombinedOutput, MemberAnswer, MemberOutput, combine};
 pub use complexity::{Complexity, Elements, entropy};

@@ -10,9 +10,9 @@ use tracing::{info, warn};
 use crate::batch::{join, rows, takes_rows};
 use crate::cases::CaseFailure;
 use crate::learn::{self, Alone, check_independence};
+use crate::model::{Batching, ModelOptions, StartError};
 use crate::probe::zeros;
 use crate::weights::SharedWeights;
-use crate::worker::{Batching, ModelOptions, StartError};
 use crate::{Engine, Session, SessionOptions, Signature};
 
 /// The largest inputs of zeros that are made to try a model with that nobody gave any, in bytes.
@@ -38,6 +38,8 @@ pub struct Sessions {
     pub all: Vec<Box<dyn Session>>,
     /// The most rows that run at once; 1 where each request runs alone.
     pub most_rows: usize,
+    /// What a run of a sample took; none where there are no samples.
+    pub run: Option<Duration>,
 }
 
 /// Opens a model's sessions. Each must pass `check`. `samples` are requests that it can answer.
@@ -64,7 +66,7 @@ pub fn open(
     let shared = scratch.and_then(|scratch| lay_out(model, scratch, &options.name));
     // What the runtime refuses only because its weights lie apart is loaded as it came, and refused there if at all.
     let of_shared = shared.as_ref().and_then(|shared| load(Some(shared)).ok());
-    let (first, most_rows, weights) = match (of_shared, &shared) {
+    let (mut first, most_rows, weights) = match (of_shared, &shared) {
         (Some(mut session), Some(shared)) if !is_room(shared.size(), instances, options.memory) => {
             info!(model = options.name, "no room for weights of each session's own: they share them");
             let most_rows = learn(&mut *session, options, samples);
@@ -90,11 +92,18 @@ pub fn open(
             (session, most_rows, None)
         }
     };
+    let run = samples.first().and_then(|sample| one_run(&mut *first, sample));
     let mut all = vec![first];
     while all.len() < instances {
         all.push(load(weights)?);
     }
-    Ok(Sessions { all, most_rows })
+    Ok(Sessions { all, most_rows, run })
+}
+
+/// What a run takes, which others came before.
+fn one_run(session: &mut dyn Session, sample: &[Tensor]) -> Option<Duration> {
+    let begun = Instant::now();
+    session.run(sample, None).ok().map(|_| begun.elapsed())
 }
 
 /// A model's weights in a file that sessions can share, if it has such and there is room for the file.

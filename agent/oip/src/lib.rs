@@ -33,6 +33,7 @@
 //! an absent optional field, an empty list of requested outputs asks for all, `BOOL` takes `true` and `false`
 //! only, `data` may be flat or nested.
 
+mod awaited;
 mod elements;
 mod error;
 mod forward;
