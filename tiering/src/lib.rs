@@ -30,6 +30,7 @@ mod requirements;
 mod rules;
 mod snapshot;
 pub mod speculate;
+mod spelling;
 mod stated;
 
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
