@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::attempt::{Tried as Try, attempt, left};
 use super::scores::{self, Extra};
 use super::walk::walk;
-use super::{Answer, Job, Output, Tried};
+use super::{ANSWERED, Answer, Job, Output, Tried};
 use crate::refusal::Refusal;
 
 /// One try under way. Dropped, it stops what it began.
@@ -72,7 +72,7 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                 biased;
                 ended = device.ended() => match ended.ended {
                     Ok(output) => {
-                        tried.note(job, device.tier, "Answered", device.begun.elapsed());
+                        tried.note(job, device.tier, ANSWERED, device.begun.elapsed());
                         let confidence = scores::confidence(job, &output);
                         tried.confidence = confidence;
                         // Of what cannot be measured nobody is sure.
@@ -89,7 +89,7 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                     let hedged = ended.hedged;
                     match ended.ended {
                         Ok(output) => {
-                            tried.note(job, verifier.tier, "Answered", took);
+                            tried.note(job, verifier.tier, ANSWERED, took);
                             verifier.output = Some(output);
                             above_it = Verifier::Answered;
                         }

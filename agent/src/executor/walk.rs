@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use terrace_tiering::{self as tiering, Candidate};
 
 use super::attempt::{attempt, left};
-use super::{Answer, Job, Tried};
+use super::{ANSWERED, Answer, Job, Tried};
 use crate::refusal::Refusal;
 
 /// Tries each candidate in turn, after what was `tried` before.
@@ -20,7 +20,7 @@ pub async fn walk(job: &Job<'_>, candidates: &[Candidate], mut tried: Tried) -> 
         let attempt = attempt(job, candidate, reserve).await;
         match attempt.ended {
             Ok(output) => {
-                tried.note(job, candidate.tier, "Answered", begun.elapsed());
+                tried.note(job, candidate.tier, ANSWERED, begun.elapsed());
                 tried.hedged(attempt.hedged);
                 return Ok(tried.answer(candidate.tier, candidate.source, output));
             }
