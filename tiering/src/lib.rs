@@ -19,6 +19,7 @@ mod elements;
 mod endpoints;
 mod explain;
 mod facts;
+mod fit;
 mod hedge;
 mod latency;
 mod mode;
@@ -44,6 +45,7 @@ pub use decide::{Candidate, Decision, LocalModel, Node, Reason, SkipReason, Skip
 pub use endpoints::{EndpointState, pick};
 pub use explain::{ExplainedRule, Explanation, Outcome, explain};
 pub use facts::{Facts, Input};
+pub use fit::{Declared, Given, Misfit, fits};
 pub use hedge::HedgeBudget;
 pub use latency::Latency;
 pub use mode::{Combine, Ensemble, Member, Mode, Speculative};

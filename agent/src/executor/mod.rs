@@ -3,6 +3,7 @@
 mod attempt;
 mod combine;
 mod ensemble;
+mod fit;
 mod nobody;
 pub mod scores;
 mod speculative;

@@ -10,6 +10,7 @@ use terrace_tiering::{self as tiering, Candidate, Source, Speculative};
 use tokio::time::sleep;
 
 use super::attempt::{Tried as Try, attempt, left};
+use super::fit;
 use super::scores::{self, Extra};
 use super::walk::walk;
 use super::{ANSWERED, Answer, Job, Output, Tried};
@@ -58,6 +59,7 @@ impl<'a> Side<'a> {
 pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
     let here = Candidate { tier: job.tier, source: Source::Primary };
     let above = Candidate { tier: plan.verifier, source: Source::Verifier };
+    let wanted = fit::wanted(job);
     let extra = Extra::ask_for_scores(job);
     let mut tried = Tried::default();
     let (mut device, mut verifier) = (Side::idle(here.tier), Side::idle(above.tier));
@@ -87,7 +89,8 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                 ended = verifier.ended() => {
                     let took = verifier.begun.elapsed();
                     let hedged = ended.hedged;
-                    match ended.ended {
+                    let own = device.output.as_ref();
+                    match ended.ended.and_then(|output| fit::fitting(job, wanted.as_deref(), own, output)) {
                         Ok(output) => {
                             tried.note(job, verifier.tier, ANSWERED, took);
                             verifier.output = Some(output);

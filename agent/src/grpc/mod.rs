@@ -236,7 +236,8 @@ impl Exchange for Grpc<'_> {
     fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
         let (version, parameters, outputs) = match reply.output {
             Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
-            Output::Relayed(Relayed::Grpc(mut message)) => {
+            Output::Relayed(Relayed::Grpc(answer)) => {
+                let mut message = answer.message;
                 // As it came, but for what this node says of it.
                 message.model_name = reply.model_name.into_owned();
                 message.id = reply.request.id.clone().unwrap_or_default();
@@ -244,7 +245,7 @@ impl Exchange for Grpc<'_> {
                     message.parameters.remove(ours);
                 }
                 grpc::extend_parameters(&mut message, &reply.parameters);
-                return Ok(*message);
+                return Ok(message);
             }
             Output::Combined { version, tensors } => (version.unwrap_or_default(), reply.parameters, tensors),
             Output::Relayed(relayed) => {
