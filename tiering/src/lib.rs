@@ -51,7 +51,7 @@ pub use latency::Latency;
 pub use mode::{Combine, Ensemble, Member, Mode, Speculative};
 pub use place::{Place, SITE, SiteUrl, Sites};
 pub use plan::Plan;
-pub use policy::{Fault, Policy};
+pub use policy::{Fault, Lacking, Policy};
 pub use remote::{DEFAULT_TIMEOUT, Hedge, RemoteTier};
 pub use requirements::Requirements;
 pub use rules::{Failed, Rule, RuleName};

@@ -2,6 +2,7 @@
 
 use terrace_crds::Tier;
 
+use crate::policy::Lacking;
 use crate::spelling::{claims_to_be_ours, is_prefixed, meant};
 
 /// How much of an unknown name an error repeats.
@@ -95,8 +96,17 @@ pub enum RequirementError {
     #[error("tier is stated more than once, and not the same")]
     TierConflict,
     /// The tier that is asked for is not among those that may answer.
-    #[error("tier asks for a tier that the model's policy does not configure on this node")]
-    TierNotConfigured,
+    #[error("tier must be {}", told(*here, *edge, *cloud, *lacking))]
+    TierNotConfigured {
+        /// The node's own tier.
+        here: Tier,
+        /// Whether the policy has the edge.
+        edge: bool,
+        /// Whether it has the cloud.
+        cloud: bool,
+        /// What the model lacks to have a policy at all.
+        lacking: Option<Lacking>,
+    },
     /// Another tier is asked for, and nothing may leave the node.
     #[error("tier asks for another tier than this node, and the request or the model's policy is private")]
     TierNotPrivate,
@@ -238,6 +248,21 @@ fn unknown_header(name: &str) -> Option<RequirementError> {
         Some((_, known)) => Some(RequirementError::MisspeltHeader { name: cut(name), known }),
         None => claims_to_be_ours(name).then(|| RequirementError::UnknownHeader { name: cut(name) }),
     }
+}
+
+/// Which tiers may be asked for, and why no other.
+fn told(here: Tier, edge: bool, cloud: bool, lacking: Option<Lacking>) -> String {
+    let is_there =
+        |tier: &Tier| *tier == here || (*tier == Tier::Edge && edge) || (*tier == Tier::Cloud && cloud);
+    let tiers: Vec<&str> = Tier::ALL.iter().filter(|tier| is_there(tier)).map(|tier| tier.as_str()).collect();
+    let why = match lacking {
+        None => "the model's policy has no other on this node",
+        Some(Lacking::Policy) => "the model has no accepted policy, so this node alone may answer",
+        Some(Lacking::Confidence) => {
+            "the model has no spec.confidence, which the mode of its policy goes by, so this node alone may answer"
+        }
+    };
+    format!("{}: {why}", tiers.join(" or "))
 }
 
 fn cut(name: &str) -> String {
