@@ -300,7 +300,7 @@ async fn a_model_without_confidence_is_kept_to_its_node_and_told_so() -> Result<
     let device = site.agent().ready().await?;
     device.wait_condition("PoliciesFound", "False", "spec.confidence").await?;
     let reply = device.infer(&one(0)).await?.answered()?;
-    assert_eq!(reply.route()?, Route::of("device", "primary", "NoPolicy"));
+    assert_eq!(reply.route()?, Route::of("device", "primary", "ConfidenceMissing"));
     assert_eq!(cloud.connections(), 0);
     Ok(())
 }

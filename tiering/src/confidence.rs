@@ -78,6 +78,11 @@ impl Measure {
         &self.output
     }
 
+    /// What the scores are.
+    pub(crate) const fn method(&self) -> ConfidenceMethod {
+        self.method
+    }
+
     /// How sure the model is, by the scores in its output.
     pub fn rows(&self, scores: Elements<'_>, shape: &[usize]) -> Result<Rows, NotScores> {
         let decisions = self.decisions(scores, shape)?;
@@ -156,7 +161,7 @@ impl Measure {
             }
             return softmax(scores, self.temperature);
         }
-        if !scores.iter().all(|score| (-SLACK..=1.0 + SLACK).contains(score)) {
+        if !scores.iter().all(|score| may_be_probability(*score)) {
             return 0.0;
         }
         for score in scores.iter_mut() {
@@ -235,6 +240,11 @@ impl Decisions<'_> {
         // A shape has exactly as many elements as there are; a score that is missing all the same makes nobody sure.
         row.extend((first..first + self.classes).map(|place| self.scores.float(place).unwrap_or(f64::NAN)));
     }
+}
+
+/// Whether a number may stand for a probability.
+pub(crate) fn may_be_probability(score: f64) -> bool {
+    (-SLACK..=1.0 + SLACK).contains(&score)
 }
 
 /// The largest probability that the softmax of these logits gives.

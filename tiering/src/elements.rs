@@ -19,6 +19,17 @@ impl Elements<'_> {
         }
     }
 
+    /// Whether all of them that are floating-point numbers are so.
+    pub(crate) fn all_floats(&self, is_so: impl Fn(f64) -> bool) -> bool {
+        match self {
+            Self::F16(values) => values.iter().all(|bits| is_so(from_f16(*bits))),
+            Self::Bf16(values) => values.iter().all(|bits| is_so(from_bf16(*bits))),
+            Self::F32(values) => values.iter().all(|value| is_so(f64::from(*value))),
+            Self::F64(values) => values.iter().all(|value| is_so(*value)),
+            _ => true,
+        }
+    }
+
     /// Adds floating-point numbers, each times `weight`, to as many sums.
     pub(crate) fn add_to(&self, sums: &mut [f64], weight: f64) {
         fn add<T: Copy>(sums: &mut [f64], values: &[T], weight: f64, number: impl Fn(T) -> f64) {

@@ -10,9 +10,10 @@ use terrace_tiering::{self as tiering, Candidate, Source, Speculative};
 use tokio::time::sleep;
 
 use super::attempt::{Tried as Try, attempt, left};
+use super::fit;
 use super::scores::{self, Extra};
 use super::walk::walk;
-use super::{Answer, Job, Output, Tried};
+use super::{ANSWERED, Answer, Job, Output, Tried};
 use crate::refusal::Refusal;
 
 /// One try under way. Dropped, it stops what it began.
@@ -58,6 +59,7 @@ impl<'a> Side<'a> {
 pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
     let here = Candidate { tier: job.tier, source: Source::Primary };
     let above = Candidate { tier: plan.verifier, source: Source::Verifier };
+    let wanted = fit::wanted(job);
     let extra = Extra::ask_for_scores(job);
     let mut tried = Tried::default();
     let (mut device, mut verifier) = (Side::idle(here.tier), Side::idle(above.tier));
@@ -72,7 +74,7 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                 biased;
                 ended = device.ended() => match ended.ended {
                     Ok(output) => {
-                        tried.note(job, device.tier, "Answered", device.begun.elapsed());
+                        tried.note(job, device.tier, ANSWERED, device.begun.elapsed());
                         let confidence = scores::confidence(job, &output);
                         tried.confidence = confidence;
                         // Of what cannot be measured nobody is sure.
@@ -87,9 +89,10 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                 ended = verifier.ended() => {
                     let took = verifier.begun.elapsed();
                     let hedged = ended.hedged;
-                    match ended.ended {
+                    let own = device.output.as_ref();
+                    match ended.ended.and_then(|output| fit::fitting(job, wanted.as_deref(), own, output)) {
                         Ok(output) => {
-                            tried.note(job, verifier.tier, "Answered", took);
+                            tried.note(job, verifier.tier, ANSWERED, took);
                             verifier.output = Some(output);
                             above_it = Verifier::Answered;
                         }

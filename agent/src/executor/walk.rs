@@ -6,7 +6,7 @@ use terrace_crds::Tier;
 use terrace_tiering::{self as tiering, Candidate, LocalTime};
 
 use super::attempt::{attempt, left};
-use super::{Answer, Job, Tried};
+use super::{ANSWERED, Answer, Job, Tried};
 use crate::refusal::Refusal;
 
 /// Tries each candidate in turn, after what was `tried` before.
@@ -23,7 +23,7 @@ pub async fn walk(job: &Job<'_>, candidates: &[Candidate], mut tried: Tried) -> 
         let attempt = attempt(job, candidate, reserve).await;
         match attempt.ended {
             Ok(output) => {
-                tried.note(job, candidate.tier, "Answered", begun.elapsed());
+                tried.note(job, candidate.tier, ANSWERED, begun.elapsed());
                 tried.hedged(attempt.hedged);
                 return Ok(tried.answer(candidate.tier, candidate.source, output));
             }

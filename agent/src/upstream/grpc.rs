@@ -102,7 +102,7 @@ mod tests {
     fn an_answer_is_one_message_that_is_whole() {
         let answer = ModelInferResponse { model_name: "digits".to_owned(), ..ModelInferResponse::default() };
         let good = framed(&answer);
-        assert!(matches!(message(good.clone().into()), Ok(Relayed::Grpc(read)) if *read == answer));
+        assert!(matches!(message(good.clone().into()), Ok(Relayed::Grpc(read)) if read.message == answer));
         let mut compressed = good.clone();
         compressed[0] = 1;
         let (short, two) = (good[..good.len() - 1].to_vec(), [good.clone(), good].concat());
