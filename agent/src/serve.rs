@@ -148,7 +148,8 @@ async fn answer<E: Exchange>(
         deadline: due(requirements.max_latency()),
     };
     let deadline = job.deadline;
-    let answer = executor::run(job).await?;
+    let is_over = || deadline.is_some_and(|deadline| deadline < Instant::now());
+    let answer = executor::run(job).await.map_err(|refusal| refusal.once_late(is_over()))?;
     *by = Some((answer.tier, answer.source.as_str()));
     if let Some(record) = record {
         record.happened.attempts = answer.attempts.iter().map(Into::into).collect();
@@ -160,8 +161,8 @@ async fn answer<E: Exchange>(
     let model_name = entry.key.to_url(&node.default_namespace);
     let size = answer.output.text_size(|name| exchange.is_binary(&request, name));
     let reply = Reply { request: &request, model_name, parameters, output: answer.output };
-    let encoded = heavy(size, || exchange.encode(reply))?;
-    if deadline.is_some_and(|deadline| deadline < Instant::now()) {
+    let encoded = heavy(size, || exchange.encode(reply)).map_err(|refusal| refusal.once_late(is_over()))?;
+    if is_over() {
         *by = None;
         return Err(Refusal::Deadline("the answer was there, but not within the deadline".to_owned()));
     }
