@@ -8,8 +8,8 @@ use terrace_e2e::digits;
 use terrace_e2e::infer::{Ask, Route};
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::opinions::{
-    FOR_EVER, Outputs, PROBABILITIES, Three, confidence, device_under, many, one, patient, patient_under, scores,
-    sure,
+    FOR_EVER, Outputs, PROBABILITIES, Three, confidence, device_under, many, one, patient, patient_under,
+    scores, sure,
 };
 use terrace_e2e::server::{Pace, Plan};
 use terrace_e2e::site::Site;

@@ -131,7 +131,8 @@ fn check_input(spec: &TensorSpec, tensor: &Tensor) -> Result<(), InvalidInput> {
         return Err(InvalidInput::Shape { name: name(), actual, expected });
     }
     if tensor.data().is_empty() {
-        let free = spec.shape.iter().zip(tensor.shape()).filter(|(wanted, actual)| **wanted < 0 && **actual > 0);
+        let free =
+            spec.shape.iter().zip(tensor.shape()).filter(|(wanted, actual)| **wanted < 0 && **actual > 0);
         let claimed = free.map(|(_, actual)| *actual).fold(1, usize::saturating_mul);
         if claimed > MOST_CLAIMED {
             return Err(InvalidInput::Claimed { name: name(), actual: tensor.shape().to_vec() });

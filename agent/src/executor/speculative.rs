@@ -155,7 +155,9 @@ fn reserve(job: &Job<'_>, output: Option<&Output>) -> Duration {
 fn earlier(job: &Job<'_>, output: &Output, left_by_it: Duration) -> Option<Instant> {
     let needed = reserve(job, Some(output));
     let is_earlier = needed >= left_by_it.saturating_add(A_MOMENT);
-    job.deadline.filter(|_| is_earlier).map(|deadline| deadline.checked_sub(needed).unwrap_or_else(Instant::now))
+    job.deadline
+        .filter(|_| is_earlier)
+        .map(|deadline| deadline.checked_sub(needed).unwrap_or_else(Instant::now))
 }
 
 /// Ends at that time.
