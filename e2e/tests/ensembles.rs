@@ -150,6 +150,16 @@ async fn a_late_device_is_dropped_and_its_run_is_stopped() -> Result<()> {
 }
 
 #[tokio::test]
+async fn members_that_are_all_too_late_for_the_deadline_are_a_504() -> Result<()> {
+    let silent = upstreams::silent().await?;
+    let policy = Policy::named("near").cloud(&silent.url());
+    let (_site, device) = patient_under(&policy.ensemble("{members: [Device, Cloud]}")).await?;
+    let reply = device.infer(&patient(0.95, FOR_EVER).within(300)).await?;
+    assert_eq!(reply.status, 504, "{}", reply.text());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_member_is_waited_for_less_long_where_the_answer_in_hand_is_large() -> Result<()> {
     const DEADLINE_MS: f64 = 4_000.0;
     // 16 MB in hand and as much that may come, of 20 ns a byte: 640 ms, beside a twentieth of the time.
