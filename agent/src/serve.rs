@@ -161,7 +161,7 @@ async fn answer<E: Exchange>(
         deadline: at(requirements.max_latency()),
     };
     let due = Due(job.deadline);
-    let answer = executor::run(job).await?;
+    let answer = executor::run(job).await.map_err(|refusal| refusal.once_late(!due.is_ahead()))?;
     *by = Some((answer.tier, answer.source.as_str()));
     if let Some(record) = record {
         record.happened.attempts = answer.attempts.iter().map(Into::into).collect();

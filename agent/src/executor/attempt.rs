@@ -149,6 +149,10 @@ async fn forward(
             UpstreamError::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. } => {
                 Failure { outcome, refusal: Refusal::TooLargeThere { tier: tier.as_str() }, last: false }
             }
+            // The deadline cut it short, and not what the policy grants the tier.
+            error @ UpstreamError::TimedOut { .. } if allowed.is_some_and(|allowed| allowed <= limit) => {
+                Failure { outcome, refusal: Refusal::Deadline(format!("{tier}: {error}")), last: false }
+            }
             error => Failure { outcome, refusal: Refusal::NoTier(format!("{tier}: {error}")), last: false },
         }
     });

@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::registry::Served;
 
 /// Shorter than this, a timer is no shorter.
-const A_MOMENT: Duration = Duration::from_millis(2);
+pub const A_MOMENT: Duration = Duration::from_millis(2);
 
 /// What one member answered.
 #[derive(Debug)]
