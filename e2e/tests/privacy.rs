@@ -230,7 +230,8 @@ async fn privacy_in_another_spelling_is_refused_and_not_passed_over() -> Result<
     let call = grpc::inference("digits", &digits::test_set().images[0], "privacy_required");
     assert_eq!(connection.call("ModelInfer", None, &call).await?.code, grpc::OK);
     watched.assert_silent().await?;
-    let reply = watched.device.infer(&Ask::image(&digits::test_set().images[0]).parameter("privacy", true));
+    let foreign = Ask::image(&digits::test_set().images[0]).parameter("privacy", true);
+    let reply = watched.device.infer(&foreign);
     assert_eq!(reply.await?.answered()?.route()?.tier, "cloud");
     Ok(())
 }

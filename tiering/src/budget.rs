@@ -68,7 +68,8 @@ pub fn reserve_for_local(
     let margin = |share: u32| MARGIN.max(remaining / share);
     let least = local.answer().unwrap_or_default().saturating_add(margin(MARGIN_SHARE));
     if least > half && least < remaining {
-        let is_worth_it = chosen.is_some_and(|chosen| chosen > remaining - least && chosen <= half);
+        let others = remaining.saturating_sub(least);
+        let is_worth_it = chosen.is_some_and(|chosen| chosen > others && chosen <= half);
         return if is_worth_it { half } else { least };
     }
     let unlearned = margin(local.answers.saturating_add(2).min(MARGIN_SHARE));
@@ -253,7 +254,7 @@ mod tests {
                 prop_assert!(reserve >= needed, "{reserve:?} of {needed:?}");
             }
             if let Some(chosen) = chosen.filter(|chosen| *chosen <= half) {
-                prop_assert!(remaining - reserve >= chosen);
+                prop_assert!(remaining.saturating_sub(reserve) >= chosen);
             }
             let earlier = LocalTime { answers: local.answers / 2, ..local };
             prop_assert!(reserve_for_local(Some(remaining), &earlier, chosen) >= reserve);
@@ -268,7 +269,9 @@ mod tests {
             runs in micros(1_000),
         ) {
             let (mut pace, now) = (Latency::default(), Duration::from_secs(1));
-            took.iter().for_each(|took| pace.observe(now, *took));
+            for took in took {
+                pace.observe(now, took);
+            }
             let local = LocalTime { longest_run: Some(runs), ..pace.local_time(now) };
             let reserve = reserve_for_local(Some(remaining), &local, None);
             let fits = local.answer().unwrap_or_default() + MARGIN.max(remaining / MARGIN_SHARE) < remaining;

@@ -158,7 +158,9 @@ impl Model {
         let Sessions { all, most_rows, run } = sessions::open(engine, bytes, options, samples, check)?;
         drop(running);
         let model = Self::start(all, options, most_rows)?;
-        run.into_iter().for_each(|took| model.figures.took(took));
+        if let Some(took) = run {
+            model.figures.took(took);
+        }
         Ok(model)
     }
 

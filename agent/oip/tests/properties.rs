@@ -136,11 +136,13 @@ proptest! {
     ) {
         let parameters = Parameters::new();
         let response = InferResponse { model_name: "m", model_version: None, id: None, parameters: &parameters, outputs: &tensors };
-        let json = response.to_json_but(|_| binary).unwrap();
+        let json = response.to_json_but(|_| binary, || true).unwrap();
         let length = binary.then_some(json.len());
         let mut body = json;
         if binary {
-            tensors.iter().for_each(|tensor| body.extend_from_slice(tensor.data().clone().into_raw().as_ref()));
+            for tensor in &tensors {
+                body.extend_from_slice(tensor.data().clone().into_raw().as_ref());
+            }
         }
         for (at, byte) in damage {
             let at = at.index(body.len());

@@ -10,8 +10,8 @@ use terrace_tiering::{self as tiering, Candidate, Source, Speculative};
 use tokio::time::{sleep, sleep_until};
 
 use super::attempt::{Tried as Try, attempt, left};
-use super::fit;
 use super::ensemble::A_MOMENT;
+use super::fit;
 use super::scores::{self, Extra};
 use super::walk::walk;
 use super::{ANSWERED, Answer, Job, Output, Tried};
