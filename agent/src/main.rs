@@ -19,6 +19,7 @@ mod manifests;
 mod message;
 mod metrics;
 mod node;
+mod pieces;
 mod record;
 mod refusal;
 mod registry;

@@ -9,7 +9,7 @@
 //!   [`InferRequest::http_head`],
 //!   [`InferRequest::grpc_head`] and [`InferRequest::raw_inputs`] to pass one on in another form.
 //! * Responses: [`InferResponse::to_json_but`]; [`RelayedResponse`] passes an upstream's answer on without decoding
-//!   its tensors, [`DecodedResponse`] decodes them.
+//!   its tensors, once [`RelayedResponse::check`] has counted them; [`DecodedResponse`] decodes them.
 //! * Tensors elsewhere in JSON: [`WireTensor`].
 //! * Server and model metadata, health, errors: [`metadata`].
 //!
@@ -35,6 +35,7 @@
 //! an absent optional field, an empty list of requested outputs asks for all, `BOOL` takes `true` and `false`
 //! only, `data` may be flat or nested.
 
+mod awaited;
 mod elements;
 mod error;
 mod forward;
@@ -44,6 +45,7 @@ mod json;
 pub mod limits;
 mod memory;
 pub mod metadata;
+mod outline;
 mod parameters;
 pub mod proto;
 mod raw;
@@ -57,6 +59,7 @@ mod wire;
 
 pub use error::{DecodeError, EncodeError, Fault, JsonKind};
 pub use memory::Memory;
+pub use outline::Outline;
 pub use parameters::{Parameter, Parameters};
 pub use raw::Raw;
 pub use relay::RelayedResponse;

@@ -76,13 +76,23 @@ impl Reach {
 }
 
 impl TierReach {
-    /// What is known of the endpoint that would be asked, or of the first where none would.
-    fn state(&self, now: Duration) -> RemoteState {
+    /// The endpoint that would be asked, or the first where none would.
+    fn next(&self, now: Duration) -> Option<&Route> {
         let place = match &self.routes[..] {
             [_] => 0,
             _ => pick(self.endpoints(now, None), self.turn.load(Ordering::Relaxed)).unwrap_or(0),
         };
-        let Some(route) = self.routes.get(place) else { return RemoteState::default() };
+        self.routes.get(place).map(|route| &**route)
+    }
+
+    /// How long an answer takes, nine times out of ten, where there was one.
+    pub fn shown(&self, now: Duration) -> Option<Duration> {
+        self.next(now)?.shown(now)
+    }
+
+    /// What is known of it.
+    fn state(&self, now: Duration) -> RemoteState {
+        let Some(route) = self.next(now) else { return RemoteState::default() };
         let (breaker, in_flight) = (route.endpoint.breaker_state(now), route.endpoint.in_flight());
         RemoteState {
             available: breaker != BreakerState::Open && in_flight < self.remote.max_in_flight as usize,

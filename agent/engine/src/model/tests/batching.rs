@@ -65,6 +65,13 @@ fn column(numbers: &[i64]) -> Vec<Tensor> {
 
 type Asked = tokio::task::JoinHandle<Result<Vec<Tensor>, InferError>>;
 
+/// Lets requests go as far as to where they wait, behind the moment in which one lets others be queued first.
+async fn waits() {
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+    }
+}
+
 impl Scene {
     /// Asks, and waits until the request is queued or taken.
     async fn ask(
@@ -74,30 +81,24 @@ impl Scene {
         deadline: Option<Instant>,
     ) -> Asked {
         let model = Arc::clone(&self.model);
-        let asked = tokio::spawn(async move { model.infer(inputs, outputs, deadline).await });
-        // The task runs up to where it waits.
-        tokio::task::yield_now().await;
+        let asked =
+            tokio::spawn(
+                async move { model.infer(Request { outputs, deadline, ..Request::new(inputs) }).await },
+            );
+        waits().await;
         asked
     }
 
     /// Asks for 0 and waits until it runs: what is asked from now on waits.
     async fn occupied(&self) -> Asked {
         let first = self.ask(column(&[0]), None, None).await;
-        assert_eq!(self.ran().await, [0]);
+        assert_eq!(self.ran(), [0]);
         first
     }
 
-    /// The numbers of the next run. Whoever asked may wait for a moment before it wakes the session, and does so meanwhile.
-    async fn ran(&self) -> Vec<i64> {
-        let until = Instant::now() + SOON;
-        loop {
-            match self.runs.try_recv() {
-                Ok(numbers) => return numbers,
-                Err(_) => assert!(Instant::now() < until, "nothing runs"),
-            }
-            tokio::task::yield_now().await;
-            thread::yield_now();
-        }
+    /// The numbers of the next run.
+    fn ran(&self) -> Vec<i64> {
+        self.runs.recv_timeout(SOON).unwrap()
     }
 
     fn open(self) -> mpsc::Receiver<Vec<i64>> {
@@ -236,7 +237,7 @@ async fn requests_that_come_together_run_together_where_some_did_before() {
     let first = scene.occupied().await;
     let together = [scene.ask(column(&[1]), None, None).await, scene.ask(column(&[2]), None, None).await];
     (0..2).for_each(|_| scene.gate.send(()).unwrap());
-    assert_eq!(scene.ran().await, [1, 2]);
+    assert_eq!(scene.ran(), [1, 2]);
     for asked in [first].into_iter().chain(together) {
         numbers(asked).await;
     }
@@ -245,7 +246,7 @@ async fn requests_that_come_together_run_together_where_some_did_before() {
     let asked: Vec<Asked> = (3..=6)
         .map(|number| {
             let model = Arc::clone(&scene.model);
-            tokio::spawn(async move { model.infer(column(&[number]), None, None).await })
+            tokio::spawn(async move { model.infer(Request::new(column(&[number]))).await })
         })
         .collect();
     let runs = scene.open();
@@ -259,11 +260,38 @@ async fn requests_that_come_together_run_together_where_some_did_before() {
 async fn where_a_whole_run_waits_nobody_waits_for_more() {
     let scene = scene_of(2, 2);
     wait_idle(&scene.model, 2);
-    scene.model.figures.is_in_company.store(true, Ordering::Relaxed);
-    let mut one = pin!(scene.model.infer(column(&[1]), None, None));
-    let mut other = pin!(scene.model.infer(column(&[2]), None, None));
+    scene.model.figures.were_in_flight(2);
+    let mut one = pin!(scene.model.infer(Request::new(column(&[1]))));
+    let mut other = pin!(scene.model.infer(Request::new(column(&[2]))));
     assert!(poll(&mut one).is_pending() && poll(&mut other).is_pending());
-    assert_eq!(scene.ran().await, [1, 2], "without another poll");
+    assert_eq!(scene.ran(), [1, 2], "without another poll");
     scene.gate.send(()).unwrap();
     assert!(one.await.is_ok() && other.await.is_ok());
+}
+
+#[tokio::test]
+async fn a_private_request_counts_as_one_row_and_no_bytes_alone_and_in_company() {
+    let ask = |scene: &Scene, numbers: &[i64], is_private| {
+        let (model, inputs) = (Arc::clone(&scene.model), column(numbers));
+        tokio::spawn(async move { model.infer(Request { is_private, ..Request::new(inputs) }).await })
+    };
+    for is_private in [false, true] {
+        let scene = scene(8);
+        let first = ask(&scene, &[1, 2, 3], is_private);
+        waits().await;
+        assert_eq!(scene.ran(), [1, 2, 3]);
+        let others = [ask(&scene, &[4, 5], is_private), ask(&scene, &[6, 7], false)];
+        waits().await;
+        let model = Arc::clone(&scene.model);
+        let runs = scene.open();
+        for asked in [first].into_iter().chain(others) {
+            numbers(asked).await;
+        }
+        assert_eq!(runs.try_iter().collect::<Vec<_>>(), [[4, 5, 6, 7]]);
+        let done = model.statistics();
+        let of_runs: Vec<usize> = done.runs.keys().copied().collect();
+        let (rows, bytes, expected) = if is_private { (4, 16, [1, 3]) } else { (7, 56, [3, 4]) };
+        assert_eq!((done.rows, done.input_bytes, done.output_bytes), (rows, bytes, bytes));
+        assert_eq!((of_runs.as_slice(), done.answered), (&expected[..], 3));
+    }
 }
