@@ -204,7 +204,7 @@ impl SkipReason {
             Self::NotPlaced => "is this node, where the model does not belong",
             Self::DeadlineExceeded => "has too little time left",
             Self::PredictedTooLate => "takes longer than the time that is left",
-            Self::BreakerOpen => "did not answer of late",
+            Self::BreakerOpen => "is left alone for a while: it failed several times in a row",
             Self::TooManyInFlight => "has as many requests of this node as it may have",
         }
     }
@@ -212,7 +212,7 @@ impl SkipReason {
 
 impl Reason {
     /// What no rule may be called: decisions that no rule takes.
-    pub(crate) const RESERVED: [Self; 15] = [
+    pub(crate) const RESERVED: [Self; 17] = [
         Self::Forwarded,
         Self::NoPolicy,
         Self::PrivacyRequired,
@@ -220,6 +220,8 @@ impl Reason {
         Self::NoRuleMatched,
         Self::RulesFailed,
         Self::TierNotConfigured,
+        Self::SiteUnknown,
+        Self::NoEdgeAgent,
         Self::Speculative,
         Self::VerifierHere,
         Self::Confident,

@@ -8,6 +8,7 @@
 //! stricter of policy and request) → [`decide`] (who may answer, in order, and why, by what a [`Snapshot`] shows) → [`attempt_timeout`] (how
 //! long each of them may take).
 
+mod blame;
 mod breaker;
 mod budget;
 mod cel;
@@ -32,6 +33,7 @@ mod snapshot;
 pub mod speculate;
 mod stated;
 
+pub use blame::{Blame, Counts, Unanswered, blame};
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
 pub use budget::{Attempt, attempt_timeout, reserve_for_combined, reserve_for_local, reserve_for_reply};
 pub use cel::{CompileError, EvalError};

@@ -138,6 +138,11 @@ async fn forward(
             UpstreamError::Skipped(why @ (SkipReason::PredictedTooLate | SkipReason::DeadlineExceeded)) => {
                 skipped(why)
             }
+            UpstreamError::LeftAlone(alone) => {
+                let refusal =
+                    Refusal::NotNow { message: format!("{tier} {alone}"), seconds: alone.seconds() };
+                Failure { outcome, refusal, last: false }
+            }
             UpstreamError::Skipped(why) => {
                 Failure { refusal: Refusal::NoTier(format!("{tier} {}", why.text())), ..skipped(why) }
             }
@@ -147,7 +152,10 @@ async fn forward(
             UpstreamError::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. } => {
                 Failure { outcome, refusal: Refusal::TooLargeThere { tier: tier.as_str() }, last: false }
             }
-            error => Failure { outcome, refusal: Refusal::NoTier(format!("{tier}: {error}")), last: false },
+            error => {
+                let refusal = Refusal::NoTier(format!("{tier}: {}", error.told(&model)));
+                Failure { outcome, refusal, last: false }
+            }
         }
     });
     Tried { ended, hedged: asked.hedged }

@@ -212,7 +212,10 @@ impl Tried {
             _ if self.refusals.iter().all(|refusal| matches!(refusal, Refusal::Deadline(_))) => {
                 Refusal::Deadline(format!("no tier can answer within the deadline: {}", told(&self.attempts)))
             }
-            _ => Refusal::NoTier(format!("no tier answered: {}", told(&self.attempts))),
+            _ => {
+                let message = format!("no tier answered: {}", told(&self.attempts));
+                Refusal::of_several(message, &self.refusals)
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::{Frame, SizeHint};
 use terrace_coding::{Accepted, Coding};
-use terrace_oip::{InferRequest, InferResponse, Parameters, Tensor};
+use terrace_oip::{EncodeError, InferRequest, InferResponse, Parameters, Tensor};
 
 use crate::executor::Output;
 use crate::heavy::heavy;
@@ -175,10 +175,15 @@ fn raw(tensor: Tensor) -> Option<Bytes> {
     (data.raw_size() > 0).then(|| Bytes::from_owner(data.into_raw()))
 }
 
-fn unwritable(error: &terrace_oip::EncodeError) -> Refusal {
-    Refusal::Failed(format!(
-        "the outputs cannot be written as JSON: {error}; ask for them in binary (binary_data_output)"
-    ))
+/// In which form a client wants the outputs is its choice: one that cannot carry them is its request's fault, and no tier
+/// could do better. So it is told the same whichever tier they come from.
+fn unwritable(error: &EncodeError) -> Refusal {
+    match error {
+        EncodeError::NotFinite { .. } | EncodeError::NotUtf8 { .. } => Refusal::Invalid(format!(
+            "the outputs cannot be written as JSON: {error}; ask for them in binary (binary_data_output), or over gRPC"
+        )),
+        _ => Refusal::Failed(format!("the answer cannot be written: {error}")),
+    }
 }
 
 /// A body of pieces whose length is known.
