@@ -287,7 +287,7 @@ impl Endpoint {
             let breaker = self.breaker();
             (breaker.left(now).unwrap_or_default(), breaker.times())
         };
-        let last = lock(&self.trouble).as_ref().map(|trouble| Arc::clone(&trouble.message));
+        let last = lock(&self.trouble).as_ref().map(|trouble| Arc::clone(&trouble.told));
         Some(LeftAlone { model: None, left, times, last })
     }
 

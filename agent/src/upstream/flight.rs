@@ -24,6 +24,7 @@ pub struct Flight {
     clock: Clock,
     begun: Instant,
     _counted: InFlight,
+    is_alone: bool,
     is_over: bool,
 }
 
@@ -40,7 +41,22 @@ impl Flight {
         clock: Clock,
     ) -> Self {
         let route = Arc::clone(route);
-        Self { route, passes, settings, clock, begun: Instant::now(), _counted: counted, is_over: false }
+        Self {
+            route,
+            passes,
+            settings,
+            clock,
+            begun: Instant::now(),
+            _counted: counted,
+            is_alone: false,
+            is_over: false,
+        }
+    }
+
+    /// Asks by a connection that no other request has used, nor will.
+    pub const fn alone(mut self) -> Self {
+        self.is_alone = true;
+        self
     }
 
     /// Asks, until `until`; `full` is how long the tier may take where no deadline is nearer.
@@ -58,6 +74,7 @@ impl Flight {
             return self.ended(ask, Err((UpstreamError::NotExpressible, false)));
         };
         request.headers_mut().extend(authorization.map(|value| (header::AUTHORIZATION, value)));
+        let client = if self.is_alone { client.renewed() } else { client };
         let sender = Sender::new(client, Arc::clone(&endpoint));
         let exchange = async {
             match endpoint.protocol() {

@@ -296,3 +296,6 @@ impl Sender {
         self.died.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,8 +18,8 @@ use super::relayed::Relayed;
 use super::route::Route;
 use super::{Ask, Upstream};
 
-/// How often a request is sent again whose connection had been closed: a new one may have been used by another request, and
-/// be closed as well.
+/// How often a request is sent again whose connection had been closed. What is sent by then may get one that another request
+/// used meanwhile, and that is closed as well; the last time it gets its own.
 const MOST_DIED: usize = 3;
 
 /// The tiers of one model's policy.
@@ -116,6 +116,12 @@ impl TierReach {
         }
     }
 
+    /// What is kept of its second requests.
+    #[cfg(test)]
+    pub fn hedging(&self) -> &Hedging {
+        &self.hedging
+    }
+
     /// How often a second request was wanted, by what became of that; none where the policy wants none.
     pub fn hedges(&self) -> Option<[(&'static str, u64); 3]> {
         self.remote.hedge.map(|_| self.hedging.told())
@@ -210,6 +216,7 @@ impl TierReach {
                 return Err(error);
             };
             place = next;
+            let flight = if deaths == MOST_DIED { flight.alone() } else { flight };
             ended = flight.ask(upstream, ask, until, self.remote.timeout).await;
         }
     }

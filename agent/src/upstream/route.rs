@@ -103,7 +103,7 @@ impl Route {
             model: Some(Arc::clone(&self.model)),
             left: standing.breaker.left(now).unwrap_or_default(),
             times: standing.breaker.times(),
-            last: standing.trouble.as_ref().map(|trouble| Arc::clone(&trouble.message)),
+            last: standing.trouble.as_ref().map(|trouble| Arc::clone(&trouble.told)),
         }
     }
 
@@ -151,7 +151,7 @@ impl Route {
             }
             return;
         };
-        let trouble = Trouble { reason: error.outcome(), message: error.told_in_full(name).into(), at: now };
+        let trouble = Trouble::of(error, name, now);
         let mut standing = self.standing();
         let blamed = blame(ended);
         let counts = blamed.counts(standing.breaker.state(now));

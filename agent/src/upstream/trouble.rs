@@ -3,15 +3,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::error::UpstreamError;
+
 /// How a request to an endpoint ended last, where no outputs came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     /// In one word, as in `attempts`.
     pub reason: &'static str,
-    /// What happened, and what to do. Neither what was sent nor what came back stands in it.
+    /// What happened, and what to do, as clients are told it.
+    pub told: Arc<str>,
+    /// The same with its causes, and with addresses. Neither what was sent nor what came back stands in it.
     pub message: Arc<str>,
     /// When.
     pub at: Duration,
+}
+
+impl Trouble {
+    /// Of a model that is called `name` there.
+    pub fn of(error: &UpstreamError, name: &str, at: Duration) -> Self {
+        let (told, message) = (error.told(name).into(), error.told_in_full(name).into());
+        Self { reason: error.outcome(), told, message, at }
+    }
 }
 
 /// An endpoint, or a model there, that is not asked for a while.

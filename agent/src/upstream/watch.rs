@@ -57,8 +57,7 @@ async fn look(endpoint: &Arc<Endpoint>, settings: &BreakerSettings, clock: Clock
         Err(error) => match UpstreamError::unconnected(error, true) {
             error @ UpstreamError::Connect(_) => {
                 let now = clock.now();
-                let trouble =
-                    Trouble { reason: error.outcome(), message: error.told_in_full("").into(), at: now };
+                let trouble = Trouble::of(&error, "", now);
                 let failure = Failure { pass, weight: 1.0, seed: endpoint.seed(now) };
                 endpoint.failed(now, failure, &trouble, true, settings);
             }
