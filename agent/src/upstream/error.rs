@@ -170,7 +170,7 @@ impl UpstreamError {
                     "status {status}: auth and tls.clientCertificate of the tier say as whom it is asked, and it does not let that one in"
                 ),
                 Some(Advice::Model) => format!(
-                    "status {status}: is the model called {model:?} there? Else its spec.upstreams says the name"
+                    "status {status}: is the model called {model:?} there? If not, spec.upstreams of the InferenceModel must say its name"
                 ),
                 None => format!("status {status}"),
             },
