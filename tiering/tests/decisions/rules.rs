@@ -502,11 +502,9 @@ proptest! {
 
 #[test]
 fn no_rule_is_called_what_decisions_are_called_that_no_rule_takes() {
-    for name in
-        ["Forwarded", "NoPolicy", "PrivacyRequired", "TierNotConfigured", "SiteUnknown", "NoEdgeAgent"]
-    {
-        let spec =
-            TierPolicySpec { rules: Some(vec![rule("true", Some(name))]), ..TierPolicySpec::default() };
+    for name in ["Forwarded", "NoPolicy", "PrivacyRequired", "TierNotConfigured", "SiteUnknown", "NoEdgeAgent"] {
+        let rule = TierRule { when: "true".to_owned(), tier: Tier::Device, name: Some(name.to_owned()) };
+        let spec = TierPolicySpec { rules: Some(vec![rule]), ..TierPolicySpec::default() };
         let faults = Policy::parse(&spec).unwrap_err();
         assert_eq!(faults[0].field, "spec.rules[0].name", "{name}");
     }
