@@ -273,9 +273,7 @@ pub struct TierAuth {
         .message("maxPeriod must not be shorter than period, which is 5s where it is not stated")
 )]
 pub struct Breaker {
-    /// Failures in a row that open it: no connection, no answer in `timeout`, a status of 5xx, or nonsense. Default 3. An
-    /// endpoint is shared by all policies of a namespace that reach it alike: each compares the endpoint's failures with its
-    /// own number.
+    /// Failures in a row that open it: no connection, no answer in `timeout`, a status of 5xx, or nonsense. Default 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub failures: Option<u32>,
