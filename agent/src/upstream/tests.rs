@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
+use ::http::header::CONTENT_TYPE;
 use axum::Router;
 use bytes::Bytes;
-use ::http::header::CONTENT_TYPE;
 use terrace_crds::TierPolicySpec;
 use terrace_crds::node::{EdgeAddress, NodeSite};
 use terrace_crds::policy::Protocol;

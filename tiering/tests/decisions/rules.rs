@@ -502,7 +502,9 @@ proptest! {
 
 #[test]
 fn no_rule_is_called_what_decisions_are_called_that_no_rule_takes() {
-    for name in ["Forwarded", "NoPolicy", "PrivacyRequired", "TierNotConfigured", "SiteUnknown", "NoEdgeAgent"] {
+    for name in
+        ["Forwarded", "NoPolicy", "PrivacyRequired", "TierNotConfigured", "SiteUnknown", "NoEdgeAgent"]
+    {
         let rule = TierRule { when: "true".to_owned(), tier: Tier::Device, name: Some(name.to_owned()) };
         let spec = TierPolicySpec { rules: Some(vec![rule]), ..TierPolicySpec::default() };
         let faults = Policy::parse(&spec).unwrap_err();
