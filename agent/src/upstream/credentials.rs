@@ -100,7 +100,7 @@ impl Wanted {
         let (name, file) = match error {
             TierTlsError::Authorities => (self.authority.as_ref()?, "ca.crt"),
             TierTlsError::Identity => (self.certificate.as_ref()?, "tls.crt"),
-            TierTlsError::Tls(_) => return None,
+            TierTlsError::ServerName | TierTlsError::Tls(_) => return None,
         };
         Some(format!("{}/{name}/{file}", self.namespace))
     }
