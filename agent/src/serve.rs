@@ -58,6 +58,19 @@ pub struct Reply<'a> {
     pub parameters: Parameters,
     /// The outputs.
     pub output: Output,
+    /// When it must be on its way.
+    pub due: Due,
+}
+
+/// When an answer is of no use any more; never, where there is no deadline.
+#[derive(Clone, Copy, Debug)]
+pub struct Due(Option<Instant>);
+
+impl Due {
+    /// Whether there is time left.
+    pub fn is_ahead(self) -> bool {
+        self.0.is_none_or(|deadline| Instant::now() <= deadline)
+    }
 }
 
 /// How a front end gets a request, and what becomes of the answer.
@@ -82,7 +95,7 @@ pub trait Exchange: Send {
         request.wants_binary(output)
     }
 
-    /// Encodes the answer.
+    /// Encodes the answer. What takes long is given up soon after the answer was due.
     fn encode(&self, reply: Reply<'_>) -> Result<Self::Encoded, Refusal>;
 }
 
@@ -117,9 +130,9 @@ async fn answer<E: Exchange>(
         // It is a version of this node's; elsewhere another one would answer.
         headers = headers.and(Stated { tier: Some(tier), ..Stated::default() }).map_err(invalid)?;
     }
-    let due = |limit: Option<Duration>| limit.and_then(|limit| call.started.checked_add(limit));
+    let at = |limit: Option<Duration>| limit.and_then(|limit| call.started.checked_add(limit));
     let known = Requirements::tighten(&entry.policy, tier, Stated::default(), headers).map_err(invalid)?;
-    let (mut request, _room) = exchange.read(due(known.max_latency())).await?;
+    let (mut request, _room) = exchange.read(at(known.max_latency())).await?;
     refuse_classification(&request)?;
     let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
@@ -145,10 +158,10 @@ async fn answer<E: Exchange>(
         work: Mutex::new(Some(work)),
         outgoing,
         trace: call.trace.as_ref(),
-        deadline: due(requirements.max_latency()),
+        deadline: at(requirements.max_latency()),
     };
-    let deadline = job.deadline;
-    let answer = executor::run(job).await?;
+    let due = Due(job.deadline);
+    let answer = executor::run(job).await.map_err(|refusal| refusal.once_late(!due.is_ahead()))?;
     *by = Some((answer.tier, answer.source.as_str()));
     if let Some(record) = record {
         record.happened.attempts = answer.attempts.iter().map(Into::into).collect();
@@ -159,13 +172,19 @@ async fn answer<E: Exchange>(
     let parameters = told(&decision, &answer, call.started);
     let model_name = entry.key.to_url(&node.default_namespace);
     let size = answer.output.text_size(|name| exchange.is_binary(&request, name));
-    let reply = Reply { request: &request, model_name, parameters, output: answer.output };
-    let encoded = heavy(size, || exchange.encode(reply))?;
-    if deadline.is_some_and(|deadline| deadline < Instant::now()) {
+    let reply = Reply { request: &request, model_name, parameters, output: answer.output, due };
+    let encoded = heavy(size, || exchange.encode(reply));
+    // Also where it was given up for that.
+    if !due.is_ahead() {
         *by = None;
-        return Err(Refusal::Deadline("the answer was there, but not within the deadline".to_owned()));
+        return Err(unwritten());
     }
-    Ok(encoded)
+    encoded
+}
+
+/// What is said where the deadline passed before the answer was written.
+pub fn unwritten() -> Refusal {
+    Refusal::Deadline("the answer was there, but was not written within the deadline".to_owned())
 }
 
 /// What is decided on.

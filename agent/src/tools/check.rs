@@ -63,19 +63,12 @@ fn count(count: usize, of: &str) -> String {
 mod tests {
     use std::fs;
 
-    use clap::Parser;
-
+    use super::super::parsed;
     use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
 
     fn check(files: &[&Path]) -> (bool, String) {
         let line = std::iter::once(Path::new("check")).chain(files.iter().copied());
-        let args = Line::try_parse_from(line).unwrap().args;
+        let args: Args = parsed(line).unwrap();
         let mut out = Vec::new();
         let accepted = run(&args, &mut out).unwrap();
         (accepted, String::from_utf8(out).unwrap())
@@ -149,7 +142,7 @@ spec:
 
     #[test]
     fn what_cannot_be_read_is_an_error() {
-        let args = Line::try_parse_from(["check", "/does/not/exist.yaml"]).unwrap().args;
+        let args: Args = parsed(["check", "/does/not/exist.yaml"]).unwrap();
         let error = run(&args, &mut Vec::new()).unwrap_err().to_string();
         assert!(error.starts_with("/does/not/exist.yaml cannot be read"), "{error}");
     }

@@ -1,12 +1,12 @@
 //! `terrace-agent explain`: which tier a policy gives a request to, and why, without running anything.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use terrace_crds::Tier;
 use terrace_oip::InferRequest;
 
+use super::policy::PolicyArgs;
 use crate::args;
 use crate::explained::Explained;
 use crate::facts::RequestFacts;
@@ -20,13 +20,8 @@ const MOST_BYTES: u64 = 64 << 20;
 /// What is explained.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Manifest with the policy, or - for standard input.
-    #[arg(long, value_name = "FILE")]
-    policy: String,
-
-    /// Which policy, where the manifest has several.
-    #[arg(long, value_name = "NAME")]
-    policy_name: Option<String>,
+    #[command(flatten)]
+    policy: PolicyArgs,
 
     /// The request: what would be posted to /v2/models/NAME/infer, as JSON.
     #[arg(long, value_name = "FILE")]
@@ -43,10 +38,6 @@ pub struct Args {
     /// The tier of the node that decides.
     #[arg(long, value_name = "TIER", default_value = "device", value_parser = args::tier)]
     tier: Tier,
-
-    /// A label of that node. Repeatable.
-    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = args::label)]
-    node_labels: Vec<(String, String)>,
 
     /// What the node knows of itself and of other tiers, as JSON or YAML; by default nothing yet.
     #[arg(long, value_name = "FILE")]
@@ -77,7 +68,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 fn explained(args: &Args) -> anyhow::Result<Explained> {
-    let policy = super::policy::read(&args.policy, args.policy_name.as_deref())?;
+    let policy = args.policy.policy()?;
     let text = super::text(&args.request, MOST_BYTES)?;
     let request = InferRequest::from_json(text.as_bytes())
         .map_err(|error| anyhow::anyhow!("{}: {error}", args.request))?;
@@ -88,7 +79,7 @@ fn explained(args: &Args) -> anyhow::Result<Explained> {
     };
     let headers: HeaderMap = args.headers.iter().cloned().collect();
     let stated = (requirements::from_parameters(&request.parameters)?, requirements::from_headers(&headers)?);
-    let labels: BTreeMap<String, String> = args.node_labels.iter().cloned().collect();
+    let labels = args.policy.labels();
     let model = ModelKey::from_url(&args.model, "default");
     let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
     let facts = RequestFacts { request: &request, model: &model, labels: &labels, header: &header };
@@ -100,15 +91,8 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use clap::Parser;
-
+    use super::super::parsed;
     use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
 
     const POLICY: &str = r"
 apiVersion: terrace.dev/v1alpha1
@@ -140,7 +124,7 @@ spec:
         let mut line = vec!["explain", "--policy", &policy, "--request", &request];
         let state = file("state.yaml");
         line.extend(more.iter().map(|word| if *word == "STATE" { state.as_str() } else { word }));
-        let args = Line::try_parse_from(line)?.args;
+        let args: Args = parsed(line)?;
         let mut out = Vec::new();
         run(&args, &mut out)?;
         Ok(String::from_utf8(out)?)

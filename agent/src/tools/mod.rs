@@ -57,3 +57,18 @@ fn text(file: &str, limit: u64) -> anyhow::Result<String> {
     }
     String::from_utf8(bytes).map_err(|_| anyhow::anyhow!("{file} is not UTF-8"))
 }
+
+/// What a tool's command line says.
+#[cfg(test)]
+fn parsed<A, I>(line: I) -> Result<A, clap::Error>
+where
+    A: clap::Args,
+    I: IntoIterator<Item: Into<std::ffi::OsString> + Clone>,
+{
+    #[derive(clap::Parser)]
+    struct Line<A: clap::Args> {
+        #[command(flatten)]
+        args: A,
+    }
+    <Line<A> as clap::Parser>::try_parse_from(line).map(|line| line.args)
+}

@@ -13,7 +13,7 @@ use terrace_crds::Tier;
 use terrace_tiering::{Facts, Input, Plan, Policy, Requirements, Stated, decide};
 
 use super::STDIN;
-use crate::args;
+use super::policy::PolicyArgs;
 use crate::record::{Record, Request};
 use crate::registry::ModelKey;
 
@@ -23,13 +23,8 @@ const MOST_LINE: usize = 1 << 20;
 /// What is simulated.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Manifest with the policy.
-    #[arg(long, value_name = "FILE")]
-    policy: String,
-
-    /// Which policy, where the manifest has several.
-    #[arg(long, value_name = "NAME")]
-    policy_name: Option<String>,
+    #[command(flatten)]
+    policy: PolicyArgs,
 
     /// What --record-decisions wrote, or - for standard input.
     #[arg(long, value_name = "FILE")]
@@ -39,10 +34,6 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
-    /// A label of the node. Repeatable.
-    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = args::label)]
-    node_labels: Vec<(String, String)>,
-
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -50,8 +41,8 @@ pub struct Args {
 
 /// Prints what would have been, against what was.
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
-    let policy = super::policy::read(&args.policy, args.policy_name.as_deref())?;
-    let labels: BTreeMap<String, String> = args.node_labels.iter().cloned().collect();
+    let policy = args.policy.policy()?;
+    let labels = args.policy.labels();
     let lines: Box<dyn BufRead> = if args.requests == STDIN {
         Box::new(io::stdin().lock())
     } else {
@@ -353,16 +344,10 @@ fn ms(latency: Option<f64>) -> String {
 mod tests {
     use std::fs;
 
-    use clap::Parser;
     use serde_json::{Value, json};
 
+    use super::super::parsed;
     use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
 
     const POLICY: &str = r"
 apiVersion: terrace.dev/v1alpha1
@@ -394,7 +379,7 @@ spec:
         fs::write(&policy, POLICY)?;
         fs::write(&requests, records.join("\n"))?;
         let line = ["simulate", "--policy", &policy, "--requests", &requests];
-        let args = Line::try_parse_from(line.iter().chain(more))?.args;
+        let args: Args = parsed(line.iter().chain(more))?;
         let mut out = Vec::new();
         run(&args, &mut out)?;
         Ok(String::from_utf8(out)?)

@@ -16,11 +16,11 @@ use terrace_tiering::{Breaker, BreakerSettings, BreakerState, Failure, Pass, Rem
 use tracing::{info, warn};
 use url::Url;
 
-use super::body::Pieces;
 use super::credentials::{CredentialsDir, Secrets, Wanted};
 use super::error::UpstreamError;
 use super::route::SAID_FOR;
 use super::trouble::{LeftAlone, Trouble};
+use crate::pieces::Pieces;
 
 /// What tells endpoints apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
