@@ -2,6 +2,7 @@
 //! clients; on loopback unless told otherwise.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -23,6 +24,7 @@ use crate::refusal::Refusal;
 use crate::registry::ModelKey;
 use crate::requirements;
 use crate::serve::{millis, snapshot, unknown_model};
+use crate::upstream::Trouble;
 
 /// What the admin port shows.
 #[derive(Clone, Debug)]
@@ -48,14 +50,46 @@ struct Status {
 struct TierStatus {
     endpoint: String,
     breaker: &'static str,
+    /// Why it failed last, if it did not answer since; else why a model did there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    last_failure: Option<&'static str>,
+    last_failure: Option<LastFailure>,
     in_flight: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_ms: Option<f64>,
     /// What is wrong with its credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
     credentials: Option<String>,
+    /// Models that do not answer there, though others may.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    models: Vec<TierModelStatus>,
+}
+
+/// A model at an endpoint.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TierModelStatus {
+    model: String,
+    breaker: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_failure: Option<LastFailure>,
+}
+
+/// How a request ended that brought no outputs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LastFailure {
+    /// As `attempts` has it.
+    reason: &'static str,
+    message: String,
+    /// How long ago.
+    seconds_ago: u64,
+}
+
+impl LastFailure {
+    fn of(trouble: &Trouble, now: Duration) -> Self {
+        let seconds_ago = now.saturating_sub(trouble.at).as_secs();
+        Self { reason: trouble.reason, message: trouble.message.to_string(), seconds_ago }
+    }
 }
 
 /// `/healthz`, `/readyz`, `/status`, `/metrics`, `PUT /log`, `POST /explain/MODEL`.
@@ -78,13 +112,24 @@ async fn ready(State(admin): State<Admin>) -> Response {
 }
 
 async fn status(State(admin): State<Admin>) -> Response {
+    let now = admin.node.upstream.now();
+    let failure = |trouble: Option<Trouble>| trouble.map(|trouble| LastFailure::of(&trouble, now));
     let tiers = admin.node.upstream.told().into_iter().map(|(endpoint, told)| TierStatus {
         endpoint: endpoint.to_string(),
         breaker: told.breaker.as_str(),
-        last_failure: told.last_failure,
+        last_failure: failure(told.trouble),
         in_flight: told.in_flight,
         connect_ms: told.connect.map(millis),
         credentials: told.credentials,
+        models: told
+            .models
+            .into_iter()
+            .map(|told| TierModelStatus {
+                model: told.model.to_string(),
+                breaker: told.breaker.as_str(),
+                last_failure: failure(told.trouble),
+            })
+            .collect(),
     });
     Json(Status { node: admin.node.board.status(), tiers: tiers.collect() }).into_response()
 }

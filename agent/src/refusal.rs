@@ -64,6 +64,14 @@ pub enum Refusal {
     /// No tier may answer, or none that may did.
     #[error("{0}")]
     NoTier(String),
+    /// Those that may answer are left alone for a while.
+    #[error("{message}")]
+    NotNow {
+        /// Which, why, and for how long.
+        message: String,
+        /// After so many seconds one of them is asked again.
+        seconds: u64,
+    },
     /// No tier answered within the deadline.
     #[error("{0}")]
     Deadline(String),
@@ -94,8 +102,26 @@ impl Refusal {
             Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Incompatible(_) => StatusCode::BAD_GATEWAY,
-            Self::NoTier(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoTier(_) | Self::NotNow { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// After how many seconds asking again may help, if it may.
+    const fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Busy(_) | Self::NoTier(_) => Some(1),
+            Self::NotNow { seconds, .. } => Some(*seconds),
+            _ => None,
+        }
+    }
+
+    /// What is said where none of several tiers answered: again in a second, unless all of them are left alone for longer.
+    pub fn of_several(message: String, refusals: &[Self]) -> Self {
+        let soonest = refusals.iter().map(|refusal| refusal.retry_after().unwrap_or(1)).min();
+        match soonest {
+            Some(seconds) if seconds > 1 => Self::NotNow { message, seconds },
+            _ => Self::NoTier(message),
         }
     }
 
@@ -104,16 +130,17 @@ impl Refusal {
     #[must_use]
     pub fn once_late(self, is_late: bool) -> Self {
         match self {
-            Self::Failed(_) | Self::Incompatible(_) | Self::NoTier(_) | Self::Busy(_) if is_late => {
+            Self::Failed(_)
+            | Self::Incompatible(_)
+            | Self::NoTier(_)
+            | Self::NotNow { .. }
+            | Self::Busy(_)
+                if is_late =>
+            {
                 Self::Deadline(format!("the deadline is over; before that: {self}"))
             }
             told => told,
         }
-    }
-
-    /// Whether asking again in a moment may help.
-    const fn is_passing(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::NoTier(_))
     }
 }
 
@@ -130,7 +157,7 @@ impl From<Refusal> for tonic::Status {
             | Refusal::Busy(_) => tonic::Code::ResourceExhausted,
             Refusal::Unsupported(_) => tonic::Code::Unimplemented,
             Refusal::Failed(_) | Refusal::Incompatible(_) => tonic::Code::Internal,
-            Refusal::NoTier(_) => tonic::Code::Unavailable,
+            Refusal::NoTier(_) | Refusal::NotNow { .. } => tonic::Code::Unavailable,
             Refusal::SlowBody { .. } | Refusal::Deadline(_) => tonic::Code::DeadlineExceeded,
         };
         Self::new(code, refusal.to_string())
@@ -140,11 +167,11 @@ impl From<Refusal> for tonic::Status {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = self.status();
-        let (passing, unread) = (self.is_passing(), matches!(self, Self::Unsupported(_)));
+        let (again, unread) = (self.retry_after(), matches!(self, Self::Unsupported(_)));
         let challenge = if let Self::Denied(denied) = &self { Some(denied.challenge()) } else { None };
         let mut response = (status, Json(ErrorBody { error: self.to_string() })).into_response();
-        if passing {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = again {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(challenge) = challenge {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
@@ -162,12 +189,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_client_is_told_when_the_first_of_those_that_are_left_alone_is_asked_again() {
+        let alone = |seconds| Refusal::NotNow { message: String::new(), seconds };
+        let gone = Refusal::NoTier(String::new());
+        for (refusals, expected) in [
+            (vec![alone(9), alone(4)], "4"),
+            (vec![alone(9), gone.clone()], "1"),
+            (vec![alone(9), Refusal::Deadline(String::new())], "1"),
+            (Vec::new(), "1"),
+        ] {
+            let response = Refusal::of_several("nobody".to_owned(), &refusals).into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[header::RETRY_AFTER], expected, "{refusals:?}");
+        }
+        assert_eq!(alone(60).into_response().headers()[header::RETRY_AFTER], "60");
+    }
+
+    #[test]
     fn what_goes_wrong_here_is_no_news_once_the_deadline_is_over() {
         let text = || "why".to_owned();
         for (refusal, late) in [
             (Refusal::Incompatible(text()), 504),
             (Refusal::Failed(text()), 504),
             (Refusal::NoTier(text()), 504),
+            (Refusal::NotNow { message: text(), seconds: 9 }, 504),
             (Refusal::Busy(text()), 504),
             (Refusal::Deadline(text()), 504),
             (Refusal::Invalid(text()), 400),

@@ -184,7 +184,11 @@ impl Tiers {
     validation = Rule::new("!has(self.auth) || (has(self.url) ? self.url.startsWith('https://') : has(self.tls))")
         .message("auth needs an https:// url, or tls for a site: credentials are not sent where anyone on the path can read them"),
     validation = Rule::new("!has(self.tls) || !has(self.url) || self.url.startsWith('https://')")
-        .message("tls needs an https:// url")
+        .message("tls needs an https:// url"),
+    validation = Rule::new("!has(self.url) || !self.url.matches('[^/]/v2/?$')")
+        .message("url must not end in /v2: it is a base URL, to which /v2/… is added"),
+    validation = Rule::new("!has(self.hedge) || duration(self.hedge.after) < (has(self.timeout) ? duration(self.timeout) : duration('5s'))")
+        .message("hedge.after must be shorter than timeout, which is 5s where it is not stated")
 )]
 pub struct RemoteTier {
     /// The server's base URL, without `/v2`: `https://gateway.example:8000`. The edge's may hold `{site}`, which stands for
@@ -269,9 +273,14 @@ pub struct TierAuth {
     pub basic: Option<String>,
 }
 
-/// A circuit breaker: after so many failures in a row an endpoint is left alone for a period, then one request tries it.
+/// A circuit breaker: after so many failures in a row an endpoint is left alone for a period, then one request tries it. A
+/// model that fails where the endpoint answers is left alone there by the same numbers, and other models go on.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.maxPeriod) || duration(self.maxPeriod) >= (has(self.period) ? duration(self.period) : duration('5s'))")
+        .message("maxPeriod must not be shorter than period, which is 5s where it is not stated")
+)]
 pub struct Breaker {
     /// Failures in a row that open it: no connection, no answer in `timeout`, a status of 5xx, or nonsense. Default 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -282,7 +291,7 @@ pub struct Breaker {
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("period must be positive"))]
     pub period: Option<Duration>,
-    /// How long it stays open at most. Default 1m.
+    /// How long it stays open at most. Default 1m, or period where that is longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("maxPeriod must be positive"))]
@@ -297,7 +306,7 @@ pub struct Hedge {
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("after must be positive"))]
     pub after: Duration,
-    /// The most of all requests that are sent twice, in percent. Default 5.
+    /// The most of all requests that are sent twice, in percent, beside the first five. Default 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub max_extra_load: Option<u32>,

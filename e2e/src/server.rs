@@ -25,6 +25,8 @@ pub struct Seen {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
+    /// How many requests came by its connection before.
+    pub earlier: usize,
 }
 
 /// What is answered.
@@ -223,8 +225,10 @@ where
     S: AsyncRead + AsyncWrite + Reset + Unpin,
 {
     let mut wire = Wire { stream, record, unread: Vec::new() };
+    let mut earlier = 0;
     // A connection that breaks is the other side's affair.
-    while let Ok(Some(seen)) = wire.request().await {
+    while let Ok(Some(seen)) = wire.request(earlier).await {
+        earlier += 1;
         let plan = script(&seen);
         lock(&wire.record).requests.push(seen);
         if wire.answer(plan).await.is_err() {
@@ -260,7 +264,7 @@ impl Reset for tokio_rustls::server::TlsStream<TcpStream> {
 
 impl<S: AsyncRead + AsyncWrite + Reset + Unpin> Wire<S> {
     /// The next request; none once the other side has closed.
-    async fn request(&mut self) -> Result<Option<Seen>> {
+    async fn request(&mut self, earlier: usize) -> Result<Option<Seen>> {
         let end = loop {
             if let Some(end) = find(&self.unread, b"\r\n\r\n") {
                 break end;
@@ -285,7 +289,7 @@ impl<S: AsyncRead + AsyncWrite + Reset + Unpin> Wire<S> {
             }
         }
         let body = self.unread.drain(..length).collect();
-        Ok(Some(Seen { target, headers, body }))
+        Ok(Some(Seen { target, headers, body, earlier }))
     }
 
     /// Reads some more; false once the other side has closed.

@@ -203,6 +203,21 @@ fn policies() -> Vec<Row> {
             "sites are the edge's",
         ),
         ("a user in the url", edge(json!({"url": "http://user:secret@edge"})), "spec.tiers.edge.url"),
+        ("a url with the protocol's path", edge(json!({"url": "http://edge/v2"})), "must not end in /v2"),
+        ("the same with a slash", edge(json!({"url": "http://edge/base/v2/"})), "must not end in /v2"),
+        ("a host of that name", edge(json!({"url": "http://v2/"})), ""),
+        (
+            "a hedge after the time-out",
+            edge(json!({"url": "http://edge", "timeout": "50ms", "hedge": {"after": "80ms"}})),
+            "hedge.after must be shorter",
+        ),
+        ("a hedge before it", edge(json!({"url": "http://edge", "hedge": {"after": "80ms"}})), ""),
+        (
+            "a longest period below the first",
+            edge(json!({"url": "http://edge", "breaker": {"period": "2m", "maxPeriod": "1m"}})),
+            "maxPeriod must not be shorter",
+        ),
+        ("a long period", edge(json!({"url": "http://edge", "breaker": {"period": "2m"}})), ""),
         ("a query", edge(json!({"url": "http://edge?a=b"})), "spec.tiers.edge.url"),
         ("another scheme", edge(json!({"url": "grpc://edge"})), "spec.tiers.edge.url"),
         (

@@ -64,7 +64,8 @@ async fn the_table_of_metrics_is_what_an_agent_shows() -> Result<()> {
     let site = Site::new()?;
     // Its rule fails, and is counted.
     let rules = "rules: [{when: request.batch / 0 == 1, tier: Device}, {when: request.complexity > 0.8, tier: Cloud}]";
-    site.manifests().policy(&Policy::named("near").cloud(&cloud.url()).with(rules))?;
+    site.manifests()
+        .policy(&Policy::named("near").cloud(&cloud.url()).having("hedge: {after: 2s}").with(rules))?;
     site.manifests().model(&Model::digits("digits-device")?.policy("near"))?;
     // Its mode measures how sure the model is; nobody needs to be asked.
     let sure =

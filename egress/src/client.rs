@@ -3,6 +3,7 @@
 //! They run on the process's rustls provider and trust the system's certificates: those of the files or folders that
 //! `SSL_CERT_FILE` and `SSL_CERT_DIR` name, or else the distribution's. No proxy, no cookies, no referrer.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,6 +154,11 @@ pub(super) struct Resolver {
 #[error("the resolver is busy with {LOOKUPS} names that it does not answer for")]
 struct ResolverBusy;
 
+/// A name for which the system knows no address.
+#[derive(Debug, thiserror::Error)]
+#[error("no address for that name")]
+pub struct NoAddress(#[source] pub io::Error);
+
 impl Resolver {
     pub(super) fn new(egress: Egress) -> Self {
         Self { egress, lookups: Arc::new(Semaphore::new(LOOKUPS)) }
@@ -167,7 +173,8 @@ impl Resolver {
             let _permit = permit;
             (host.as_str(), 0).to_socket_addrs()
         })
-        .await??;
+        .await?
+        .map_err(NoAddress)?;
         Ok(self.egress.permitted(name, resolved)?)
     }
 }

@@ -23,7 +23,7 @@ use api_server::ApiServer;
 
 pub use address::Guard;
 pub use allowance::Allowance;
-pub use client::{RedirectRefused, causes};
+pub use client::{NoAddress, RedirectRefused, causes};
 pub use tier::{
     ConnectError, Established, HttpVersion, Link, TIER_CONNECT, TierClient, TierTls, TierTlsError, Tiers,
 };

@@ -144,18 +144,7 @@ impl Tiers {
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(TIER_CONNECT));
         let connector = Connector { tcp, tls, server_name, open: Arc::clone(&self.open) };
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOLED)
-            .pool_max_idle_per_host(MAX_POOLED)
-            .http2_only(version == HttpVersion::Two)
-            .http2_keep_alive_interval(PING.0)
-            .http2_keep_alive_timeout(PING.1)
-            .http2_initial_stream_window_size(WINDOWS.0)
-            .http2_initial_connection_window_size(WINDOWS.1)
-            .build(connector.clone());
-        Ok(TierClient { client, connector })
+        Ok(TierClient { client: pooled(version, &connector), connector, version })
     }
 
     /// Connections to tiers that are open now.
@@ -207,6 +196,25 @@ impl Tiers {
     }
 }
 
+/// A client that has no connection yet.
+fn pooled<B>(version: HttpVersion, connector: &Connector) -> Client<Connector, B>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOLED)
+        .pool_max_idle_per_host(MAX_POOLED)
+        .http2_only(version == HttpVersion::Two)
+        .http2_keep_alive_interval(PING.0)
+        .http2_keep_alive_timeout(PING.1)
+        .http2_initial_stream_window_size(WINDOWS.0)
+        .http2_initial_connection_window_size(WINDOWS.1)
+        .build(connector.clone())
+}
+
 /// At least one.
 fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
@@ -218,6 +226,7 @@ fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
 pub struct TierClient<B> {
     client: Client<Connector, B>,
     connector: Connector,
+    version: HttpVersion,
 }
 
 /// The connection that a request goes by, as soon as it has one.
@@ -271,6 +280,16 @@ where
     ) -> (Link, impl Future<Output = Result<Response<Incoming>, ClientError>> + Send + use<B>) {
         let link = Link(capture_connection(&mut request));
         (link, self.client.request(request))
+    }
+
+    /// The same, without the connections that this one keeps.
+    #[must_use]
+    pub fn renewed(&self) -> Self {
+        Self {
+            client: pooled(self.version, &self.connector),
+            connector: self.connector.clone(),
+            version: self.version,
+        }
     }
 
     /// Makes a connection and closes it: whether somebody is there.

@@ -1,4 +1,4 @@
-//! When an endpoint that does not answer is left alone, and when it is tried again.
+//! When an endpoint that does not answer, or a model that fails there, is left alone, and when it is tried again.
 //!
 //! Pure: `now` is the time since any moment that the caller keeps to, `seed` any number that varies. A closed breaker opens
 //! after so many failures with no answer between them. Open, it lets nothing through for a period, which doubles each time
@@ -35,6 +35,16 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
+    /// What two of them say together, where a request needs both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Open, _) | (_, Self::Open) => Self::Open,
+            (Self::HalfOpen, _) | (_, Self::HalfOpen) => Self::HalfOpen,
+            (Self::Closed, Self::Closed) => Self::Closed,
+        }
+    }
+
     /// The name in rules, responses and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -46,7 +56,7 @@ impl BreakerState {
 }
 
 /// When a breaker opens, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BreakerSettings {
     /// Failures in a row that open it.
     pub failures: u32,
@@ -62,14 +72,18 @@ impl Default for BreakerSettings {
     }
 }
 
-/// The breaker of one endpoint.
+/// The breaker of one endpoint, or of one model there.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Breaker {
     state: State,
     /// Failures since the last answer.
     failures: f64,
+    /// How many requests they were.
+    times: u32,
     /// How often it was opened since the last answer.
     opened: u32,
+    /// How many requests were let through to see.
+    probes: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -82,6 +96,7 @@ enum State {
     /// A request is through. Should its end never be told, another one goes after `until`.
     Probing {
         until: Duration,
+        number: u32,
     },
 }
 
@@ -90,8 +105,8 @@ enum State {
 pub enum Pass {
     /// As one of many.
     Normal,
-    /// As the one that shows whether the endpoint answers again.
-    Probe,
+    /// As the one that shows whether the endpoint answers again; of several in the course of time, this one.
+    Probe(u32),
 }
 
 /// A request that the endpoint did not answer.
@@ -110,38 +125,57 @@ impl Breaker {
     pub fn state(&self, now: Duration) -> BreakerState {
         match self.state {
             State::Closed => BreakerState::Closed,
-            State::Open { until } | State::Probing { until } if now < until => BreakerState::Open,
+            State::Open { until } | State::Probing { until, .. } if now < until => BreakerState::Open,
             State::Open { .. } | State::Probing { .. } => BreakerState::HalfOpen,
         }
     }
 
-    /// Lets a request through, or not.
-    pub fn pass(&mut self, now: Duration, settings: &BreakerSettings) -> Option<Pass> {
+    /// How much longer it lets nothing through; none where it would.
+    pub fn left(&self, now: Duration) -> Option<Duration> {
+        match self.state {
+            State::Open { until } | State::Probing { until, .. } if now < until => Some(until - now),
+            _ => None,
+        }
+    }
+
+    /// Requests in a row that were not answered; of those under way when it opened, none counts.
+    pub const fn times(&self) -> u32 {
+        self.times
+    }
+
+    /// Lets a request through, or not. `timeout` is how long a request may take: one that shows whether the endpoint answers
+    /// again has that long, and is alone meanwhile.
+    pub fn pass(&mut self, now: Duration, settings: &BreakerSettings, timeout: Duration) -> Option<Pass> {
         match self.state(now) {
             BreakerState::Closed => Some(Pass::Normal),
             BreakerState::Open => None,
             BreakerState::HalfOpen => {
-                self.state = State::Probing { until: now.saturating_add(settings.period) };
-                Some(Pass::Probe)
+                self.probes = self.probes.wrapping_add(1);
+                let until = now.saturating_add(settings.period.max(timeout));
+                self.state = State::Probing { until, number: self.probes };
+                Some(Pass::Probe(self.probes))
             }
         }
     }
 
     /// The endpoint answered.
     pub fn answered(&mut self) {
-        *self = Self::default();
+        *self = Self { probes: self.probes, ..Self::default() };
     }
 
     /// The endpoint did not answer. Whether that opened the breaker.
     pub fn failed(&mut self, now: Duration, failure: Failure, settings: &BreakerSettings) -> bool {
         match (self.state, failure.pass) {
             (State::Closed, _) => {
+                self.times = self.times.saturating_add(1);
                 self.failures += failure.weight.clamp(0.0, 1.0);
                 if self.failures + NEARLY < f64::from(settings.failures) {
                     return false;
                 }
             }
-            (State::Probing { .. }, Pass::Probe) => {}
+            (State::Probing { number, .. }, Pass::Probe(probe)) if number == probe => {
+                self.times = self.times.saturating_add(1);
+            }
             // One of those that were under way when it opened.
             _ => return false,
         }
@@ -158,7 +192,9 @@ impl Breaker {
 
     /// The request that was let through ended without saying anything of the endpoint: its caller went away.
     pub fn abandoned(&mut self, now: Duration, pass: Pass) {
-        if matches!((self.state, pass), (State::Probing { .. }, Pass::Probe)) {
+        if let (State::Probing { number, .. }, Pass::Probe(probe)) = (self.state, pass)
+            && number == probe
+        {
             self.state = State::Open { until: now };
         }
     }

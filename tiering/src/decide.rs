@@ -206,7 +206,7 @@ impl SkipReason {
             Self::NotPlaced => "is this node, where the model does not belong",
             Self::DeadlineExceeded => "has too little time left",
             Self::PredictedTooLate => "takes longer than the time that is left",
-            Self::BreakerOpen => "did not answer of late",
+            Self::BreakerOpen => "is left alone for a while: it failed several times in a row",
             Self::TooManyInFlight => "has as many requests of this node as it may have",
         }
     }

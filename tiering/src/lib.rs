@@ -8,6 +8,7 @@
 //! stricter of policy and request) → [`decide`] (who may answer, in order, and why, by what a [`Snapshot`] shows) → [`attempt_timeout`] (how
 //! long each of them may take).
 
+mod blame;
 mod breaker;
 mod budget;
 mod cel;
@@ -35,6 +36,7 @@ pub mod speculate;
 mod spelling;
 mod stated;
 
+pub use blame::{Blame, Counts, Unanswered, blame};
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
 pub use budget::{
     Attempt, LocalTime, attempt_timeout, reserve_for_combined, reserve_for_local, reserve_for_reply,

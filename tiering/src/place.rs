@@ -189,6 +189,13 @@ fn check_base_url(text: &str) -> Result<(), &'static str> {
             "must not hold a user name or a password: everyone who can read the policy would read them",
         );
     }
+    if rest
+        .trim_end_matches('/')
+        .split_once('/')
+        .is_some_and(|(_, path)| path.rsplit('/').next() == Some("v2"))
+    {
+        return Err("must not end in /v2: it is a base URL, to which /v2/… is added");
+    }
     // A URL parser drops or rewrites these; what is written should be what is called.
     if rest.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') || rest.starts_with('/') {
         return Err(NO_URL);

@@ -81,7 +81,9 @@ impl RemoteTier {
         let breaker = Breaker {
             failures: Some(failures).filter(|count| *count != DEFAULT_FAILURES),
             period: Some(period).filter(|period| *period != DEFAULT_PERIOD).map(Into::into),
-            max_period: Some(max_period).filter(|period| *period != DEFAULT_MAX_PERIOD).map(Into::into),
+            max_period: Some(max_period)
+                .filter(|most| *most != DEFAULT_MAX_PERIOD.max(period))
+                .map(Into::into),
         };
         let (url, site) = self.place.to_spec();
         RemoteTierSpec {
@@ -122,6 +124,11 @@ pub(crate) fn remote_tier(
     let max_in_flight =
         within(spec.max_in_flight, 1..=65_536, &at("maxInFlight"), faults).unwrap_or(DEFAULT_IN_FLIGHT);
     let hedge = hedge(spec.hedge.as_ref(), &at("hedge"), faults);
+    if hedge.is_some_and(|hedge| hedge.after >= timeout) {
+        let why =
+            "must be shorter than timeout, which is 5s where it is not stated: later nobody is asked twice";
+        faults.push(Fault::new(at("hedge.after"), why));
+    }
     let tls = spec.tls.clone().unwrap_or_default();
     let auth = spec.auth.clone().unwrap_or_default();
     name(tls.authority.as_ref(), &at("tls.authority"), faults);
@@ -166,8 +173,12 @@ pub(crate) fn remote_tier(
 fn breaker(spec: Option<&Breaker>, field: &str, faults: &mut Vec<Fault>) -> BreakerSettings {
     let Some(spec) = spec else { return BreakerSettings::default() };
     let period = positive(spec.period, &format!("{field}.period"), faults).unwrap_or(DEFAULT_PERIOD);
-    let max_period =
-        positive(spec.max_period, &format!("{field}.maxPeriod"), faults).unwrap_or(DEFAULT_MAX_PERIOD);
+    let max_period = positive(spec.max_period, &format!("{field}.maxPeriod"), faults);
+    if max_period.is_some_and(|most| most < period) {
+        faults.push(Fault::new(format!("{field}.maxPeriod"), "must not be shorter than period"));
+    }
+    // A period that is longer than the longest is by default stays what it is.
+    let max_period = max_period.unwrap_or(DEFAULT_MAX_PERIOD.max(period));
     let failures = within(spec.failures, 1..=1_000, &format!("{field}.failures"), faults);
     BreakerSettings { failures: failures.unwrap_or(DEFAULT_FAILURES), period, max_period }
 }
@@ -292,9 +303,16 @@ mod tests {
 
     #[test]
     fn urls_are_accepted_and_refused_as_in_the_schema() {
-        for url in
-            ["http://edge", "https://edge.example:8443/gateway/", "http://[::1]:8000", "http://10.0.0.1"]
-        {
+        for url in [
+            "http://edge",
+            "https://edge.example:8443/gateway/",
+            "http://[::1]:8000",
+            "http://10.0.0.1",
+            "http://v2",
+            "https://v2/",
+            "http://edge/v2/gateway",
+            "http://edge/apiv2",
+        ] {
             assert_eq!(fields(&with_edge(url)), Vec::<String>::new(), "{url}");
         }
         let long = format!("http://edge/{}", "a".repeat(2048));
@@ -316,6 +334,9 @@ mod tests {
             "http://ed\tge",
             "http://edge /a",
             "http://edge:port",
+            "http://edge/v2",
+            "https://edge.example/gateway/v2/",
+            "http://gateway.{site}.example/v2",
             &long,
         ] {
             assert_eq!(fields(&with_edge(url)), ["spec.tiers.edge.url"], "{url}");
@@ -334,6 +355,9 @@ mod tests {
         let https = || at("https://edge");
         let zero = Duration::ZERO.into();
         let breaker = |failures, period, max_period| Some(Breaker { failures, period, max_period });
+        let seconds = |seconds| Some(Duration::from_secs(seconds).into());
+        let hedge =
+            |after| Some(HedgeSpec { after: Duration::from_secs(after).into(), max_extra_load: None });
         for (spec, expected) in [
             (
                 RemoteTierSpec { tls: tls("corp", "device"), auth: auth(Some("cloud"), None), ..https() },
@@ -357,6 +381,16 @@ mod tests {
             (RemoteTierSpec { tls: named(""), ..https() }, &["tls.serverName"]),
             (RemoteTierSpec { tls: named(&["a"; 128].join(".")), ..https() }, &["tls.serverName"]),
             (RemoteTierSpec { max_in_flight: Some(0), ..https() }, &["maxInFlight"]),
+            (RemoteTierSpec { breaker: breaker(None, seconds(120), None), ..https() }, &[]),
+            (RemoteTierSpec { breaker: breaker(None, seconds(60), seconds(60)), ..https() }, &[]),
+            (
+                RemoteTierSpec { breaker: breaker(None, seconds(120), seconds(60)), ..https() },
+                &["breaker.maxPeriod"],
+            ),
+            (RemoteTierSpec { breaker: breaker(None, None, seconds(4)), ..https() }, &["breaker.maxPeriod"]),
+            (RemoteTierSpec { timeout: seconds(1), hedge: hedge(1), ..https() }, &["hedge.after"]),
+            (RemoteTierSpec { hedge: hedge(6), ..https() }, &["hedge.after"]),
+            (RemoteTierSpec { hedge: hedge(4), ..https() }, &[]),
             (
                 RemoteTierSpec { breaker: breaker(Some(0), Some(zero), Some(zero)), ..https() },
                 &["breaker.period", "breaker.maxPeriod", "breaker.failures"],

@@ -7,12 +7,22 @@ use terrace_tiering::{Breaker, BreakerSettings, BreakerState, Failure, Pass, fai
 
 const SETTINGS: BreakerSettings = BreakerSettings { failures: 3, period: secs(5), max_period: secs(60) };
 
+/// How long a request may take: less than the period.
+const TIMEOUT: Duration = secs(2);
+
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 const fn failure(pass: Pass, weight: f64, seed: u64) -> Failure {
     Failure { pass, weight, seed }
+}
+
+/// The one request that is let through to see.
+fn probe(breaker: &mut Breaker, now: Duration) -> Pass {
+    let pass = breaker.pass(now, &SETTINGS, TIMEOUT).unwrap();
+    assert!(matches!(pass, Pass::Probe(_)));
+    pass
 }
 
 /// A breaker that was opened at `now`, as often as this.
@@ -25,8 +35,8 @@ fn opened(times: u32, now: Duration) -> (Breaker, Duration) {
         while breaker.state(now) == BreakerState::Open {
             now += Duration::from_millis(500);
         }
-        assert_eq!(breaker.pass(now, &SETTINGS), Some(Pass::Probe));
-        assert!(breaker.failed(now, failure(Pass::Probe, 1.0, 0), &SETTINGS));
+        let pass = probe(&mut breaker, now);
+        assert!(breaker.failed(now, failure(pass, 1.0, 0), &SETTINGS));
     }
     (breaker, now)
 }
@@ -40,11 +50,11 @@ fn failures_in_a_row_open_it_and_an_answer_between_them_does_not_count() {
         breaker.answered();
     }
     for count in 1..=3 {
-        assert_eq!(breaker.pass(secs(1), &SETTINGS), Some(Pass::Normal));
+        assert_eq!(breaker.pass(secs(1), &SETTINGS, TIMEOUT), Some(Pass::Normal));
         assert_eq!(breaker.failed(secs(1), failure(Pass::Normal, 1.0, 7), &SETTINGS), count == 3);
     }
     assert_eq!(breaker.state(secs(1)), BreakerState::Open);
-    assert_eq!(breaker.pass(secs(5), &SETTINGS), None);
+    assert_eq!(breaker.pass(secs(5), &SETTINGS, TIMEOUT), None);
 }
 
 #[test]
@@ -65,18 +75,74 @@ fn half_open_it_lets_one_through() {
     let (mut breaker, now) = opened(1, secs(1));
     let now = now + secs(6);
     assert_eq!(breaker.state(now), BreakerState::HalfOpen);
-    assert_eq!(breaker.pass(now, &SETTINGS), Some(Pass::Probe));
+    probe(&mut breaker, now);
     assert_eq!(breaker.state(now), BreakerState::Open);
-    assert_eq!(breaker.pass(now, &SETTINGS), None);
+    assert_eq!(breaker.pass(now, &SETTINGS, TIMEOUT), None);
     breaker.answered();
-    assert_eq!(breaker.pass(now, &SETTINGS), Some(Pass::Normal));
+    assert_eq!(breaker.pass(now, &SETTINGS, TIMEOUT), Some(Pass::Normal));
     // One whose caller went away says nothing; the next may try at once.
     let (mut breaker, _) = opened(1, secs(1));
-    assert_eq!(breaker.pass(now, &SETTINGS), Some(Pass::Probe));
-    breaker.abandoned(now, Pass::Probe);
-    assert_eq!(breaker.pass(now, &SETTINGS), Some(Pass::Probe));
+    let first = probe(&mut breaker, now);
+    breaker.abandoned(now, first);
+    probe(&mut breaker, now);
     // One that never ends is not waited for.
-    assert_eq!(breaker.pass(now + secs(5), &SETTINGS), Some(Pass::Probe));
+    probe(&mut breaker, now + secs(5));
+}
+
+#[test]
+fn who_shows_whether_it_answers_again_is_alone_for_as_long_as_it_may_take() {
+    let (mut breaker, now) = opened(1, secs(1));
+    let (now, timeout) = (now + secs(6), secs(30));
+    let first = breaker.pass(now, &SETTINGS, timeout).unwrap();
+    assert_eq!(breaker.pass(now + secs(29), &SETTINGS, timeout), None);
+    // Its end was never told; the next one counts, and what becomes of the first after all changes nothing.
+    let later = now + secs(30);
+    let second = breaker.pass(later, &SETTINGS, timeout).unwrap();
+    assert_ne!(first, second);
+    breaker.abandoned(later, first);
+    assert!(!breaker.failed(later, failure(first, 1.0, 0), &SETTINGS));
+    assert_eq!(breaker.pass(later, &SETTINGS, timeout), None);
+    assert!(breaker.failed(later, failure(second, 1.0, 0), &SETTINGS));
+    // Also after an answer between them.
+    breaker.answered();
+    for _ in 0..3 {
+        let _ = breaker.failed(later, failure(Pass::Normal, 1.0, 0), &SETTINGS);
+    }
+    let third = breaker.pass(later + secs(6), &SETTINGS, timeout).unwrap();
+    assert!(third != first && third != second);
+}
+
+#[test]
+fn both_breakers_that_a_request_passes_must_let_it_through() {
+    use BreakerState::{Closed, HalfOpen, Open};
+    for (one, other, both) in [
+        (Closed, Closed, Closed),
+        (Closed, HalfOpen, HalfOpen),
+        (HalfOpen, Closed, HalfOpen),
+        (HalfOpen, HalfOpen, HalfOpen),
+        (Open, Closed, Open),
+        (HalfOpen, Open, Open),
+    ] {
+        assert_eq!(one.and(other), both, "{one:?} {other:?}");
+    }
+}
+
+#[test]
+fn it_says_for_how_long_and_after_how_many() {
+    let mut breaker = Breaker::default();
+    assert_eq!((breaker.left(secs(1)), breaker.times()), (None, 0));
+    for _ in 0..5 {
+        let _ = breaker.failed(secs(1), failure(Pass::Normal, 1.0, 0), &SETTINGS);
+    }
+    assert_eq!((breaker.left(secs(2)), breaker.times()), (Some(secs(4)), 3));
+    assert_eq!(breaker.left(secs(6)), None);
+    // While one request tries, others are told when the next may.
+    let pass = probe(&mut breaker, secs(7));
+    assert_eq!(breaker.left(secs(8)), Some(secs(4)));
+    assert!(breaker.failed(secs(8), failure(pass, 1.0, 0), &SETTINGS));
+    assert_eq!((breaker.left(secs(8)), breaker.times()), (Some(secs(10)), 4));
+    breaker.answered();
+    assert_eq!((breaker.left(secs(8)), breaker.times()), (None, 0));
 }
 
 #[test]
@@ -94,10 +160,10 @@ fn what_was_under_way_when_it_opened_neither_opens_it_again_nor_takes_the_probe_
     let (mut breaker, now) = opened(1, secs(1));
     assert!(!breaker.failed(now, failure(Pass::Normal, 1.0, 0), &SETTINGS));
     let probing = now + secs(5);
-    assert_eq!(breaker.pass(probing, &SETTINGS), Some(Pass::Probe));
+    probe(&mut breaker, probing);
     assert!(!breaker.failed(probing, failure(Pass::Normal, 1.0, 0), &SETTINGS));
     breaker.abandoned(probing, Pass::Normal);
-    assert_eq!(breaker.pass(probing, &SETTINGS), None);
+    assert_eq!(breaker.pass(probing, &SETTINGS, TIMEOUT), None);
     // But an answer is an answer.
     breaker.answered();
     assert_eq!(breaker.state(probing), BreakerState::Closed);
@@ -113,7 +179,7 @@ proptest! {
         let (mut breaker, mut now, mut tried) = (Breaker::default(), secs(1), Vec::new());
         for (step, seed) in steps {
             now += Duration::from_millis(step);
-            if let Some(pass) = breaker.pass(now, &settings) {
+            if let Some(pass) = breaker.pass(now, &settings, TIMEOUT) {
                 tried.push(now);
                 let _ = breaker.failed(now, failure(pass, 1.0, seed), &settings);
             }
@@ -127,8 +193,8 @@ proptest! {
     fn it_never_stays_open_for_ever(times in 1_u32..40, seed in any::<u64>()) {
         let (mut breaker, now) = opened(times, secs(1));
         let probing = now + secs(72);
-        prop_assert_eq!(breaker.pass(probing, &SETTINGS), Some(Pass::Probe));
-        let _ = breaker.failed(probing, failure(Pass::Probe, 1.0, seed), &SETTINGS);
+        let pass = probe(&mut breaker, probing);
+        let _ = breaker.failed(probing, failure(pass, 1.0, seed), &SETTINGS);
         prop_assert_eq!(breaker.state(probing + secs(72)), BreakerState::HalfOpen);
     }
 }

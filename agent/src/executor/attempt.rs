@@ -140,6 +140,11 @@ async fn forward(
             UpstreamError::Skipped(why @ (SkipReason::PredictedTooLate | SkipReason::DeadlineExceeded)) => {
                 skipped(why)
             }
+            UpstreamError::LeftAlone(alone) => {
+                let refusal =
+                    Refusal::NotNow { message: format!("{tier} {alone}"), seconds: alone.seconds() };
+                Failure { outcome, refusal, last: false }
+            }
             UpstreamError::Skipped(why) => {
                 Failure { refusal: Refusal::NoTier(format!("{tier} {}", why.text())), ..skipped(why) }
             }
@@ -153,7 +158,10 @@ async fn forward(
             error @ UpstreamError::TimedOut { .. } if allowed.is_some_and(|allowed| allowed <= limit) => {
                 Failure { outcome, refusal: Refusal::Deadline(format!("{tier}: {error}")), last: false }
             }
-            error => Failure { outcome, refusal: Refusal::NoTier(format!("{tier}: {error}")), last: false },
+            error => {
+                let refusal = Refusal::NoTier(format!("{tier}: {}", error.told(&model)));
+                Failure { outcome, refusal, last: false }
+            }
         }
     });
     Tried { ended, hedged: asked.hedged }

@@ -42,7 +42,7 @@ impl Nobody<'_> {
         } else if are(|refusal| matches!(refusal, Refusal::Incompatible(_))) {
             Refusal::Incompatible(self.told("answered"))
         } else {
-            Refusal::NoTier(self.told("answered"))
+            Refusal::of_several(self.told("answered"), &refusals)
         }
     }
 

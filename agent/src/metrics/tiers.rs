@@ -25,6 +25,13 @@ struct RouteLabels {
     tier: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HedgeLabels {
+    model: String,
+    tier: &'static str,
+    outcome: &'static str,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 
 /// Of the tiers of these models.
@@ -49,17 +56,25 @@ pub fn registry(upstream: &Upstream, entries: &[Arc<Entry>]) -> Registry {
         Unit::Seconds,
         predicted.clone(),
     );
+    let model_breaker = Family::<RouteLabels, Gauge>::default();
+    registry.register(
+        "model_breaker",
+        "Circuit breaker as requests of a model meet it, the endpoint's and its own there: 0 closed, 1 half-open, 2 open",
+        model_breaker.clone(),
+    );
+    let hedges = Family::<HedgeLabels, Counter>::default();
+    registry.register(
+        "hedges",
+        "How often a second request was wanted because the first answer was late, by what became of that",
+        hedges.clone(),
+    );
     let connections = Gauge::<i64>::default();
     registry.register("connections", "Connections to other tiers that are open", connections.clone());
     connections.set(i64::try_from(upstream.open_connections()).unwrap_or(i64::MAX));
 
     for (endpoint, told) in upstream.told() {
         let labels = EndpointLabels { endpoint: endpoint.to_string() };
-        let state = match told.breaker {
-            BreakerState::Closed => 0,
-            BreakerState::HalfOpen => 1,
-            BreakerState::Open => 2,
-        };
+        let state = number(told.breaker);
         // The same server may be reached in several ways: told is the worst of them.
         let worst = breaker.get_or_create(&labels).get().max(state);
         breaker.get_or_create(&labels).set(worst);
@@ -72,11 +87,26 @@ pub fn registry(upstream: &Upstream, entries: &[Arc<Entry>]) -> Registry {
     let now = upstream.now();
     for entry in entries {
         for tier in [Tier::Edge, Tier::Cloud] {
-            if let Some(latency) = entry.reach.state(tier, now).predicted_p90 {
-                let labels = RouteLabels { model: entry.label.to_string(), tier: tier.as_str() };
+            let Some(reach) = entry.reach.to(tier) else { continue };
+            for (outcome, count) in reach.hedges().into_iter().flatten() {
+                let labels = HedgeLabels { model: entry.label.to_string(), tier: tier.as_str(), outcome };
+                hedges.get_or_create(&labels).inc_by(count);
+            }
+            let labels = RouteLabels { model: entry.label.to_string(), tier: tier.as_str() };
+            let state = entry.reach.state(tier, now);
+            model_breaker.get_or_create(&labels).set(number(state.breaker));
+            if let Some(latency) = state.predicted_p90 {
                 predicted.get_or_create(&labels).set(latency.as_secs_f64());
             }
         }
     }
     registry
+}
+
+const fn number(breaker: BreakerState) -> i64 {
+    match breaker {
+        BreakerState::Closed => 0,
+        BreakerState::HalfOpen => 1,
+        BreakerState::Open => 2,
+    }
 }

@@ -171,11 +171,14 @@ fn raw(tensor: Tensor) -> Option<Bytes> {
     (data.raw_size() > 0).then(|| Bytes::from_owner(data.into_raw()))
 }
 
+/// In which form a client wants the outputs is its choice: one that cannot carry them is its request's fault, and no tier
+/// could do better. So it is told the same whichever tier they come from.
 fn unwritable(error: &EncodeError) -> Refusal {
-    if matches!(error, EncodeError::NotAwaited) {
-        return unwritten();
+    match error {
+        EncodeError::NotAwaited => unwritten(),
+        EncodeError::NotFinite { .. } | EncodeError::NotUtf8 { .. } => Refusal::Invalid(format!(
+            "the outputs cannot be written as JSON: {error}; ask for them in binary (binary_data_output), or over gRPC"
+        )),
+        _ => Refusal::Failed(format!("the answer cannot be written: {error}")),
     }
-    Refusal::Failed(format!(
-        "the outputs cannot be written as JSON: {error}; ask for them in binary (binary_data_output)"
-    ))
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use http::HeaderValue;
 use terrace_crds::policy::{TierAuth, TierTls as TlsNames};
-use terrace_egress::TierTls;
+use terrace_egress::{TierTls, TierTlsError};
 use terrace_tiering::RemoteTier;
 
 /// The largest file that is read.
@@ -49,7 +49,7 @@ pub enum CredentialsError {
     #[error("the policy names credentials, and the agent has none: start it with --credentials-dir")]
     NoFolder,
     /// A file is not there, or may not be read.
-    #[error("credentials {file} cannot be read: {kind}")]
+    #[error("credentials {file} cannot be read: {}", why(*.kind))]
     Unreadable {
         /// `namespace/name/file`.
         file: String,
@@ -64,6 +64,14 @@ pub enum CredentialsError {
         /// What it should hold.
         why: &'static str,
     },
+}
+
+fn why(kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "not readable for the agent's user".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 impl fmt::Debug for Secrets {
@@ -85,6 +93,16 @@ impl Wanted {
             basic,
             server_name,
         })
+    }
+
+    /// `namespace/name/file` of what TLS cannot be set up with.
+    pub fn file_of(&self, error: &TierTlsError) -> Option<String> {
+        let (name, file) = match error {
+            TierTlsError::Authorities => (self.authority.as_ref()?, "ca.crt"),
+            TierTlsError::Identity => (self.certificate.as_ref()?, "tls.crt"),
+            TierTlsError::ServerName | TierTlsError::Tls(_) => return None,
+        };
+        Some(format!("{}/{name}/{file}", self.namespace))
     }
 }
 
@@ -227,11 +245,15 @@ mod tests {
             ("empty", "credentials vision/empty/token: holds no token that a header can carry"),
             ("binary", "credentials vision/binary/token: holds no token that a header can carry"),
             ("large", "credentials vision/large/token: is larger than 1 MiB"),
-            ("gone", "credentials vision/gone/token cannot be read: entity not found"),
+            ("gone", "credentials vision/gone/token cannot be read: no such file"),
         ] {
             let error = credentials.read(&Wanted { bearer: Some(name.to_owned()), ..wanted() }).unwrap_err();
             assert_eq!(error.to_string(), said);
         }
+        let tls =
+            Wanted { authority: Some("corp".to_owned()), certificate: Some("me".to_owned()), ..wanted() };
+        assert_eq!(tls.file_of(&TierTlsError::Authorities).unwrap(), "vision/corp/ca.crt");
+        assert_eq!(tls.file_of(&TierTlsError::Identity).unwrap(), "vision/me/tls.crt");
         let named = Wanted { bearer: Some("cloud".to_owned()), ..wanted() };
         let none = CredentialsDir::default().read(&named).unwrap_err();
         assert!(none.to_string().contains("--credentials-dir"));

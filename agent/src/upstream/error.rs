@@ -1,14 +1,20 @@
 //! Why another tier did not answer, and what that says of it.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
-use terrace_egress::{ConnectError, Denied, TIER_CONNECT};
-use terrace_tiering::{SkipReason, failure_weight};
+use terrace_egress::{ConnectError, Denied, NoAddress, TIER_CONNECT, causes};
+use terrace_tiering::{SkipReason, Unanswered, failure_weight};
+
+use super::trouble::LeftAlone;
 
 /// How much of an upstream's error text is passed on.
 const MAX_ERROR_CHARS: usize = 512;
+
+/// An error that is longer is not looked into.
+const MAX_ERROR_BYTES: usize = 64 << 10;
 
 /// What is said of a request that was refused without a word.
 const NO_WORDS: &str = "the tier refused the request and did not say why";
@@ -19,6 +25,12 @@ pub enum UpstreamError {
     /// It was not asked.
     #[error("not asked: it {}", .0.text())]
     Skipped(SkipReason),
+    /// It is left alone for a while.
+    #[error("{0}")]
+    LeftAlone(LeftAlone),
+    /// The request cannot be said in the form in which the tier is asked.
+    #[error("the request cannot be put into the form in which that tier is asked")]
+    NotExpressible,
     /// The administrator does not allow the address.
     #[error("{0}")]
     NotAllowed(#[from] Denied),
@@ -32,7 +44,7 @@ pub enum UpstreamError {
     #[error("the connection broke")]
     Broken(#[source] ConnectError),
     /// No whole answer in time.
-    #[error("no answer within {} ms", timeout.as_millis())]
+    #[error("no {} within {} ms", if *.connected { "answer" } else { "connection" }, timeout.as_millis())]
     TimedOut {
         /// The time that it had.
         timeout: Duration,
@@ -54,6 +66,8 @@ pub enum UpstreamError {
         status: StatusCode,
         /// How long it took, where it says that the deadline passed there.
         late: Option<(Duration, Duration)>,
+        /// With it came the protocol's own form of an error.
+        in_protocol: bool,
     },
     /// The answer is larger than this agent takes.
     #[error("an answer larger than {limit} bytes")]
@@ -86,6 +100,8 @@ impl UpstreamError {
     pub const fn outcome(&self) -> &'static str {
         match self {
             Self::Skipped(why) => why.as_str(),
+            Self::LeftAlone(_) => SkipReason::BreakerOpen.as_str(),
+            Self::NotExpressible => "NotExpressible",
             Self::NotAllowed(_) => "NotAllowed",
             Self::CredentialsUnavailable => "CredentialsUnavailable",
             Self::Connect(_) => "ConnectFailed",
@@ -98,23 +114,81 @@ impl UpstreamError {
         }
     }
 
-    /// What it counts for against the endpoint; none where it says nothing against it. An answer of 4xx is an answer: the
-    /// endpoint is there. What a deadline cut short counts for the part of its time that it had: of the time to connect, or of
-    /// its time-out.
-    pub fn weight(&self) -> Option<f64> {
+    /// How it ended, for the breakers; none where it says nothing of endpoint and model: nothing was sent, or the request
+    /// itself was refused.
+    pub const fn unanswered(&self) -> Option<Unanswered> {
         match self {
-            Self::Connect(_) | Self::Broken(_) | Self::Malformed(_) => Some(1.0),
-            Self::TimedOut { timeout, full, connected: true } => Some(failure_weight(*timeout, *full)),
-            Self::TimedOut { timeout, full, connected: false } => {
-                Some(failure_weight(*timeout, TIER_CONNECT.min(*full)))
+            Self::Connect(_) | Self::TimedOut { connected: false, .. } => Some(Unanswered::Unconnected),
+            Self::Broken(_) | Self::Malformed(_) | Self::TimedOut { connected: true, .. } => {
+                Some(Unanswered::NoAnswer)
             }
-            Self::Status { late: Some((took, full)), .. } => Some(failure_weight(*took, *full)),
-            Self::Status { status, late: None } => status.is_server_error().then_some(1.0),
+            Self::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. } => None,
+            Self::Status { status, in_protocol, .. } => {
+                Some(Unanswered::Status { status: status.as_u16(), in_protocol: *in_protocol })
+            }
             Self::Skipped(_)
+            | Self::LeftAlone(_)
+            | Self::NotExpressible
             | Self::NotAllowed(_)
             | Self::CredentialsUnavailable
             | Self::Rejected { .. }
             | Self::TooLarge { .. } => None,
+        }
+    }
+
+    /// What it counts for, where it counts: what a deadline cut short for the part of its time that it had, of the time to
+    /// connect or of its time-out.
+    pub fn weight(&self) -> f64 {
+        match self {
+            Self::TimedOut { timeout, full, connected: true } => failure_weight(*timeout, *full),
+            Self::TimedOut { timeout, full, connected: false } => {
+                failure_weight(*timeout, TIER_CONNECT.min(*full))
+            }
+            Self::Status { late: Some((took, full)), .. } => failure_weight(*took, *full),
+            _ => 1.0,
+        }
+    }
+
+    /// Whether what is there is not asked rightly: asking it again helps nobody before somebody mends that.
+    pub fn is_misdirected(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if advice(*status).is_some())
+    }
+
+    /// Whether that concerns the model alone.
+    pub fn is_of_the_model(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if advice(*status) == Some(Advice::Model))
+    }
+
+    /// What happened and what to do, of a model that is called `model` there.
+    pub fn told(&self, model: &str) -> String {
+        match self {
+            Self::Status { status, .. } => match advice(*status) {
+                Some(Advice::Address) => format!(
+                    "status {status}: redirects are not followed; the tier's url must be the address itself"
+                ),
+                Some(Advice::Identity) => format!(
+                    "status {status}: auth and tls.clientCertificate of the tier say as whom it is asked, and it does not let that one in"
+                ),
+                Some(Advice::Model) => format!(
+                    "status {status}: is the model called {model:?} there? If not, spec.upstreams of the InferenceModel must say its name"
+                ),
+                None => format!("status {status}"),
+            },
+            Self::Connect(error) => match unconnected(&**error) {
+                Some(why) => format!("no connection: {why}"),
+                None => "no connection".to_owned(),
+            },
+            other => other.to_string(),
+        }
+    }
+
+    /// The same for whoever looks after the node, with causes and addresses.
+    pub fn told_in_full(&self, model: &str) -> String {
+        match self {
+            Self::Connect(error) => format!("no connection: {}", causes(&**error)),
+            Self::Broken(error) => format!("the connection broke: {}", causes(&**error)),
+            Self::Status { .. } => format!("{} (asked for the model {model:?})", self.told(model)),
+            other => other.to_string(),
         }
     }
 
@@ -129,6 +203,46 @@ impl UpstreamError {
     }
 }
 
+/// What is to be mended where a status says that something is not asked rightly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Advice {
+    /// Where it is.
+    Address,
+    /// As whom it is asked.
+    Identity,
+    /// What the model is called.
+    Model,
+}
+
+fn advice(status: StatusCode) -> Option<Advice> {
+    match status.as_u16() {
+        300..=399 => Some(Advice::Address),
+        401 | 403 | 407 => Some(Advice::Identity),
+        404 | 405 | 410 => Some(Advice::Model),
+        _ => None,
+    }
+}
+
+/// Why nobody could be connected to, without names and addresses.
+fn unconnected(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    if error.is::<NoAddress>() {
+        return Some("its name has no address");
+    }
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
+        if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return Some("TLS failed: is its certificate trusted, and is it TLS at all?");
+        }
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => return Some("connection refused"),
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => return Some("no route"),
+            io::ErrorKind::TimedOut => return Some("nobody answered"),
+            _ => {}
+        }
+    }
+    error.source().and_then(unconnected)
+}
+
 /// That an address may not be reached, where this is what an error comes from.
 fn denial<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Denied> {
     error.downcast_ref().or_else(|| error.source().and_then(denial))
@@ -141,10 +255,17 @@ pub const fn is_rejection(status: StatusCode) -> bool {
 
 /// The words of an OIP error, cut to a sane length.
 pub fn json_error(body: &[u8]) -> String {
-    let error = serde_json::from_slice::<serde_json::Value>(body)
-        .ok()
-        .and_then(|body| body.get("error").and_then(|error| error.as_str().map(str::to_owned)));
-    error.map_or_else(|| NO_WORDS.to_owned(), |error| printable(&error))
+    words(body).map_or_else(|| NO_WORDS.to_owned(), |error| printable(&error))
+}
+
+/// Whether a body is an OIP error.
+pub fn is_oip_error(body: &[u8]) -> bool {
+    body.len() <= MAX_ERROR_BYTES && words(body).is_some()
+}
+
+fn words(body: &[u8]) -> Option<String> {
+    let body = serde_json::from_slice::<serde_json::Value>(body).ok()?;
+    Some(body.get("error")?.as_str()?.to_owned())
 }
 
 /// The words of a gRPC status, cut to a sane length.
@@ -186,30 +307,102 @@ mod tests {
         }
     }
 
+    fn status(code: u16, in_protocol: bool) -> UpstreamError {
+        UpstreamError::Status { status: StatusCode::from_u16(code).unwrap(), late: None, in_protocol }
+    }
+
     #[test]
-    fn what_counts_against_an_endpoint_is_that_it_did_not_answer() {
-        let (second, status) = (Duration::from_secs(1), |code| StatusCode::from_u16(code).unwrap());
+    fn what_was_cut_short_counts_for_the_time_that_it_had() {
+        let second = Duration::from_secs(1);
         let timed_out = |ms, connected| UpstreamError::TimedOut {
             timeout: Duration::from_millis(ms),
             full: second * 5,
             connected,
         };
-        let answered = |code| UpstreamError::Status { status: status(code), late: None };
+        let late = UpstreamError::Status {
+            status: StatusCode::GATEWAY_TIMEOUT,
+            late: Some((second, second * 5)),
+            in_protocol: true,
+        };
         for (error, weight) in [
-            (UpstreamError::Connect("refused".into()), Some(1.0)),
-            (UpstreamError::Broken("reset".into()), Some(1.0)),
-            (timed_out(5_000, true), Some(1.0)),
-            (timed_out(500, true), Some(0.1)),
-            (timed_out(500, false), Some(0.5)),
-            (timed_out(1_000, false), Some(1.0)),
-            (answered(503), Some(1.0)),
-            (UpstreamError::Status { status: status(504), late: Some((second, second * 5)) }, Some(0.2)),
-            (answered(404), None),
-            (answered(429), None),
-            (UpstreamError::Rejected { message: String::new() }, None),
-            (UpstreamError::Skipped(SkipReason::BreakerOpen), None),
+            (UpstreamError::Connect("refused".into()), 1.0),
+            (UpstreamError::Broken("reset".into()), 1.0),
+            (timed_out(5_000, true), 1.0),
+            (timed_out(500, true), 0.1),
+            (timed_out(500, false), 0.5),
+            (timed_out(1_000, false), 1.0),
+            (status(503, false), 1.0),
+            (late, 0.2),
         ] {
-            assert_eq!(error.weight(), weight, "{error:?}");
+            assert!((error.weight() - weight).abs() < 1e-9, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_request_or_this_node_is_to_blame_for_says_nothing_of_endpoint_and_model() {
+        for error in [
+            UpstreamError::Rejected { message: String::new() },
+            UpstreamError::TooLarge { limit: 1 },
+            UpstreamError::NotExpressible,
+            UpstreamError::CredentialsUnavailable,
+            UpstreamError::Skipped(SkipReason::BreakerOpen),
+            status(413, true),
+        ] {
+            assert_eq!(error.unanswered(), None, "{error:?}");
+        }
+        let ended = Unanswered::Status { status: 503, in_protocol: true };
+        assert_eq!(status(503, true).unanswered(), Some(ended));
+    }
+
+    #[test]
+    fn what_is_not_asked_rightly_is_told_with_what_to_do() {
+        for (code, part) in [
+            (307, "must be the address itself"),
+            (401, "as whom it is asked"),
+            (403, "as whom it is asked"),
+            (404, "is the model called \"digits\" there?"),
+        ] {
+            let error = status(code, false);
+            assert!(
+                error.is_misdirected() && error.told("digits").contains(part),
+                "{}",
+                error.told("digits")
+            );
+            assert_eq!(error.is_of_the_model(), code == 404);
+        }
+        for code in [400, 408, 429, 500, 502, 503, 504] {
+            assert!(!status(code, true).is_misdirected(), "{code}");
+        }
+        assert_eq!(status(429, false).told("digits"), "status 429 Too Many Requests");
+    }
+
+    #[test]
+    fn why_nobody_could_be_connected_to_is_found_however_deep_it_lies() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("a layer")]
+        struct Layer(#[source] ConnectError);
+        let tls = io::Error::other(rustls::Error::DecryptError);
+        let rows: [(ConnectError, &str); 4] = [
+            (io::Error::from(io::ErrorKind::ConnectionRefused).into(), "no connection: connection refused"),
+            (tls.into(), "no connection: TLS failed: is its certificate trusted, and is it TLS at all?"),
+            (
+                NoAddress(io::Error::other("10.0.0.1 said no")).into(),
+                "no connection: its name has no address",
+            ),
+            ("something at 10.0.0.1".into(), "no connection"),
+        ];
+        for (cause, told) in rows {
+            let error = UpstreamError::Connect(Layer(Layer(cause).into()).into());
+            assert_eq!(error.told("digits"), told);
+            assert!(error.told_in_full("digits").starts_with("no connection: a layer: a layer: "));
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_protocol_is_told_from_others() {
+        assert!(is_oip_error(br#"{"error": "Model with name ma is not ready."}"#));
+        for other in ["", "upstream connect error", "{}", "{\"error\": 1}", "<html>"] {
+            assert!(!is_oip_error(other.as_bytes()), "{other}");
         }
     }
 

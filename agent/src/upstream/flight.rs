@@ -1,67 +1,30 @@
 //! One request on its way to one endpoint, and what is learned from how it ends: also where nobody waits for it any more.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{StatusCode, header};
 use terrace_crds::policy::Protocol;
-use terrace_tiering::{BreakerSettings, Latency, Pass};
+use terrace_tiering::BreakerSettings;
 
-use super::endpoint::{Clock, Endpoint, InFlight, lock};
+use super::endpoint::{Clock, InFlight, Means};
 use super::error::UpstreamError;
 use super::relayed::Relayed;
+use super::route::{Passes, Route};
+use super::watch::watch;
 use super::{Ask, Sender, Upstream, grpc, http as plain};
-
-/// One model at one endpoint: how long its answers take.
-#[derive(Debug)]
-pub struct Route {
-    /// The endpoint.
-    pub endpoint: Arc<Endpoint>,
-    /// What was learned, and in which of the endpoint's lives: one that was away and came back begins anew.
-    learned: Mutex<(u64, Latency)>,
-}
-
-impl Route {
-    /// Nothing is known yet.
-    pub fn new(endpoint: Arc<Endpoint>) -> Self {
-        Self { endpoint, learned: Mutex::default() }
-    }
-
-    /// How long an answer takes, nine times out of ten.
-    pub fn predicted(&self, now: Duration) -> Option<Duration> {
-        self.with(|latency| latency.predicted_p90(now, self.endpoint.connect_time()))
-    }
-
-    /// The same, where there was an answer.
-    pub fn shown(&self, now: Duration) -> Option<Duration> {
-        self.with(|latency| latency.shown(now, self.endpoint.connect_time()))
-    }
-
-    /// Whether an answer may come in this time.
-    pub fn admits(&self, now: Duration, allowed: Duration) -> bool {
-        self.with(|latency| latency.admits(now, allowed, self.endpoint.connect_time()))
-    }
-
-    fn with<T>(&self, ask: impl FnOnce(&mut Latency) -> T) -> T {
-        let mut learned = lock(&self.learned);
-        let life = self.endpoint.life();
-        if learned.0 != life {
-            *learned = (life, Latency::default());
-        }
-        ask(&mut learned.1)
-    }
-}
 
 /// A request that an endpoint is about to have.
 #[derive(Debug)]
 pub struct Flight {
     /// Where it goes.
     pub route: Arc<Route>,
-    pass: Pass,
+    passes: Passes,
     settings: BreakerSettings,
     clock: Clock,
     begun: Instant,
     _counted: InFlight,
+    is_alone: bool,
     is_over: bool,
 }
 
@@ -69,34 +32,49 @@ pub struct Flight {
 pub type Ended = Result<Relayed, (UpstreamError, bool)>;
 
 impl Flight {
-    /// Through the breaker, with room at the endpoint.
+    /// Through the breakers, with room at the endpoint.
     pub fn begin(
         route: &Arc<Route>,
-        pass: Pass,
+        passes: Passes,
         counted: InFlight,
         settings: BreakerSettings,
         clock: Clock,
     ) -> Self {
         let route = Arc::clone(route);
-        Self { route, pass, settings, clock, begun: Instant::now(), _counted: counted, is_over: false }
+        Self {
+            route,
+            passes,
+            settings,
+            clock,
+            begun: Instant::now(),
+            _counted: counted,
+            is_alone: false,
+            is_over: false,
+        }
+    }
+
+    /// Asks by a connection that no other request has used, nor will.
+    pub const fn alone(mut self) -> Self {
+        self.is_alone = true;
+        self
     }
 
     /// Asks, until `until`; `full` is how long the tier may take where no deadline is nearer.
     pub async fn ask(mut self, upstream: &Upstream, ask: &Ask<'_>, until: Instant, full: Duration) -> Ended {
         let endpoint = Arc::clone(&self.route.endpoint);
-        let (client, authorization) = match endpoint.access() {
-            Ok(access) => access,
-            Err(error) => return self.ended(Err((error, false))),
+        let Means { client, authorization, number } = match endpoint.access() {
+            Ok(means) => means,
+            Err(error) => return self.ended(ask, Err((error, false))),
         };
         let request = match endpoint.protocol() {
             Protocol::HTTP => plain::request(ask, endpoint.url()),
             Protocol::GRPC => grpc::request(ask, endpoint.url()),
         };
         let Some(mut request) = request else {
-            let error = UpstreamError::Malformed("the request cannot be put into the tier's form".to_owned());
-            return self.ended(Err((error, false)));
+            return self.ended(ask, Err((UpstreamError::NotExpressible, false)));
         };
         request.headers_mut().extend(authorization.map(|value| (header::AUTHORIZATION, value)));
+        let client = if self.is_alone { client.renewed() } else { client };
         let sender = Sender::new(client, Arc::clone(&endpoint));
         let exchange = async {
             match endpoint.protocol() {
@@ -106,40 +84,42 @@ impl Flight {
         };
         let timeout = until.saturating_duration_since(self.begun);
         let ended = match tokio::time::timeout_at(until.into(), exchange).await {
-            Ok(Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, .. }))
+            Ok(Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, in_protocol, .. }))
                 if ask.deadline.is_some() =>
             {
                 let late = Some((self.begun.elapsed(), full));
-                Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, late })
+                Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, late, in_protocol })
             }
             Ok(ended) => ended,
             Err(_) => Err(UpstreamError::TimedOut { timeout, full, connected: sender.is_connected() }),
         };
-        self.ended(ended.map_err(|error| (error, sender.died())))
+        let died = sender.died();
+        if died {
+            endpoint.renew(number);
+        }
+        self.ended(ask, ended.map_err(|error| (error, died)))
     }
 
-    /// Learns from the end.
-    fn ended(&mut self, ended: Ended) -> Ended {
+    /// Learns from the end. That a connection had been closed says nothing: by another one the request may be answered.
+    fn ended(&mut self, ask: &Ask<'_>, ended: Ended) -> Ended {
         self.is_over = true;
-        let (now, took, endpoint) = (self.clock.now(), self.begun.elapsed(), &self.route.endpoint);
+        let (now, took) = (self.clock.now(), self.begun.elapsed());
         match &ended {
             Ok(_) => {
-                endpoint.answered(now);
+                self.route.answered(now);
                 self.route.with(|latency| latency.observe(now, took));
             }
-            Err((error, _)) => {
+            Err((_, true)) => self.route.abandoned(now, self.passes),
+            Err((error, false)) => {
                 if matches!(
                     error,
                     UpstreamError::TimedOut { .. } | UpstreamError::Status { late: Some(_), .. }
                 ) {
                     self.route.with(|latency| latency.observe_at_least(now, took));
                 }
-                if error.weight().is_some() {
-                    endpoint.failed(now, self.pass, error, &self.settings);
-                } else if error.is_answer() {
-                    endpoint.answered(now);
-                } else {
-                    endpoint.abandoned(now, self.pass);
+                self.route.failed(now, self.passes, (error, ask.model), &self.settings);
+                if error.is_unconnected() {
+                    watch(&self.route.endpoint, self.settings, self.clock);
                 }
             }
         }
@@ -153,7 +133,7 @@ impl Drop for Flight {
             // Another answer was faster, or the caller went away: it took at least this long.
             let now = self.clock.now();
             self.route.with(|latency| latency.observe_at_least(now, self.begun.elapsed()));
-            self.route.endpoint.abandoned(now, self.pass);
+            self.route.abandoned(now, self.passes);
         }
     }
 }

@@ -46,7 +46,7 @@ pub async fn exchange(
     let (head, body) = sender.send(request).await?.into_parts();
     if head.status != StatusCode::OK {
         // Something that does not speak gRPC: a proxy, say.
-        return Err(UpstreamError::Status { status: head.status, late: None });
+        return Err(UpstreamError::Status { status: head.status, late: None, in_protocol: false });
     }
     let (bytes, trailers) = whole(body, max_bytes.saturating_add(PREFIX)).await?;
     let status = [&trailers, &head.headers].into_iter().find_map(Status::from_header_map);
@@ -86,11 +86,14 @@ fn refusal(status: &Status) -> UpstreamError {
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    UpstreamError::Status { status, late: None }
+    // A proxy answers in the same form.
+    UpstreamError::Status { status, late: None, in_protocol: false }
 }
 
 #[cfg(test)]
 mod tests {
+    use terrace_tiering::{Blame, blame};
+
     use super::*;
 
     fn framed(message: &ModelInferResponse) -> Vec<u8> {
@@ -118,15 +121,16 @@ mod tests {
         assert!(
             matches!(of(Code::InvalidArgument), UpstreamError::Rejected { message } if message == "shape")
         );
-        for (code, weight) in [
-            (Code::NotFound, None),
-            (Code::ResourceExhausted, None),
-            (Code::Unauthenticated, None),
-            (Code::Unavailable, Some(1.0)),
-            (Code::Internal, Some(1.0)),
-            (Code::Unknown, Some(1.0)),
+        for (code, blamed) in [
+            (Code::NotFound, Blame::Nobody),
+            (Code::ResourceExhausted, Blame::Nobody),
+            (Code::Unauthenticated, Blame::Nobody),
+            (Code::Unavailable, Blame::Either),
+            (Code::DeadlineExceeded, Blame::Either),
+            (Code::Internal, Blame::Model),
+            (Code::Unknown, Blame::Model),
         ] {
-            assert_eq!(of(code).weight(), weight, "{code:?}");
+            assert_eq!(of(code).unanswered().map(blame), Some(blamed), "{code:?}");
         }
     }
 }

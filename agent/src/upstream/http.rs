@@ -4,7 +4,7 @@ use http::{HeaderValue, Request, Uri};
 use url::Url;
 
 use super::body::whole;
-use super::error::{UpstreamError, is_rejection, json_error};
+use super::error::{UpstreamError, is_oip_error, is_rejection, json_error};
 use super::relayed::Relayed;
 use super::{Ask, Sender, post};
 use crate::message::{JSON_LENGTH, Message, content_type};
@@ -42,7 +42,7 @@ pub async fn exchange(
     } else if is_rejection(head.status) {
         Err(UpstreamError::Rejected { message: json_error(&bytes) })
     } else {
-        Err(UpstreamError::Status { status: head.status, late: None })
+        Err(UpstreamError::Status { status: head.status, late: None, in_protocol: is_oip_error(&bytes) })
     }
 }
 

@@ -10,10 +10,14 @@ pub mod endpoint;
 mod error;
 mod flight;
 mod grpc;
+mod hedging;
 mod http;
 mod outgoing;
 mod reach;
 mod relayed;
+mod route;
+mod trouble;
+mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -25,7 +29,8 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri,
 use hyper::body::Incoming;
 use terrace_crds::Tier;
 use terrace_egress::{Egress, Link, TierClient, Tiers};
-use terrace_tiering::Policy;
+use terrace_tiering::{BreakerState, Policy, RemoteTier};
+use url::Url;
 
 use crate::pieces::Pieces;
 
@@ -33,10 +38,12 @@ pub use error::UpstreamError;
 pub use outgoing::{Original, Outgoing};
 pub use reach::{Reach, TierReach};
 pub use relayed::Relayed;
+pub use trouble::Trouble;
 
 use credentials::CredentialsDir;
-use endpoint::{Clock, Endpoint, EndpointKey, Told, lock};
-use flight::Route;
+use endpoint::{Clock, Endpoint, EndpointKey, Told, ToldModel, lock};
+use hedging::Hedging;
+use route::Route;
 
 /// Says that a request was forwarded once and must be answered where it arrives.
 pub const HOP: HeaderName = HeaderName::from_static("terrace-hop");
@@ -69,6 +76,7 @@ pub struct Upstream {
 struct Known {
     endpoints: HashMap<EndpointKey, Weak<Endpoint>>,
     routes: HashMap<(Arc<str>, EndpointKey), Weak<Route>>,
+    hedging: HashMap<(Arc<str>, Tier), Weak<Hedging>>,
 }
 
 /// What is asked of a tier.
@@ -125,25 +133,50 @@ impl Upstream {
         }
     }
 
-    /// How the tiers of a model's policy are reached. What was learned of those that are in use already stays.
+    /// How the tiers of a model's policy are reached. What was learned of those that are in use already stays, and so does
+    /// what may be asked twice.
     pub fn reach(&self, namespace: &str, model: &Arc<str>, policy: &Policy) -> Reach {
         let mut known = lock(&self.known);
         known.endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
         known.routes.retain(|_, route| route.strong_count() > 0);
-        Reach::new(policy, |url, remote| {
+        known.hedging.retain(|_, hedging| hedging.strong_count() > 0);
+        drop(known);
+        let route = |url: &Url, remote: &RemoteTier| {
             let key = EndpointKey::new(url, remote, namespace);
             let place = (Arc::clone(model), key.clone());
-            if let Some(route) = known.routes.get(&place).and_then(Weak::upgrade) {
+            let known = lock(&self.known).routes.get(&place).and_then(Weak::upgrade);
+            if let Some(route) = known {
                 return route;
             }
-            let endpoint = known.endpoints.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
-                let endpoint = Arc::new(Endpoint::new(key.clone(), &self.tiers, &self.credentials));
-                known.endpoints.insert(key, Arc::downgrade(&endpoint));
-                endpoint
-            });
-            let route = Arc::new(Route::new(endpoint));
-            known.routes.insert(place, Arc::downgrade(&route));
+            let route = Arc::new(Route::new(self.endpoint(key), Arc::clone(model)));
+            lock(&self.known).routes.insert(place, Arc::downgrade(&route));
             route
+        };
+        let hedging = |tier| {
+            let mut known = lock(&self.known);
+            let kept = known.hedging.entry((Arc::clone(model), tier)).or_default();
+            kept.upgrade().unwrap_or_else(|| {
+                let hedging = Arc::default();
+                *kept = Arc::downgrade(&hedging);
+                hedging
+            })
+        };
+        Reach::new(policy, route, hedging)
+    }
+
+    /// The endpoint that is asked so. A new one reads its credentials, which may take its time, while nobody is kept waiting
+    /// who asks for another one.
+    fn endpoint(&self, key: EndpointKey) -> Arc<Endpoint> {
+        let known = lock(&self.known).endpoints.get(&key).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let new = Arc::new(Endpoint::new(key.clone(), &self.tiers, &self.credentials));
+            let mut known = lock(&self.known);
+            let kept = known.endpoints.entry(key).or_default();
+            // Somebody else may have been faster.
+            kept.upgrade().unwrap_or_else(|| {
+                *kept = Arc::downgrade(&new);
+                new
+            })
         })
     }
 
@@ -165,10 +198,27 @@ impl Upstream {
     /// Every endpoint in use, and what there is to tell of it.
     pub fn told(&self) -> Vec<(Arc<str>, Told)> {
         let now = self.clock.now();
-        let mut told: Vec<_> = self
-            .endpoints()
+        let (endpoints, routes) = {
+            let known = lock(&self.known);
+            let endpoints: Vec<_> = known.endpoints.values().filter_map(Weak::upgrade).collect();
+            let routes: Vec<_> = known.routes.values().filter_map(Weak::upgrade).collect();
+            (endpoints, routes)
+        };
+        let mut told: Vec<_> = endpoints
             .into_iter()
-            .map(|endpoint| (Arc::clone(&endpoint.label), endpoint.told(now)))
+            .map(|endpoint| {
+                let here = routes.iter().filter(|route| Arc::ptr_eq(&route.endpoint, &endpoint));
+                let mut models: Vec<ToldModel> = here
+                    .map(|route| ToldModel {
+                        model: Arc::clone(route.model()),
+                        breaker: route.own_state(now),
+                        trouble: route.trouble(),
+                    })
+                    .filter(|told| told.breaker != BreakerState::Closed || told.trouble.is_some())
+                    .collect();
+                models.sort_by(|one, other| one.model.cmp(&other.model));
+                (Arc::clone(&endpoint.label), endpoint.told(now, models))
+            })
             .collect();
         told.sort_by(|(one, _), (other, _)| one.cmp(other));
         told
@@ -253,3 +303,6 @@ impl Sender {
         self.died.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,23 +1,26 @@
 //! How the tiers of one model's policy are reached: which endpoint is asked, whether it is, and what follows where it does
 //! not answer: at most one more request, and only where that is safe or was asked for.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
-use terrace_tiering::{
-    BreakerState, EndpointState, HedgeBudget, Pass, Policy, RemoteState, RemoteTier, SkipReason, pick,
-};
+use terrace_tiering::{BreakerState, EndpointState, Policy, RemoteState, RemoteTier, SkipReason, pick};
 use tokio::time::sleep_until;
 use url::Url;
 
-use super::endpoint::{InFlight, lock};
+use super::endpoint::InFlight;
 use super::error::UpstreamError;
-use super::flight::{Ended, Flight, Route};
-use super::http::infer_uri;
+use super::flight::{Ended, Flight};
+use super::hedging::Hedging;
 use super::relayed::Relayed;
+use super::route::Route;
 use super::{Ask, Upstream};
+
+/// How often a request is sent again whose connection had been closed. What is sent by then may get one that another request
+/// used meanwhile, and that is closed as well; the last time it gets its own.
+const MOST_DIED: usize = 3;
 
 /// The tiers of one model's policy.
 #[derive(Debug, Default)]
@@ -32,8 +35,22 @@ pub struct TierReach {
     routes: Vec<Arc<Route>>,
     /// What the policy says of it.
     pub remote: RemoteTier,
-    hedges: Mutex<HedgeBudget>,
+    hedging: Arc<Hedging>,
     turn: AtomicUsize,
+}
+
+/// Some of a tier's endpoints, by their places; those beyond 64 are never among them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Places(u64);
+
+impl Places {
+    const fn with(self, place: usize) -> Self {
+        Self(if place < 64 { self.0 | 1 << place } else { self.0 })
+    }
+
+    const fn has(self, place: usize) -> bool {
+        place < 64 && self.0 & 1 << place != 0
+    }
 }
 
 /// An answer, and whether a second request was made for it.
@@ -46,14 +63,18 @@ pub struct Asked {
 }
 
 impl Reach {
-    /// Of a policy; `route` is the way to one of a tier's endpoints.
-    pub fn new(policy: &Policy, mut route: impl FnMut(&Url, &RemoteTier) -> Arc<Route>) -> Self {
+    /// Of a policy; `route` is the way to one of a tier's endpoints, `hedging` what is kept of a tier's second requests.
+    pub fn new(
+        policy: &Policy,
+        mut route: impl FnMut(&Url, &RemoteTier) -> Arc<Route>,
+        mut hedging: impl FnMut(Tier) -> Arc<Hedging>,
+    ) -> Self {
         let mut tier = |tier| {
             policy.remote(tier).map(|remote| TierReach {
                 // None where this node knows no way there.
                 routes: remote.endpoints().unwrap_or_default().iter().map(|url| route(url, remote)).collect(),
                 remote: remote.clone(),
-                hedges: Mutex::default(),
+                hedging: hedging(tier),
                 turn: AtomicUsize::new(0),
             })
         };
@@ -76,11 +97,13 @@ impl Reach {
 }
 
 impl TierReach {
-    /// The endpoint that would be asked, or the first where none would.
+    /// The endpoint that would be asked, or one that is not where none would.
     fn next(&self, now: Duration) -> Option<&Route> {
         let place = match &self.routes[..] {
             [_] => 0,
-            _ => pick(self.endpoints(now, None), self.turn.load(Ordering::Relaxed)).unwrap_or(0),
+            routes => pick(self.endpoints(now, Places::default()), self.turn.load(Ordering::Relaxed))
+                .or_else(|| routes.iter().position(|route| route.breaker_state(now) != BreakerState::Open))
+                .unwrap_or(0),
         };
         self.routes.get(place).map(|route| &**route)
     }
@@ -93,7 +116,7 @@ impl TierReach {
     /// What is known of it.
     fn state(&self, now: Duration) -> RemoteState {
         let Some(route) = self.next(now) else { return RemoteState::default() };
-        let (breaker, in_flight) = (route.endpoint.breaker_state(now), route.endpoint.in_flight());
+        let (breaker, in_flight) = (route.breaker_state(now), route.endpoint.in_flight());
         RemoteState {
             available: breaker != BreakerState::Open && in_flight < self.remote.max_in_flight as usize,
             breaker,
@@ -103,17 +126,24 @@ impl TierReach {
         }
     }
 
-    fn endpoints(
-        &self,
-        now: Duration,
-        except: Option<usize>,
-    ) -> impl ExactSizeIterator<Item = EndpointState> + '_ {
+    /// What is kept of its second requests.
+    #[cfg(test)]
+    pub fn hedging(&self) -> &Hedging {
+        &self.hedging
+    }
+
+    /// How often a second request was wanted, by what became of that; none where the policy wants none.
+    pub fn hedges(&self) -> Option<[(&'static str, u64); 3]> {
+        self.remote.hedge.map(|_| self.hedging.told())
+    }
+
+    fn endpoints(&self, now: Duration, except: Places) -> impl ExactSizeIterator<Item = EndpointState> + '_ {
         self.routes.iter().enumerate().map(move |(place, route)| {
             let in_flight = route.endpoint.in_flight();
             let has_room = in_flight < self.remote.max_in_flight as usize;
-            let is_open = route.endpoint.breaker_state(now) == BreakerState::Open;
+            let is_open = route.breaker_state(now) == BreakerState::Open;
             EndpointState {
-                available: has_room && !is_open && Some(place) != except,
+                available: has_room && !is_open && !except.has(place),
                 in_flight,
                 predicted: route.predicted(now),
             }
@@ -136,12 +166,12 @@ impl TierReach {
         hedged: &mut bool,
     ) -> Result<Relayed, UpstreamError> {
         let full = self.remote.timeout;
-        let (place, flight) = self.begin(upstream, ask.allowed, None)?;
+        let (place, flight) = self.begin(upstream, ask.allowed, Places::default())?;
         let first = flight.ask(upstream, ask, until, full);
         let Some(hedge) = self.remote.hedge else {
             return self.again(upstream, ask, until, (place, first.await)).await;
         };
-        lock(&self.hedges).earn(hedge.percent);
+        self.hedging.earn(hedge.percent);
         tokio::pin!(first);
         tokio::select! {
             biased;
@@ -149,9 +179,11 @@ impl TierReach {
             () = sleep_until((Instant::now() + hedge.after).into()) => {}
         }
         // One more elsewhere, or where there is no elsewhere, by another connection.
-        let except = Some(place).filter(|_| self.routes.len() > 1);
-        let second = lock(&self.hedges).spend().then(|| self.begin(upstream, ask.allowed, except).ok());
-        let Some((_, second)) = second.flatten() else { return first.await.map_err(|(error, _)| error) };
+        let except = if self.routes.len() > 1 { Places::default().with(place) } else { Places::default() };
+        let second = self.hedging.second(|| self.begin(upstream, ask.allowed, except).ok());
+        let Some((_, second)) = second else {
+            return self.again(upstream, ask, until, (place, first.await)).await;
+        };
         *hedged = true;
         let second = second.ask(upstream, ask, until, full);
         tokio::pin!(second);
@@ -166,81 +198,95 @@ impl TierReach {
         }
     }
 
-    /// A request that nobody read goes to another endpoint, or by another connection: once.
+    /// A request that nobody read goes to another endpoint, once, or by another connection.
     async fn again(
         &self,
         upstream: &Upstream,
         ask: &Ask<'_>,
         until: Instant,
-        (place, ended): (usize, Ended),
+        (mut place, mut ended): (usize, Ended),
     ) -> Result<Relayed, UpstreamError> {
-        let (error, died) = match ended {
-            Ok(relayed) => return Ok(relayed),
-            Err(failure) => failure,
-        };
-        let elsewhere = matches!(error, UpstreamError::Connect(_)) && self.routes.len() > 1;
-        if (!elsewhere && !died) || Instant::now() >= until {
-            return Err(error);
+        let (mut except, mut deaths) = (Places::default(), 0);
+        loop {
+            let (error, died) = match ended {
+                Ok(relayed) => return Ok(relayed),
+                Err(failure) => failure,
+            };
+            let is_first = except.0 == 0;
+            let elsewhere = matches!(error, UpstreamError::Connect(_)) && self.routes.len() > 1 && is_first;
+            if elsewhere {
+                except = except.with(place);
+            }
+            deaths += usize::from(died);
+            let may_again = elsewhere || (died && deaths <= MOST_DIED);
+            if !may_again || Instant::now() >= until {
+                return Err(error);
+            }
+            let Ok((next, flight)) = self.begin(upstream, ask.allowed, except) else {
+                return Err(error);
+            };
+            place = next;
+            let flight = if deaths == MOST_DIED { flight.alone() } else { flight };
+            ended = flight.ask(upstream, ask, until, self.remote.timeout).await;
         }
-        let Ok((_, flight)) = self.begin(upstream, ask.allowed, elsewhere.then_some(place)) else {
-            return Err(error);
-        };
-        flight.ask(upstream, ask, until, self.remote.timeout).await.map_err(|(error, _)| error)
     }
 
-    /// A way to the best endpoint, or why none is asked.
+    /// A way to the best endpoint, or why none is asked: where one cannot be asked after all, the next is.
     fn begin(
         &self,
         upstream: &Upstream,
         allowed: Option<Duration>,
-        except: Option<usize>,
+        mut except: Places,
     ) -> Result<(usize, Flight), UpstreamError> {
-        let skipped = |why| Err(UpstreamError::Skipped(why));
-        let (now, settings) = (upstream.now(), self.remote.breaker);
+        let now = upstream.now();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let picked = pick(self.endpoints(now, except), turn);
-        let Some((place, route)) = picked.and_then(|place| Some((place, self.routes.get(place)?))) else {
-            let are_open =
-                self.routes.iter().all(|route| route.endpoint.breaker_state(now) == BreakerState::Open);
-            return skipped(if are_open { SkipReason::BreakerOpen } else { SkipReason::TooManyInFlight });
-        };
-        let is_back =
-            route.endpoint.breaker_state(now) == BreakerState::HalfOpen && route.endpoint.was_away();
-        if !is_back && allowed.is_some_and(|allowed| !route.admits(now, allowed)) {
-            return skipped(SkipReason::PredictedTooLate);
-        }
-        let Some(in_flight) = InFlight::begin(&route.endpoint, self.remote.max_in_flight) else {
-            return skipped(SkipReason::TooManyInFlight);
-        };
-        match route.endpoint.pass(now, &settings) {
-            None => skipped(SkipReason::BreakerOpen),
-            Some(Pass::Probe) if is_back => {
-                self.look_for(upstream, route);
-                skipped(SkipReason::BreakerOpen)
+        let mut passed_over = None;
+        for _ in 0..self.routes.len() {
+            let picked = pick(self.endpoints(now, except), turn);
+            let Some((place, route)) = picked.and_then(|place| Some((place, self.routes.get(place)?))) else {
+                break;
+            };
+            match self.enter(upstream, allowed, route, now) {
+                Ok(flight) => return Ok((place, flight)),
+                Err(error) => passed_over = passed_over.or(Some(error)),
             }
-            Some(pass) => Ok((place, Flight::begin(route, pass, in_flight, settings, upstream.clock))),
+            except = except.with(place);
         }
+        Err(passed_over.unwrap_or_else(|| self.nobody(now)))
     }
 
-    /// Sees whether somebody is there again, while the request goes elsewhere: to find out by the request itself would cost
-    /// it the time that it has.
-    fn look_for(&self, upstream: &Upstream, route: &Arc<Route>) {
-        let (endpoint, settings, clock) = (Arc::clone(&route.endpoint), self.remote.breaker, upstream.clock);
-        tokio::spawn(async move {
-            let to = infer_uri(endpoint.url(), "");
-            let (Ok((client, _)), Some(to)) = (endpoint.access(), to) else {
-                return endpoint.abandoned(clock.now(), Pass::Probe);
-            };
-            match client.connect(to).await {
-                Ok(connection) => {
-                    endpoint.connected(&connection);
-                    endpoint.is_there(clock.now());
-                }
-                Err(error) => {
-                    let error = UpstreamError::unconnected(error, true);
-                    endpoint.failed(clock.now(), Pass::Probe, &error, &settings);
-                }
-            }
-        });
+    /// A way to this endpoint, or why it is not asked.
+    fn enter(
+        &self,
+        upstream: &Upstream,
+        allowed: Option<Duration>,
+        route: &Arc<Route>,
+        now: Duration,
+    ) -> Result<Flight, UpstreamError> {
+        let (settings, timeout) = (self.remote.breaker, self.remote.timeout);
+        let in_flight = InFlight::begin(&route.endpoint, self.remote.max_in_flight)
+            .ok_or(UpstreamError::Skipped(SkipReason::TooManyInFlight))?;
+        let passes = route
+            .pass(now, &settings, timeout)
+            .ok_or_else(|| UpstreamError::LeftAlone(route.left_alone(now)))?;
+        // Last, as one that was predicted to be late is tried now and then, and that try should be made.
+        if allowed.is_some_and(|allowed| !route.admits(now, allowed)) {
+            route.abandoned(now, passes);
+            return Err(UpstreamError::Skipped(SkipReason::PredictedTooLate));
+        }
+        Ok(Flight::begin(route, passes, in_flight, settings, upstream.clock))
+    }
+
+    /// Why no endpoint is asked where none is available.
+    fn nobody(&self, now: Duration) -> UpstreamError {
+        if let Err(why) = self.remote.endpoints() {
+            return UpstreamError::Skipped(why);
+        }
+        let is_busy = self.routes.iter().any(|route| route.breaker_state(now) != BreakerState::Open);
+        let alone = self.routes.iter().map(|route| route.left_alone(now)).min_by_key(|alone| alone.left);
+        match alone.filter(|_| !is_busy) {
+            Some(alone) => UpstreamError::LeftAlone(alone),
+            None => UpstreamError::Skipped(SkipReason::TooManyInFlight),
+        }
     }
 }

@@ -15,7 +15,21 @@ const MAX_HEADERS: usize = 16;
 /// The longest name of a header, in bytes.
 const MAX_HEADER_NAME: usize = 64;
 /// Headers whose values are secrets: they would stand in explanations.
-const SECRET_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "set-cookie"];
+const SECRET_HEADERS: [&str; 13] = [
+    "api-key",
+    "apikey",
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "set-cookie",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-auth-token",
+    "x-csrf-token",
+    "x-forwarded-client-cert",
+    "x-goog-api-key",
+];
 
 /// The headers that `spec.requestHeaders` lists.
 pub(crate) fn headers(spec: &TierPolicySpec, faults: &mut Vec<Fault>) -> Vec<String> {
@@ -27,7 +41,7 @@ pub(crate) fn headers(spec: &TierPolicySpec, faults: &mut Vec<Fault>) -> Vec<Str
         let wrong = if !is_header_name(name) {
             "must be a header's name in lower case, of at most 64 characters".to_owned()
         } else if SECRET_HEADERS.contains(&name.as_str()) {
-            "is a secret, which rules cannot read".to_owned()
+            "carries a secret, which would stand in explanations and records: rules cannot read it".to_owned()
         } else if name.starts_with("terrace-") {
             "is read already: as request.maxLatencyMs, request.privacyRequired, request.complexity".to_owned()
         } else if spec.request_headers[..place].contains(name) {

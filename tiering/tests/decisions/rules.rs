@@ -229,7 +229,7 @@ fn faults_have_the_rules_place() {
     let expected = [
         ("spec.requestHeaders[1]", "stands here a second time"),
         ("spec.requestHeaders[2]", "must be a header's name in lower case"),
-        ("spec.requestHeaders[3]", "is a secret"),
+        ("spec.requestHeaders[3]", "carries a secret"),
         ("spec.requestHeaders[4]", "is read already"),
         ("spec.requestHeaders[5]", "must be a header's name"),
         ("spec.rules[1].name", "is another rule's name"),
@@ -517,5 +517,17 @@ proptest! {
             prop_assert_eq!(&rule.name, decision.reason.as_str());
             prop_assert_eq!(rule.tier, decision.candidates.first().map_or(rule.tier, |first| if first.source == terrace_tiering::Source::Primary { first.tier } else { rule.tier }));
         }
+    }
+}
+
+#[test]
+fn no_rule_is_called_what_decisions_are_called_that_no_rule_takes() {
+    for name in
+        ["Forwarded", "NoPolicy", "PrivacyRequired", "TierNotConfigured", "SiteUnknown", "NoEdgeAgent"]
+    {
+        let rule = TierRule { when: "true".to_owned(), tier: Tier::Device, name: Some(name.to_owned()) };
+        let spec = TierPolicySpec { rules: Some(vec![rule]), ..TierPolicySpec::default() };
+        let faults = Policy::parse(&spec).unwrap_err();
+        assert_eq!(faults[0].field, "spec.rules[0].name", "{name}");
     }
 }

@@ -1,0 +1,264 @@
+//! Who is left alone where something fails: what is wrong with one model, one request or one connection takes a tier away
+//! from nobody else. And what is told of it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use terrace_e2e::agent::Agent;
+use terrace_e2e::digits;
+use terrace_e2e::http::Request;
+use terrace_e2e::infer::Ask;
+use terrace_e2e::manifests::{Model, Policy};
+use terrace_e2e::scenes;
+use terrace_e2e::server::{Pace, Plan, Server};
+use terrace_e2e::site::Site;
+use terrace_e2e::upstreams::{self, Refused};
+use terrace_e2e::wait;
+
+fn image() -> &'static [f32] {
+    &digits::test_set().images[0]
+}
+
+/// What the default rules give to the cloud.
+fn cloudy(model: &str) -> Ask {
+    Ask::image(image()).complexity(0.9).model(model)
+}
+
+/// The only endpoint, as the status tells of it.
+async fn told(device: &Agent) -> Result<Value> {
+    Ok(device.admin("/status").await?.json()?["tiers"][0].clone())
+}
+
+async fn walk(device: &Agent, model: &str) -> Result<String> {
+    device.infer(&cloudy(model)).await?.answered()?.walk()
+}
+
+/// A device with two models under one policy.
+async fn two_models(policy: &Policy) -> Result<(Site, Agent)> {
+    let site = Site::new()?;
+    site.manifests().policy(policy)?;
+    for name in ["ma", "mb"] {
+        site.manifests().model(&Model::digits("digits-device")?.named(name).policy("near"))?;
+    }
+    let device = site.agent().ready().await?;
+    Ok((site, device))
+}
+
+/// Answers all models but `ma`.
+async fn but_ma(plan: Plan) -> Result<Server> {
+    Server::start(move |seen| if seen.path().contains("/ma/") { plan.clone() } else { upstreams::outputs() })
+        .await
+}
+
+#[tokio::test]
+async fn a_model_that_fails_at_a_tier_takes_it_from_no_other_model() -> Result<()> {
+    let error = json!({"error": "Model with name ma is not ready."}).to_string();
+    for plan in [Plan::status(500, "x"), Plan::status(500, error.clone()), Plan::status(503, error)] {
+        let status = plan.status;
+        let cloud = but_ma(plan).await?;
+        let (_site, device) = two_models(&Policy::named("near").cloud(&cloud.url())).await?;
+        for _ in 0..3 {
+            assert_eq!(walk(&device, "ma").await?, "cloud BadStatus, device Answered");
+        }
+        for _ in 0..3 {
+            assert_eq!(walk(&device, "ma").await?, "cloud BreakerOpen, device Answered", "{status}");
+            assert_eq!(walk(&device, "mb").await?, "cloud Answered", "{status}");
+        }
+        let told = told(&device).await?;
+        assert_eq!(
+            (told["breaker"].as_str(), told["models"].as_array().map(Vec::len)),
+            (Some("closed"), Some(1))
+        );
+        let model = &told["models"][0];
+        assert_eq!((model["model"].as_str(), model["breaker"].as_str()), (Some("default.ma"), Some("open")));
+        let message = model["lastFailure"]["message"].as_str().context("no message")?;
+        assert!(message.contains(&status.to_string()), "{message}");
+        assert_eq!(device.counted("terrace_tier_breaker", &[]).await?, 0.0);
+        assert_eq!(device.counted("terrace_tier_model_breaker", &["default.ma"]).await?, 2.0);
+        assert_eq!(device.counted("terrace_tier_model_breaker", &["default.mb"]).await?, 0.0);
+        let reply = device.infer(&Ask::image(image()).model("ma").parameter("tier", "cloud")).await?;
+        let error = reply.error()?;
+        let expected = format!(": it failed 3 times in a row, the last time: status {status} ");
+        assert!(
+            error.starts_with("cloud is left alone with the model \"default.ma\" for another "),
+            "{error}"
+        );
+        assert!(error.contains(&expected), "{error}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_model_that_never_answers_cannot_keep_a_tier_from_others() -> Result<()> {
+    let cloud = but_ma(upstreams::outputs().pace(Pace::Never)).await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).timeout("100ms");
+    let policy = policy.having("breaker: {failures: 2, period: 300ms, maxPeriod: 300ms}");
+    let (_site, device) = two_models(&policy).await?;
+    for _ in 0..2 {
+        assert_eq!(walk(&device, "ma").await?, "cloud TimedOut, device Answered");
+    }
+    // It may be the endpoint's fault, until another model is answered there.
+    wait::until("the other model to be answered", || async {
+        let walk = walk(&device, "mb").await?;
+        ensure!(walk == "cloud Answered", "{walk}");
+        Ok(())
+    })
+    .await?;
+    let (begun, mut tried) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_secs(3) {
+        tried += usize::from(walk(&device, "ma").await?.starts_with("cloud TimedOut"));
+        assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    }
+    assert!((2..=12).contains(&tried), "it was tried {tried} times");
+    Ok(())
+}
+
+/// An image of a dead sensor, in binary; the answer is asked for as JSON, or in binary.
+fn not_a_number(binary_output: bool) -> Request {
+    let elements: Vec<u8> = [f32::NAN; 64].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let json = json!({
+        "inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 64], "parameters": {"binary_data_size": 256}}],
+        "parameters": {"complexity": 0.5, "binary_data_output": binary_output},
+    })
+    .to_string();
+    let body = [json.as_bytes(), &elements].concat();
+    Request::post("/v2/models/digits/infer", body)
+        .header("inference-header-content-length", &json.len().to_string())
+}
+
+#[tokio::test]
+async fn what_json_cannot_carry_is_the_clients_choice_whichever_tier_answers_and_harms_nobody() -> Result<()>
+{
+    let (_edge_site, edge) = scenes::tier("Edge", "digits-edge", "digits").await?;
+    let grpc = format!("http://{}", edge.grpc);
+    let (_one, over_http) = scenes::device_under(&Policy::named("near").edge(&scenes::url(&edge))).await?;
+    let (_two, over_grpc) =
+        scenes::device_under(&Policy::named("near").edge(&grpc).having("protocol: GRPC")).await?;
+    let private = not_a_number(false).header("terrace-privacy-required", "true");
+    for (agent, request) in [
+        (&edge, not_a_number(false)),
+        (&over_http, not_a_number(false)),
+        (&over_grpc, not_a_number(false)),
+        (&over_http, private),
+    ] {
+        for _ in 0..4 {
+            let reply = terrace_e2e::http::send(agent.http, &request).await?;
+            assert_eq!(reply.status, 400, "{}", reply.text());
+            let error = reply.error()?;
+            assert!(error.contains("not a finite number") && error.contains("in binary"), "{error}");
+        }
+    }
+    for agent in [&over_http, &over_grpc] {
+        let reply = terrace_e2e::http::send(agent.http, &not_a_number(true)).await?.answered()?;
+        assert_eq!(reply.walk()?, "edge Answered");
+        assert_eq!(
+            agent.infer(&Ask::image(image()).complexity(0.5)).await?.answered()?.walk()?,
+            "edge Answered"
+        );
+        assert_eq!(told(agent).await?["breaker"], "closed");
+    }
+    // Nobody else was asked what is wrong everywhere.
+    assert_eq!(over_http.counted("terrace_attempts_total", &["device", "Answered"]).await?, 4.0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_asked_rightly_is_told_once_with_what_to_do_and_that_it_is_over() -> Result<()> {
+    for (status, advice) in [
+        (404, "is the model called \"digits\" there?"),
+        (401, "say as whom it is asked"),
+        (307, "redirects are not followed"),
+    ] {
+        let is_right = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let answer = std::sync::Arc::clone(&is_right);
+        let cloud = Server::start(move |_| {
+            let is_right = answer.load(std::sync::atomic::Ordering::Relaxed);
+            if is_right { upstreams::outputs() } else { Plan::status(status, "") }
+        })
+        .await?;
+        let (_site, device) = scenes::device_under(&Policy::named("near").cloud(&cloud.url())).await?;
+        let begun = |device: &Agent| device.log().matches("answers, and not with outputs").count();
+        let over = |device: &Agent| device.log().matches("answers as it should again").count();
+        for _ in 0..5 {
+            assert_eq!(walk(&device, "digits").await?, "cloud BadStatus, device Answered");
+        }
+        assert_eq!((begun(&device), over(&device)), (1, 0), "{status}: {}", device.log());
+        let told = told(&device).await?;
+        let failure = &told["lastFailure"];
+        assert_eq!(
+            (told["breaker"].as_str(), failure["reason"].as_str()),
+            (Some("closed"), Some("BadStatus"))
+        );
+        let message = failure["message"].as_str().context("no message")?;
+        assert!(message.contains(advice) && message.contains(&status.to_string()), "{message}");
+        let reply = device.infer(&Ask::image(image()).parameter("tier", "cloud")).await?;
+        assert_eq!(reply.status, 503);
+        assert!(reply.error()?.starts_with(&format!("cloud: status {status}")), "{}", reply.text());
+        assert!(reply.error()?.contains(advice), "{}", reply.text());
+
+        is_right.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(walk(&device, "digits").await?, "cloud Answered");
+        is_right.store(false, std::sync::atomic::Ordering::Relaxed);
+        // What turns back and forth is not told each time.
+        walk(&device, "digits").await?;
+        assert_eq!((begun(&device), over(&device)), (1, 1), "{status}: {}", device.log());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_is_told_why_a_tier_is_left_alone_and_for_how_long() -> Result<()> {
+    let refused = Refused::new()?;
+    let (_site, device) = scenes::device_under(&Policy::named("near").cloud(&refused.url())).await?;
+    let ask = Ask::image(image()).parameter("tier", "cloud");
+    for _ in 0..3 {
+        let reply = device.infer(&ask).await?;
+        assert_eq!(reply.error()?, "cloud: no connection: connection refused");
+        assert_eq!(reply.header("retry-after"), "1");
+    }
+    let reply = device.infer(&ask).await?;
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    let seconds: u64 = reply.header("retry-after").parse()?;
+    assert!((1..=6).contains(&seconds), "{seconds}");
+    let expected = format!(
+        "cloud is left alone for another {seconds} s: it failed 3 times in a row, the last time: no connection: connection refused"
+    );
+    assert_eq!(reply.error()?, expected);
+    Ok(())
+}
+
+/// Requests at once, each on a connection of its own to the device.
+async fn burst(device: &Agent, count: usize) -> Result<Vec<String>> {
+    let asked: Vec<_> = (0..count)
+        .map(|_| {
+            let (address, request) = (device.http, cloudy("digits").request());
+            tokio::spawn(async move { terrace_e2e::http::send(address, &request).await })
+        })
+        .collect();
+    let mut replies = Vec::new();
+    for reply in asked {
+        let reply = reply.await??;
+        replies.push(format!("{} {}", reply.status, reply.text()));
+    }
+    Ok(replies)
+}
+
+#[tokio::test]
+async fn connections_that_the_other_side_has_closed_lose_nothing_and_open_no_breaker() -> Result<()> {
+    // Each connection brings one answer, and is closed when it is used again.
+    let cloud = Server::start(|seen| {
+        let pace = if seen.earlier > 0 { Pace::HangUp } else { Pace::After(Duration::from_millis(50)) };
+        upstreams::outputs().pace(pace)
+    })
+    .await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).fallback("{enabled: false}");
+    let (_site, device) = scenes::device_under(&policy).await?;
+    for _ in 0..5 {
+        for reply in burst(&device, 8).await? {
+            assert!(reply.starts_with("200"), "{reply}");
+        }
+    }
+    assert_eq!(device.counted("terrace_tier_breaker_opened_total", &[]).await?, 0.0);
+    Ok(())
+}

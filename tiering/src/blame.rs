@@ -1,0 +1,124 @@
+//! Against whom it counts that a request to an endpoint brought no outputs: the endpoint, which other models go on without
+//! while it is left alone, or one model there, which is left alone by itself.
+//!
+//! Pure. What is certain counts against the one that it is certain of. What may be either's counts against both, until the
+//! model is known to fail there: from then on its failures say nothing new of the endpoint, so a model that always fails
+//! takes the endpoint away from nobody else for longer than it takes to find that out.
+
+use crate::breaker::BreakerState;
+
+/// How a request ended that an endpoint had, and that brought no outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Nobody could be connected to.
+    Unconnected,
+    /// The connection broke, no answer came in time, or what came was none.
+    NoAnswer,
+    /// A status, in the words of HTTP.
+    Status {
+        /// Which.
+        status: u16,
+        /// With it came the protocol's own form of an error: a server of the protocol speaks, of the model that it was
+        /// asked for, and no proxy before it.
+        in_protocol: bool,
+    },
+}
+
+/// What a failure counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// Nothing: it is an answer, if not with outputs.
+    Nobody,
+    /// The model at that endpoint. The endpoint answered.
+    Model,
+    /// The endpoint.
+    Endpoint,
+    /// One of them; which one, it does not tell.
+    Either,
+}
+
+/// Whom a failure counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// The breaker of the model there.
+    pub model: bool,
+    /// The breaker of the endpoint.
+    pub endpoint: bool,
+}
+
+/// What a failure counts against. 4xx and redirects count against nobody: who says so is there, and asking again later is no
+/// remedy.
+pub const fn blame(ended: Unanswered) -> Blame {
+    match ended {
+        Unanswered::Unconnected => Blame::Endpoint,
+        Unanswered::NoAnswer => Blame::Either,
+        Unanswered::Status { status, in_protocol } => match status {
+            // The model failed, by the word of what runs it.
+            500 | 501 => Blame::Model,
+            // Not loaded, not ready, or busy: a server of the protocol says that of the model that it was asked for. Any
+            // other 503 may be a proxy's, before a server that is gone.
+            503 if in_protocol => Blame::Model,
+            502.. => Blame::Either,
+            _ => Blame::Nobody,
+        },
+    }
+}
+
+impl Blame {
+    /// What it counts against, of a model whose breaker there was like this when it was asked.
+    pub const fn counts(self, model: BreakerState) -> Counts {
+        match self {
+            Self::Nobody => Counts { model: false, endpoint: false },
+            Self::Model => Counts { model: true, endpoint: false },
+            Self::Endpoint => Counts { model: false, endpoint: true },
+            Self::Either => Counts { model: true, endpoint: matches!(model, BreakerState::Closed) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_counts_against_whom_it_says_it_of() {
+        let status = |status, in_protocol| Unanswered::Status { status, in_protocol };
+        for (ended, expected) in [
+            (Unanswered::Unconnected, Blame::Endpoint),
+            (Unanswered::NoAnswer, Blame::Either),
+            (status(301, false), Blame::Nobody),
+            (status(307, false), Blame::Nobody),
+            (status(400, true), Blame::Nobody),
+            (status(401, false), Blame::Nobody),
+            (status(404, true), Blame::Nobody),
+            (status(429, true), Blame::Nobody),
+            (status(499, false), Blame::Nobody),
+            (status(500, true), Blame::Model),
+            (status(500, false), Blame::Model),
+            (status(501, true), Blame::Model),
+            (status(502, false), Blame::Either),
+            (status(502, true), Blame::Either),
+            (status(503, true), Blame::Model),
+            (status(503, false), Blame::Either),
+            (status(504, true), Blame::Either),
+            (status(520, false), Blame::Either),
+            (status(599, false), Blame::Either),
+        ] {
+            assert_eq!(blame(ended), expected, "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_eithers_says_nothing_of_an_endpoint_where_the_model_is_known_to_fail() {
+        use BreakerState::{Closed, HalfOpen, Open};
+        let counts = |model, endpoint| Counts { model, endpoint };
+        for state in [Closed, Open, HalfOpen] {
+            assert_eq!(Blame::Nobody.counts(state), counts(false, false));
+            assert_eq!(Blame::Model.counts(state), counts(true, false));
+            assert_eq!(Blame::Endpoint.counts(state), counts(false, true));
+        }
+        assert_eq!(Blame::Either.counts(Closed), counts(true, true));
+        assert_eq!(Blame::Either.counts(HalfOpen), counts(true, false));
+        assert_eq!(Blame::Either.counts(Open), counts(true, false));
+    }
+}
