@@ -32,6 +32,7 @@ pub enum Mood {
     OtherType,
     OtherOutput,
     NotANumber,
+    NotANumberInBinary,
     Status(u16),
     Garbage,
     NotHttp,
@@ -42,7 +43,7 @@ pub enum Mood {
 }
 
 /// Everything but a right answer.
-const BAD: [Mood; 29] = [
+const BAD: [Mood; 30] = [
     Mood::RightInBinary,
     Mood::RightInBinary,
     Mood::RightButSlow,
@@ -59,6 +60,7 @@ const BAD: [Mood; 29] = [
     Mood::OtherType,
     Mood::OtherOutput,
     Mood::NotANumber,
+    Mood::NotANumberInBinary,
     Mood::Status(204),
     Mood::Status(302),
     Mood::Status(404),
@@ -132,6 +134,10 @@ impl Mood {
                 let plan = right();
                 let text = String::from_utf8_lossy(&plan.body).replacen("\"data\":[", "\"data\":[NaN,", 1);
                 Plan { body: text.into_bytes(), ..plan }
+            }
+            Self::NotANumberInBinary => {
+                let values = vec![f64::NAN; scores.values.len()];
+                binary(&Scores { values, ..scores })
             }
             Self::Status(302) => Plan::status(302, "").header("location", "http://127.0.0.1:9/elsewhere"),
             Self::Status(status) => Plan::status(status, json!({"error": "a bad day"}).to_string()),
