@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use terrace_crds::Tier;
 use terrace_tiering::{BreakerState, LocalModel, LocalState, Node, RemoteState, Snapshot};
 
@@ -28,11 +29,11 @@ pub struct SeenHere {
     placed: bool,
     queue_depth: usize,
     in_flight: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     shortest_run_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     longest_run_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     predicted_latency_ms: Option<f64>,
 }
 
@@ -42,11 +43,14 @@ pub struct SeenHere {
 pub struct SeenTier {
     available: bool,
     breaker: Breaker,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     rtt_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     predicted_latency_ms: Option<f64>,
     in_flight: usize,
+    /// Nobody was there last time.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    away: bool,
 }
 
 /// What a circuit breaker says, by its name in rules.
@@ -81,6 +85,7 @@ impl Default for SeenTier {
             rtt_ms: None,
             predicted_latency_ms: None,
             in_flight: 0,
+            away: false,
         }
     }
 }
@@ -113,6 +118,7 @@ impl From<&RemoteState> for SeenTier {
             rtt_ms: state.rtt.map(millis),
             predicted_latency_ms: state.predicted_p90.map(millis),
             in_flight: state.in_flight,
+            away: state.away,
         }
     }
 }
@@ -162,7 +168,18 @@ impl SeenTier {
             predicted_p90: duration(self.predicted_latency_ms),
             rtt: duration(self.rtt_ms),
             in_flight: self.in_flight,
+            away: self.away,
         }
+    }
+}
+
+/// A time that something took, where it is known.
+fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    match Option::<f64>::deserialize(deserializer)? {
+        Some(time) if !(time.is_finite() && time >= 0.0) => {
+            Err(D::Error::custom("must be a number of milliseconds, 0 or more"))
+        }
+        time => Ok(time),
     }
 }
 
@@ -185,6 +202,7 @@ mod tests {
             predicted_p90: Some(Duration::from_millis(80)),
             rtt: Some(Duration::from_micros(2_250)),
             in_flight: 4,
+            away: true,
         };
         let text = serde_json::to_string(&Seen::from(&snapshot)).unwrap();
         assert!(text.contains(r#""breaker":"half-open""#), "{text}");

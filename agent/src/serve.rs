@@ -4,7 +4,7 @@
 //! word, and the executor only walks the candidates that it named.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
@@ -132,6 +132,7 @@ async fn answer<E: Exchange>(
             .as_ref()
             .map(|outputs| outputs.iter().map(|output| output.name.clone()).collect()),
     };
+    let sure = OnceLock::new();
     let job = Job {
         node,
         tier,
@@ -140,14 +141,16 @@ async fn answer<E: Exchange>(
         work: Mutex::new(Some(work)),
         outgoing,
         trace: call.trace.as_ref(),
+        sure: record.as_ref().filter(|record| !record.private).map(|_| &sure),
         deadline: due(requirements.max_latency()),
     };
     let deadline = job.deadline;
-    let answer = executor::run(job).await?;
-    *by = Some((answer.tier, answer.source.as_str()));
+    let ended = executor::run(job).await;
     if let Some(record) = record {
-        record.happened.attempts = answer.attempts.iter().map(Into::into).collect();
+        record.ended(ended.as_ref().ok(), sure.get().copied());
     }
+    let answer = ended?;
+    *by = Some((answer.tier, answer.source.as_str()));
     if let Some(confidence) = answer.confidence {
         node.metrics.confidence(&entry.label, confidence);
     }

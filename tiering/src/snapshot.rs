@@ -49,6 +49,15 @@ pub struct RemoteState {
     pub rtt: Option<Duration>,
     /// Requests that it has from this node now.
     pub in_flight: usize,
+    /// Nobody was there last time.
+    pub away: bool,
+}
+
+impl RemoteState {
+    /// Whether it was away, and may be there again: that is seen without a request, which others would answer meanwhile.
+    pub fn is_back(&self) -> bool {
+        self.away && self.breaker == BreakerState::HalfOpen
+    }
 }
 
 impl Snapshot {

@@ -1,11 +1,18 @@
-//! `terrace-agent check`: what an operator would say of manifests, without a cluster.
+//! `terrace-agent check`: what an operator and a standalone agent would say of manifests, without either.
+//!
+//! Each of them is asked in turn ([`Admission`]), and what only one refuses says so. What nobody refuses and cannot be meant
+//! is a warning.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use crate::manifests::{Checked, Fault};
+use terrace_fleet::SourceUri;
 
-use super::STDIN;
+use super::given::LabelArgs;
+use super::{STDIN, count};
+use crate::allowed::Allowed;
+use crate::manifests::{self, Admission, Checked, Fault, FileSet, Flags, Input};
 
 /// What is checked.
 #[derive(Clone, Debug, clap::Args)]
@@ -17,45 +24,217 @@ pub struct Args {
     /// Namespace of manifests that state none.
     #[arg(long, value_name = "NAME", default_value = "default")]
     default_namespace: String,
+
+    /// Who is to follow them: a cluster's operator, or a standalone agent. Without it, both have to accept them.
+    #[arg(long = "for", value_name = "cluster|standalone", hide_possible_values = true)]
+    by: Option<Follower>,
+
+    /// End with status 1 where there are warnings, too.
+    #[arg(long)]
+    strict: bool,
+
+    #[command(flatten)]
+    allowed: Allowed,
+
+    #[command(flatten)]
+    labels: LabelArgs,
 }
 
-/// Whether every file is accepted; says what each holds, or what is wrong with it.
-pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<bool> {
+/// Who follows manifests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Follower {
+    Cluster,
+    Standalone,
+}
+
+impl Follower {
+    const BOTH: [Self; 2] = [Self::Cluster, Self::Standalone];
+
+    /// That only this one refuses.
+    const fn alone(self) -> &'static str {
+        match self {
+            Self::Cluster => "an operator refuses this, a standalone agent does not",
+            Self::Standalone => "a standalone agent refuses this, an operator does not",
+        }
+    }
+}
+
+/// Whether every file is accepted, and anything was checked; says what each holds, or what is wrong with it. Warnings go to
+/// the second.
+pub fn run(args: &Args, out: &mut dyn Write, warnings: &mut dyn Write) -> anyhow::Result<bool> {
+    let mut inputs = Vec::new();
     let mut all = true;
     for file in &args.files {
-        match look(file, &args.default_namespace)? {
-            Ok(Checked { models, policies }) => {
-                writeln!(out, "{file}: accepted: {}, {}", count(models, "model"), count(policies, "policy"))?;
-            }
-            Err(faults) => {
-                all = false;
-                for fault in faults {
-                    writeln!(out, "{fault}")?;
-                }
+        let input = input(file)?;
+        let verdict = judge(args, &input)?;
+        let (models, policies) = verdict.checked.counts();
+        if verdict.refused.is_empty() {
+            let others = match verdict.checked.others {
+                0 => String::new(),
+                others => format!(", and {others} of other kinds"),
+            };
+            writeln!(
+                out,
+                "{file}: accepted: {}, {}{others}",
+                count(models, "model"),
+                count(policies, "policy")
+            )?;
+        }
+        for fault in &verdict.refused {
+            all = false;
+            writeln!(out, "{fault}")?;
+        }
+        inputs.push((input, verdict));
+    }
+    if all && inputs.iter().all(|(_, verdict)| verdict.checked.counts() == (0, 0)) {
+        writeln!(out, "nothing was checked: there is no InferenceModel and no TierPolicy")?;
+        return Ok(false);
+    }
+    let warned = warn(args, &inputs, all, warnings)?;
+    Ok(all && !(warned && args.strict))
+}
+
+fn input(file: &str) -> anyhow::Result<Input> {
+    let path = Path::new(file);
+    if file != STDIN && path.is_dir() {
+        return Ok(Input::Folder(path.to_owned()));
+    }
+    Ok(Input::Text { file: file.to_owned(), text: super::text(file, manifests::MOST_BYTES)? })
+}
+
+/// What was said of one of the files.
+struct Verdict {
+    /// What was accepted.
+    checked: Checked,
+    /// What was refused, and by whom where not by all.
+    refused: Vec<String>,
+    /// What agents of a cluster with the flags that were given do not reach.
+    unreached: Vec<Fault>,
+}
+
+fn judge(args: &Args, input: &Input) -> anyhow::Result<Verdict> {
+    let flags = || Flags::new(&args.allowed, &args.labels.node_labels, args.allowed.egress(None));
+    let check = |admission: &dyn Admission| manifests::check(input, &args.default_namespace, admission);
+    let asked = args.by.map_or_else(|| Follower::BOTH.to_vec(), |by| vec![by]);
+    let mut said: Vec<(Follower, Checked)> = Vec::new();
+    for by in asked {
+        let checked = match by {
+            Follower::Cluster => check(&Operator { allow_http: args.allowed.allow_http_sources })?,
+            Follower::Standalone => check(&flags())?,
+        };
+        said.push((by, checked));
+    }
+    let mut unreached = Vec::new();
+    if args.by == Some(Follower::Cluster) && args.allowed.is_given() {
+        let refused = said.iter().flat_map(|(_, checked)| &checked.faults);
+        let refused: Vec<&Fault> = refused.collect();
+        let agents = check(&ClusterAgents(flags()))?.faults;
+        unreached.extend(agents.into_iter().filter(|fault| !refused.contains(&fault)));
+    }
+    Ok(Verdict { refused: refused(&said), checked: said.swap_remove(0).1, unreached })
+}
+
+/// Every fault once, in the order of the files, with who finds it where not all do.
+fn refused(said: &[(Follower, Checked)]) -> Vec<String> {
+    let mut by: BTreeMap<(&str, Option<u64>), Vec<(&Fault, Vec<Follower>)>> = BTreeMap::new();
+    for (follower, checked) in said {
+        for fault in &checked.faults {
+            let here = by.entry((fault.file.as_str(), fault.line)).or_default();
+            match here.iter_mut().find(|(known, _)| *known == fault) {
+                Some((_, followers)) => followers.push(*follower),
+                None => here.push((fault, vec![*follower])),
             }
         }
     }
-    Ok(all)
+    let told = by.into_values().flatten().map(|(fault, followers)| match followers[..] {
+        [alone] if said.len() > 1 => format!("{fault} ({})", alone.alone()),
+        _ => fault.to_string(),
+    });
+    told.collect()
 }
 
-fn look(file: &str, default_namespace: &str) -> anyhow::Result<Result<Checked, Vec<Fault>>> {
-    if file == STDIN {
-        let text = super::text(file, crate::manifests::MOST_BYTES)?;
-        return Ok(crate::manifests::check_text(file, &text, default_namespace));
+/// Tells what is accepted and cannot be meant. `are_all`: everything that was given was accepted.
+fn warn(
+    args: &Args,
+    inputs: &[(Input, Verdict)],
+    are_all: bool,
+    warnings: &mut dyn Write,
+) -> anyhow::Result<bool> {
+    let sets: Vec<&FileSet> = inputs.iter().flat_map(|(_, verdict)| verdict.checked.files.values()).collect();
+    let mut found: Vec<String> = Vec::new();
+    for doubt in manifests::doubts(sets.into_iter(), are_all) {
+        let places = inputs
+            .iter()
+            .filter_map(|(input, verdict)| input.place(&verdict.checked, &doubt, &args.default_namespace));
+        found.extend(places.take(1).map(|fault| fault.to_string()));
     }
-    let path = Path::new(file);
-    if path.is_dir() {
-        return Ok(crate::manifests::check_folder(path, default_namespace)?);
+    let unreached = inputs.iter().flat_map(|(_, verdict)| &verdict.unreached);
+    found.extend(unreached.map(|fault| format!("{fault} (an agent with these flags does not reach it)")));
+    for warning in &found {
+        writeln!(warnings, "warning: {warning}")?;
     }
-    let text = super::text(file, crate::manifests::MOST_BYTES)?;
-    Ok(crate::manifests::check_text(file, &text, default_namespace))
+    Ok(!found.is_empty())
 }
 
-fn count(count: usize, of: &str) -> String {
-    match (count, of) {
-        (1, of) => format!("1 {of}"),
-        (count, "policy") => format!("{count} policies"),
-        (count, of) => format!("{count} {of}s"),
+/// What a cluster's operator allows: what may be reached is each agent's to say, but checksum files it reads itself.
+struct Operator {
+    allow_http: bool,
+}
+
+impl Admission for Operator {
+    fn source(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn tier(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn checksums(&self, uri: &str) -> Result<(), String> {
+        let why = match SourceUri::parse(uri).map_err(|error| error.to_string())? {
+            SourceUri::Https(_) => return Ok(()),
+            SourceUri::Http(_) if self.allow_http => return Ok(()),
+            SourceUri::Http(_) => {
+                "an operator reads http:// checksum files only with --allow-http-sources; use https://"
+            }
+            SourceUri::File(_) => {
+                "file:// names a file on a node, which an operator cannot read; publish the checksum file over https://, or pin sha256"
+            }
+        };
+        Err(why.to_owned())
+    }
+
+    fn site(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn passes_over_others(&self) -> bool {
+        true
+    }
+}
+
+/// What agents of a cluster that have these flags reach.
+struct ClusterAgents(Flags);
+
+impl Admission for ClusterAgents {
+    fn source(&self, uri: &str) -> Result<(), String> {
+        self.0.source(uri)
+    }
+
+    fn tier(&self, url: &str) -> Result<(), String> {
+        self.0.tier(url)
+    }
+
+    fn checksums(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn site(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn passes_over_others(&self) -> bool {
+        true
     }
 }
 
@@ -63,22 +242,19 @@ fn count(count: usize, of: &str) -> String {
 mod tests {
     use std::fs;
 
-    use clap::Parser;
-
     use super::*;
+    use crate::tools::parsed;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
+    fn said(line: &[&str]) -> (bool, String, String) {
+        let (mut out, mut warnings) = (Vec::new(), Vec::new());
+        let accepted = run(&parsed(line).unwrap(), &mut out, &mut warnings).unwrap();
+        (accepted, String::from_utf8(out).unwrap(), String::from_utf8(warnings).unwrap())
     }
 
     fn check(files: &[&Path]) -> (bool, String) {
-        let line = std::iter::once(Path::new("check")).chain(files.iter().copied());
-        let args = Line::try_parse_from(line).unwrap().args;
-        let mut out = Vec::new();
-        let accepted = run(&args, &mut out).unwrap();
-        (accepted, String::from_utf8(out).unwrap())
+        let files: Vec<&str> = files.iter().map(|file| file.to_str().unwrap()).collect();
+        let (accepted, told, _) = said(&files);
+        (accepted, told)
     }
 
     const GOOD: &str = "\
@@ -149,8 +325,108 @@ spec:
 
     #[test]
     fn what_cannot_be_read_is_an_error() {
-        let args = Line::try_parse_from(["check", "/does/not/exist.yaml"]).unwrap().args;
-        let error = run(&args, &mut Vec::new()).unwrap_err().to_string();
+        let args = parsed(["/does/not/exist.yaml"]).unwrap();
+        let error = run(&args, &mut Vec::new(), &mut Vec::new()).unwrap_err().to_string();
         assert!(error.starts_with("/does/not/exist.yaml cannot be read"), "{error}");
+    }
+
+    /// A model with this source, and what comes after it.
+    fn model(source: &str, more: &str) -> String {
+        format!(
+            "apiVersion: terrace.dev/v1alpha1\nkind: InferenceModel\nmetadata: {{name: digits}}\nspec:\n  source: {{{source}}}\n{more}"
+        )
+    }
+
+    fn policy(spec: &str) -> String {
+        format!(
+            "apiVersion: terrace.dev/v1alpha1\nkind: TierPolicy\nmetadata: {{name: near}}\nspec: {spec}\n"
+        )
+    }
+
+    #[test]
+    fn each_says_what_it_alone_refuses_and_the_flags_of_agents_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.yaml");
+        let digest = "0123456789abcdef".repeat(4);
+        let pinned = |uri: &str| model(&format!("uri: '{uri}', sha256: {digest}"), "");
+        let published = |uri: &str| model(&format!("uri: 'https://a.example/a', sha256From: '{uri}'"), "");
+        let at = |url: &str| policy(&format!("{{tiers: {{cloud: {{url: '{url}'}}}}}}"));
+        let foreign = policy("{}") + "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
+        let (standalone, operator) = (Some(Follower::Standalone), Some(Follower::Cluster));
+        for (text, flags, refused_by) in [
+            (pinned("https://a.example/a"), &[][..], None),
+            (pinned("file:///a"), &[], standalone),
+            (pinned("file:///a"), &["--file-root", "/srv"], None),
+            (pinned("http://a.example/a"), &[], standalone),
+            (pinned("http://a.example/a"), &["--allow-http-sources"], None),
+            (at("http://127.0.0.1:1"), &[], standalone),
+            (at("http://127.0.0.1:1"), &["--allow-upstream", "127.0.0.1"], None),
+            (at("https://cloud.example"), &["--allow-upstream", "other.example"], standalone),
+            (published("https://a.example/sums"), &[], None),
+            (published("file:///sums"), &["--file-root", "/srv"], operator),
+            (policy("{tiers: {edge: {site: {}}}}"), &[], standalone),
+            (foreign, &[], standalone),
+        ] {
+            fs::write(&file, &text).unwrap();
+            let line = |by: &[&'static str]| [&[file.to_str().unwrap()][..], flags, by].concat();
+            let (accepted, told, _) = said(&line(&[]));
+            assert_eq!(accepted, refused_by.is_none(), "{text}{told}");
+            if let Some(by) = refused_by {
+                assert!(told.lines().all(|line| line.ends_with(&format!(" ({})", by.alone()))), "{told}");
+            }
+            for (name, by) in [("cluster", Follower::Cluster), ("standalone", Follower::Standalone)] {
+                let (accepted, told, _) = said(&line(&["--for", name]));
+                assert_eq!(accepted, refused_by != Some(by), "{name}: {text}{told}");
+                assert!(!told.contains("refuses this"), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_agents_of_a_cluster_do_not_reach_is_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.yaml");
+        fs::write(&file, policy("{tiers: {cloud: {url: 'https://cloud.example'}}}")).unwrap();
+        let line = [file.to_str().unwrap(), "--for", "cluster", "--allow-upstream", "other.example"];
+        let (accepted, told, warnings) = said(&line);
+        assert!(accepted && told.contains("accepted"), "{told}");
+        assert!(
+            warnings.starts_with("warning: ") && warnings.contains("a.yaml:4: spec.tiers.cloud.url: "),
+            "{warnings}"
+        );
+        assert!(!said(&[&line[..], &["--strict"]].concat()).0);
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_a_warning_with_its_line_over_all_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (folder.path().join("one.yaml"), folder.path().join("other.yaml"));
+        let source = format!("uri: 'https://a.example/a', sha256: {}", "0123456789abcdef".repeat(4));
+        fs::write(&one, model(&source, "  policyRef: {name: near}\n")).unwrap();
+        fs::write(&other, policy("{rules: [{when: 'true', tier: Cloud}]}")).unwrap();
+        let (one, other) = (one.to_str().unwrap(), other.to_str().unwrap());
+        let (accepted, _, warnings) = said(&[one]);
+        assert!(
+            accepted && warnings.starts_with(&format!("warning: {one}:6: spec.policyRef: no TierPolicy")),
+            "{warnings}"
+        );
+        assert_eq!((said(&[one, "--strict"]).0, said(&[other, "--strict"]).0), (false, false));
+        for files in [&[one, other][..], &[folder.path().to_str().unwrap()]] {
+            let (accepted, _, warnings) = said(files);
+            assert!(accepted, "{warnings}");
+            assert_eq!(warnings.lines().count(), 1, "{warnings}");
+            assert!(warnings.contains("other.yaml:4: spec.rules[0].tier: is Cloud"), "{warnings}");
+        }
+    }
+
+    #[test]
+    fn nothing_checked_is_nothing_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let (accepted, told) = check(&[folder.path()]);
+        assert!(!accepted && told.ends_with("holds no *.yaml, *.yml or *.json\n"), "{told}");
+        let file = folder.path().join("a.yaml");
+        fs::write(&file, "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n").unwrap();
+        let (accepted, told, _) = said(&[file.to_str().unwrap(), "--for", "cluster"]);
+        assert!(!accepted && told.contains("and 1 of other kinds\nnothing was checked"), "{told}");
     }
 }

@@ -197,6 +197,11 @@ impl Endpoint {
         self.breaker().state(now)
     }
 
+    /// Whether its breaker is open.
+    pub fn is_left_alone(&self, now: Duration) -> bool {
+        self.breaker_state(now) == BreakerState::Open
+    }
+
     /// Has its breaker let a request through.
     pub fn pass(&self, now: Duration, settings: &BreakerSettings) -> Option<Pass> {
         self.breaker().pass(now, settings)

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
 use terrace_tiering::{
-    BreakerState, EndpointState, HedgeBudget, Pass, Policy, RemoteState, RemoteTier, SkipReason, pick,
+    BreakerState, EndpointState, HedgeBudget, Pass, Policy, RemoteState, RemoteTier, SkipReason, passed_over,
+    pick,
 };
 use tokio::time::sleep_until;
 use url::Url;
@@ -76,13 +77,18 @@ impl Reach {
 }
 
 impl TierReach {
-    /// What is known of the endpoint that would be asked, or of the first where none would.
+    /// What is known of the endpoint that would be asked; where none would, of the first whose breaker is not open.
     fn state(&self, now: Duration) -> RemoteState {
         let place = match &self.routes[..] {
             [_] => 0,
-            _ => pick(self.endpoints(now, None), self.turn.load(Ordering::Relaxed)).unwrap_or(0),
+            _ => pick(self.endpoints(now, None), self.turn.load(Ordering::Relaxed))
+                .or_else(|| self.routes.iter().position(|route| !route.endpoint.is_left_alone(now)))
+                .unwrap_or(0),
         };
-        let Some(route) = self.routes.get(place) else { return RemoteState::default() };
+        self.routes.get(place).map(|route| self.state_of(route, now)).unwrap_or_default()
+    }
+
+    fn state_of(&self, route: &Route, now: Duration) -> RemoteState {
         let (breaker, in_flight) = (route.endpoint.breaker_state(now), route.endpoint.in_flight());
         RemoteState {
             available: breaker != BreakerState::Open && in_flight < self.remote.max_in_flight as usize,
@@ -90,6 +96,7 @@ impl TierReach {
             predicted_p90: route.predicted(now),
             rtt: route.endpoint.connect_time(),
             in_flight,
+            away: route.endpoint.was_away(),
         }
     }
 
@@ -101,9 +108,8 @@ impl TierReach {
         self.routes.iter().enumerate().map(move |(place, route)| {
             let in_flight = route.endpoint.in_flight();
             let has_room = in_flight < self.remote.max_in_flight as usize;
-            let is_open = route.endpoint.breaker_state(now) == BreakerState::Open;
             EndpointState {
-                available: has_room && !is_open && Some(place) != except,
+                available: has_room && !route.endpoint.is_left_alone(now) && Some(place) != except,
                 in_flight,
                 predicted: route.predicted(now),
             }
@@ -190,24 +196,25 @@ impl TierReach {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let picked = pick(self.endpoints(now, except), turn);
         let Some((place, route)) = picked.and_then(|place| Some((place, self.routes.get(place)?))) else {
-            let are_open =
-                self.routes.iter().all(|route| route.endpoint.breaker_state(now) == BreakerState::Open);
+            let are_open = self.routes.iter().all(|route| route.endpoint.is_left_alone(now));
             return skipped(if are_open { SkipReason::BreakerOpen } else { SkipReason::TooManyInFlight });
         };
-        let is_back =
-            route.endpoint.breaker_state(now) == BreakerState::HalfOpen && route.endpoint.was_away();
-        if !is_back && allowed.is_some_and(|allowed| !route.admits(now, allowed)) {
-            return skipped(SkipReason::PredictedTooLate);
+        let state = self.state_of(route, now);
+        let in_time = || allowed.is_none_or(|allowed| route.admits(now, allowed));
+        if let Some(why) = passed_over(&state, self.remote.max_in_flight, in_time) {
+            if state.is_back()
+                && why == SkipReason::BreakerOpen
+                && route.endpoint.pass(now, &settings).is_some()
+            {
+                self.look_for(upstream, route);
+            }
+            return skipped(why);
         }
         let Some(in_flight) = InFlight::begin(&route.endpoint, self.remote.max_in_flight) else {
             return skipped(SkipReason::TooManyInFlight);
         };
         match route.endpoint.pass(now, &settings) {
             None => skipped(SkipReason::BreakerOpen),
-            Some(Pass::Probe) if is_back => {
-                self.look_for(upstream, route);
-                skipped(SkipReason::BreakerOpen)
-            }
             Some(pass) => Ok((place, Flight::begin(route, pass, in_flight, settings, upstream.clock))),
         }
     }
