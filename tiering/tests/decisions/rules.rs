@@ -236,7 +236,7 @@ fn faults_have_the_rules_place() {
         ("spec.rules[1].name", "is another rule's name"),
         ("spec.rules[1].when", "1:9: request has no field maxLatency"),
         ("spec.rules[2].name", "must be CamelCase"),
-        ("spec.rules[2].when", "1:1: must give a bool, and gives a int"),
+        ("spec.rules[2].when", "1:1: must give a bool, and gives an int"),
         ("spec.rules[3].name", "is the reason of decisions that no rule takes"),
         ("spec.rules[3].when", "1:16: the header x-b is not among spec.requestHeaders"),
         ("spec.rules[4].name", "must be CamelCase"),
@@ -411,7 +411,12 @@ fn a_complexity_that_cannot_be_is_refused_where_it_stands() {
         (None, Some(1), None, Some("spec.complexity.fullBytes: belongs to method InputSize alone")),
         (None, None, Some("1"), Some("spec.complexity.expression: belongs to method Expression alone")),
         (Some(Expression), None, None, Some("spec.complexity.expression: is missing")),
-        (Some(Expression), None, Some("true"), Some("spec.complexity.expression: 1:1: must give a double")),
+        (
+            Some(Expression),
+            None,
+            Some("true"),
+            Some("spec.complexity.expression: 1:1: must give a number, and gives a bool"),
+        ),
         (
             Some(Expression),
             None,
