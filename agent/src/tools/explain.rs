@@ -203,6 +203,7 @@ reason Rule[0]
             .map(|mode| format!("apiVersion: terrace.dev/v1alpha1\nkind: TierPolicy\nmetadata: {{name: {}}}\nspec: {{{mode}, {tiers}}}\n", mode[6..9].to_lowercase()));
         let file = folder.path().join("modes.yaml");
         fs::write(&file, policies.join("---\n")).unwrap();
+        fs::write(folder.path().join("state.yaml"), STATE).unwrap();
         let file = file.to_str().unwrap();
         let told = |name: &str, more: &[&str]| {
             let line = ["--policy", file, "--policy-name", name, "--state", "STATE"];

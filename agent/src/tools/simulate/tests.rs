@@ -219,7 +219,7 @@ fn a_threshold_sends_up_what_the_node_was_not_sure_of_and_says_of_what_it_knows_
 
     let lines: Vec<String> = records.iter().map(Value::to_string).collect();
     let table = simulate_by(CAREFUL, &lines, &["--thresholds"]).unwrap();
-    assert_eq!(table.matches(" %)").count(), 3 + 4 + 8, "{table}");
+    assert_eq!(table.matches(" %)").count(), 3 * 2 + 8, "{table}");
     assert!(table.contains("0.8, the policy's") && table.contains("\nof 1 more it is not known"), "{table}");
 }
 
