@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::response::Response;
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -36,15 +37,27 @@ const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often the other side of an HTTP/2 connection must show that it lives.
 const PING_EVERY: Duration = Duration::from_secs(30);
 
+/// What answers the requests of a port.
+pub trait App: Clone + Send + Sync + 'static {
+    /// Answers one.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send;
+}
+
+impl App for Router {
+    async fn answer(&self, request: Request<Incoming>) -> Response {
+        self.clone().call(request).await.unwrap_or_else(|never| match never {})
+    }
+}
+
 /// When the headers of a request had been read: its clock starts here.
 #[derive(Clone, Copy, Debug)]
 pub struct Started(pub Instant);
 
 /// What answers on a port.
 #[derive(Debug)]
-pub struct Served {
+pub struct Served<A> {
     /// Where requests go.
-    pub router: Router,
+    pub app: A,
     /// Who is let in; none where everybody is, without encryption.
     pub door: Option<Arc<Door>>,
     /// What is permitted.
@@ -80,10 +93,10 @@ pub async fn bind(address: SocketAddr, flag: &str) -> io::Result<TcpListener> {
 /// Serves until `ending` turns true, then answers what is in flight, within the drain time.
 pub async fn serve(
     listener: TcpListener,
-    served: Served,
+    served: Served<impl App>,
     mut ending: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let Served { router, door, limits } = served;
+    let Served { app, door, limits } = served;
     let permits = Arc::new(Semaphore::new(limits.connections));
     let connections = GracefulShutdown::new();
     let mut server = auto::Builder::new(TokioExecutor::new());
@@ -111,7 +124,7 @@ pub async fn serve(
             }
             let visit = Visit {
                 server: server.clone(),
-                router: router.clone(),
+                app: app.clone(),
                 door: door.clone(),
                 watcher: connections.watcher(),
             };
@@ -175,14 +188,14 @@ impl Drop for UnderWay {
 }
 
 /// A connection, from its first byte to its end.
-struct Visit {
+struct Visit<A> {
     server: auto::Builder<TokioExecutor>,
-    router: Router,
+    app: A,
     door: Option<Arc<Door>>,
     watcher: Watcher,
 }
 
-impl Visit {
+impl<A: App> Visit<A> {
     async fn run(self, stream: TcpStream, mut ending: watch::Receiver<bool>) {
         let beginning = async {
             if !begins(&stream).await {
@@ -221,7 +234,7 @@ impl Visit {
     ) {
         let activity = Arc::new(Activity::default());
         let guard = Guard { door: self.door, peer: peer.map(Arc::new) };
-        let service = entry(self.router, guard, Arc::clone(&activity));
+        let service = entry(self.app, guard, Arc::clone(&activity));
         let connection = self.server.serve_connection(TokioIo::new(stream), service).into_owned();
         tokio::select! {
             ended = self.watcher.watch(connection) => {
@@ -273,31 +286,31 @@ struct Guard {
     peer: Option<Arc<Peer>>,
 }
 
-/// The router as hyper calls it: stamps each request with the time at which its headers had been read, and with who
-/// calls.
+/// The app as hyper calls it: stamps each request with the time at which its headers had been read, and with who calls.
 fn entry(
-    router: Router,
+    app: impl App,
     guard: Guard,
     activity: Arc<Activity>,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
-    Response = axum::response::Response,
+    Response = Response,
     Error = Infallible,
-    Future = impl Future<Output = Result<axum::response::Response, Infallible>> + Send + 'static,
+    Future = impl Future<Output = Result<Response, Infallible>> + Send + 'static,
 > + Send
 + 'static {
     service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Started(Instant::now()));
         let under_way = UnderWay::begin(&activity);
-        let (mut router, guard) = (router.clone(), guard.clone());
+        let (app, guard) = (app.clone(), guard.clone());
         async move {
             let _under_way = under_way;
             if let Some(door) = &guard.door
                 && let Err(denied) = door.admit(&mut request, guard.peer.as_deref()).await
             {
-                return Ok(door.turn_away(denied, Body::new(request.into_body())).await);
+                // Nobody who is let in carries this along.
+                return Ok(Box::pin(door.turn_away(denied, Body::new(request.into_body()))).await);
             }
-            router.call(request).await
+            Ok(app.answer(request).await)
         }
     })
 }

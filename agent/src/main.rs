@@ -152,11 +152,12 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
     let mut tasks = JoinSet::new();
     let node = Arc::clone(&parts.node);
     let door = |port| Some(Arc::new(Door::new(port, Arc::clone(&callers), Arc::clone(&node))));
-    let served = Served { router: rest::router(Arc::clone(&node)), door: door(Port::Http), limits };
+    let served = Served { app: rest::Port::new(Arc::clone(&node)), door: door(Port::Http), limits };
     tasks.spawn(named("the data port", listen::serve(data_port, served, ending.clone())));
-    let served = Served { router: grpc::router(Arc::clone(&node)), door: door(Port::Grpc), limits };
+    let served = Served { app: grpc::Port::new(Arc::clone(&node)), door: door(Port::Grpc), limits };
     tasks.spawn(named("the gRPC port", listen::serve(grpc_port, served, ending.clone())));
-    let served = Served { router: admin::router(Admin { node: Arc::clone(&node), log }), door: None, limits };
+    let app = admin::router(Admin { node: Arc::clone(&node), log });
+    let served = Served { app, door: None, limits };
     tasks.spawn(named("the admin port", listen::serve(admin_port, served, ending)));
     let followed = (Arc::clone(&callers), Arc::clone(&node));
     tasks.spawn(async move {

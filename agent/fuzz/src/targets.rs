@@ -77,7 +77,9 @@ fn coded(input: &[u8]) {
         let mut unpacker = Unpacker::new(coding, LIMIT)?;
         for mut piece in body.chunks(size) {
             while unpacker.step(&mut piece)? {
-                assert!(unpacker.held() <= most + WINDOW, "{} bytes of {}", unpacker.held(), body.len());
+                // It grows by half.
+                let held = unpacker.held();
+                assert!(held <= most + most / 2 + WINDOW, "{held} bytes of {}", body.len());
             }
         }
         unpacker.finish()

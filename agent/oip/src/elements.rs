@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use crate::error::{DecodeError, Fault, JsonKind};
-use crate::json::Reader;
+use crate::json::{Reader, rounded_to_f32};
 use crate::limits::MAX_RANK;
 use crate::tensor::{Datatype, TensorData, element_count};
 
@@ -121,6 +121,7 @@ impl<T: Element> Rows<T> {
     fn read_elements(&mut self, reader: &mut Reader<'_>) -> Result<usize, DecodeError> {
         let before = self.elements.len();
         loop {
+            T::read_short(reader, &mut self.elements);
             match T::read(reader) {
                 Ok(element) => self.elements.push(element),
                 Err(error) => return Err(error.in_element(self.elements.len())),
@@ -141,15 +142,30 @@ trait Element: Sized {
     const MIN_TEXT: usize = 2;
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError>;
+
+    /// Reads items that there is a shorter way for, if any are next; an item is left in any case.
+    #[inline]
+    fn read_short(_: &mut Reader<'_>, _: &mut Vec<Self>) {}
 }
 
 macro_rules! numbers {
-    ($($type:ty, $datatype:ident, $expected:literal, $convert:ident;)*) => {$(
+    ($($type:ty, $datatype:ident, $expected:literal, $convert:ident $(, $short:expr)?;)*) => {$(
         impl Element for $type {
             #[inline]
             fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
                 Ok(reader.number($expected)?.$convert(Datatype::$datatype.as_str())?)
             }
+
+            $(
+                #[inline]
+                fn read_short(reader: &mut Reader<'_>, elements: &mut Vec<Self>) {
+                    reader.short_decimals(|value| {
+                        let short: Option<Self> = $short(value);
+                        elements.extend(short);
+                        short.is_some()
+                    });
+                }
+            )?
         }
     )*};
 }
@@ -165,8 +181,8 @@ numbers! {
     i64, Int64, "an integer", to_integer;
     f16, Fp16, "a number", to_f16;
     bf16, Bf16, "a number", to_bf16;
-    f32, Fp32, "a number", to_f32;
-    f64, Fp64, "a number", to_f64;
+    f32, Fp32, "a number", to_f32, rounded_to_f32;
+    f64, Fp64, "a number", to_f64, Some;
 }
 
 impl Element for bool {
@@ -185,7 +201,25 @@ impl Element for Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn elements_are_the_numbers_that_the_standard_library_reads(
+            texts in proptest::collection::vec("-?(0|[1-9][0-9]{0,8})(\\.[0-9]{1,20})?(e-?[0-9])?", 1..20),
+            comma in "[ \n]{0,2},[ \n]{0,2}",
+        ) {
+            let array = format!("[{}]", texts.join(&comma));
+            let TensorData::Fp32(read_short) = read(&array, Datatype::Fp32).unwrap().data else { panic!() };
+            let expected: Vec<u32> = texts.iter().map(|text| text.parse::<f32>().unwrap().to_bits()).collect();
+            prop_assert_eq!(read_short.iter().map(|value| value.to_bits()).collect::<Vec<_>>(), expected);
+            let TensorData::Fp64(read_long) = read(&array, Datatype::Fp64).unwrap().data else { panic!() };
+            let expected: Vec<u64> = texts.iter().map(|text| text.parse::<f64>().unwrap().to_bits()).collect();
+            prop_assert_eq!(read_long.iter().map(|value| value.to_bits()).collect::<Vec<_>>(), expected);
+        }
+    }
 
     fn read(text: &str, datatype: Datatype) -> Result<Elements, DecodeError> {
         Elements::read(&mut Reader::new(text), datatype, None)

@@ -1,7 +1,7 @@
 //! A tensor's elements as the bytes that the binary tensor extension and gRPC carry: little-endian, row-major, without
 //! gaps; each element of `BYTES` behind its length in four bytes.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::{DecodeError, Fault};
 use crate::tensor::{Datatype, TensorData, element_count};
@@ -136,10 +136,10 @@ fn bytes_of(data: &TensorData) -> &[u8] {
 }
 
 /// One allocation and one copy, whatever the alignment.
-fn numbers<T: FromBytes + IntoBytes + Immutable + Clone>(raw: &[u8]) -> Vec<T> {
-    let mut numbers = vec![T::new_zeroed(); raw.len() / size_of::<T>()];
-    numbers.as_mut_bytes().copy_from_slice(raw);
-    numbers
+fn numbers<T: FromBytes>(raw: &[u8]) -> Vec<T> {
+    // Each piece is as long as a number, so none is made up; and nothing is written twice, as zeros would be.
+    let number = |bytes| T::read_from_bytes(bytes).unwrap_or_else(|_| T::new_zeroed());
+    raw.chunks_exact(size_of::<T>()).map(number).collect()
 }
 
 fn booleans(raw: &[u8]) -> Result<Vec<bool>, DecodeError> {

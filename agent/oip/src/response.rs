@@ -69,7 +69,8 @@ impl InferResponse<'_> {
             .collect();
         outputs.iter().try_for_each(TensorText::check)?;
 
-        let size = outputs.iter().map(TensorText::size).sum::<usize>() + 1024;
+        // Small answers stay below the kilobyte up to which memory is had at once.
+        let size = outputs.iter().map(TensorText::size).sum::<usize>() + 512;
         let mut body = Vec::with_capacity(size);
         serde_json::to_writer(
             &mut body,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse as _, Response};
-use http::Request;
 use http::request::Parts;
+use http::{Extensions, Request};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tracing::debug;
@@ -101,11 +101,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-        parts.extensions.get().cloned().ok_or(Refusal::Denied(Denied::NoCredentials))
+        Self::among(&parts.extensions)
     }
 }
 
 impl Caller {
+    /// The one that a request is stamped with.
+    pub fn among(stamps: &Extensions) -> Result<Self, Refusal> {
+        stamps.get().cloned().ok_or(Refusal::Denied(Denied::NoCredentials))
+    }
+
     /// The same over gRPC.
     pub fn of_call<T>(request: &tonic::Request<T>) -> Result<Self, tonic::Status> {
         request.extensions().get().cloned().ok_or_else(|| Refusal::Denied(Denied::NoCredentials).into())

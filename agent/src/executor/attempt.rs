@@ -56,7 +56,9 @@ pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration) ->
     match (reach, entry.served()) {
         (Some(reach), _) => {
             let allowed = left.map(|left| left.saturating_sub(reserve));
-            forward(job, candidate.tier, reach, (limit.unwrap_or(reach.remote.timeout), allowed)).await
+            let limits = (limit.unwrap_or(reach.remote.timeout), allowed);
+            // Large, and not what a request that is answered here should carry along.
+            Box::pin(forward(job, candidate.tier, reach, limits)).await
         }
         (None, Some(served)) => run_here(job, served, left).await.into(),
         (None, None) => Err(Failure {

@@ -142,7 +142,7 @@ fn given_up(job: &Job<'_>, member: Member, begun: Instant) -> End {
 }
 
 fn decoded(member: Member, output: Output) -> Result<Answered, Failure> {
-    let size = output.size();
+    let size = output.text_size(|_| false);
     let (tensors, version, served) = match output {
         Output::Local { served, tensors } => (tensors, Some(served.revision().to_owned()), Some(served)),
         Output::Combined { version, tensors } => (tensors, version, None),

@@ -96,11 +96,12 @@ pub enum Output {
 }
 
 impl Output {
-    /// About how much there is to encode.
-    pub fn size(&self) -> usize {
+    /// About how much there is to be written as text; outputs in binary are sent as they lie in memory.
+    pub fn text_size(&self, is_binary: impl Fn(&str) -> bool) -> usize {
         match self {
             Self::Local { tensors, .. } | Self::Combined { tensors, .. } => {
-                tensors.iter().map(|tensor| tensor.data().raw_size()).sum()
+                let texts = tensors.iter().filter(|tensor| !is_binary(tensor.name()));
+                texts.map(|tensor| tensor.data().raw_size()).sum()
             }
             Self::Relayed(relayed) => relayed.text_size(),
         }
@@ -125,8 +126,9 @@ pub struct Attempt {
 pub async fn run(job: Job<'_>) -> Result<Answer, Refusal> {
     match &job.decision.plan {
         Plan::Walk => walk::walk(&job, &job.decision.candidates, Tried::default()).await,
-        Plan::Speculate(speculative) => speculative::run(&job, speculative).await,
-        Plan::Ensemble(members) => ensemble::run(&job, members).await,
+        // Large, and not what most requests need: those should not carry it along.
+        Plan::Speculate(speculative) => Box::pin(speculative::run(&job, speculative)).await,
+        Plan::Ensemble(members) => Box::pin(ensemble::run(&job, members)).await,
     }
 }
 

@@ -103,7 +103,7 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                 () = slow_since(begun, slow_after), if !slow && slow_after.is_some() => slow = true,
             },
             Next::AskVerifier => {
-                let size = device.output.as_ref().map_or(0, Output::size);
+                let size = device.output.as_ref().map_or(0, |output| output.text_size(|_| false));
                 let reserve = tiering::reserve_for_reply(left(job.deadline), size);
                 let asked = &above;
                 verifier.start(attempt(job, asked, reserve));

@@ -75,7 +75,7 @@ fn unknown_coding() -> Response {
 
 /// How long a request may take to arrive: until its deadline, if it states one. What is wrong with what it states, it
 /// hears from who reads it.
-fn patience(headers: &HeaderMap) -> Duration {
+pub(super) fn patience(headers: &HeaderMap) -> Duration {
     let stated = [requirements::from_headers(headers), requirements::from_grpc_timeout(headers)];
     let limits = stated.into_iter().flatten().filter_map(|stated| stated.max_latency_ms);
     let limits = limits.filter_map(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());

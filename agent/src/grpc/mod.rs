@@ -6,6 +6,7 @@ mod messages;
 #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)] // generated
 #[rustfmt::skip]
 mod service;
+mod unary;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +15,7 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
+use hyper::body::Incoming;
 use terrace_engine::TensorSpec;
 use terrace_oip::metadata::{ConfigTensor, ModelStatistics, Spent};
 use terrace_oip::proto::{self, model_metadata_response::TensorMetadata};
@@ -26,7 +28,7 @@ use self::service::grpc_inference_service_server::{GrpcInferenceService, GrpcInf
 use crate::callers::Caller;
 use crate::describe;
 use crate::executor::Output;
-use crate::listen::Started;
+use crate::listen::{App, Started};
 use crate::node::Node;
 use crate::refusal::{Refusal, busy};
 use crate::registry::ModelKey;
@@ -36,7 +38,36 @@ use crate::serve::{self, Call, Exchange, OURS, Reply};
 use crate::upstream::{Original, Relayed, Trace};
 
 /// The gRPC port.
-pub fn router(node: Arc<Node>) -> Router {
+#[derive(Clone, Debug)]
+pub struct Port {
+    node: Arc<Node>,
+    router: Router,
+}
+
+impl Port {
+    /// That of a node.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { router: router(Arc::clone(&node)), node }
+    }
+}
+
+impl App for Port {
+    async fn answer(&self, request: http::Request<Incoming>) -> axum::response::Response {
+        if !unary::is_plain(&request) {
+            return self.router.answer(request).await;
+        }
+        let (parts, body) = request.into_parts();
+        let started = began(&parts.extensions);
+        let answered = async {
+            let caller = Caller::among(&parts.extensions)?;
+            let read = unary::read(body, &parts.headers, started, self.node.limits()).await?;
+            infer(&self.node, Asked { caller, headers: parts.headers, started }, read).await
+        };
+        unary::response(answered.await)
+    }
+}
+
+fn router(node: Arc<Node>) -> Router {
     let limits = node.body_limits();
     let service = GrpcInferenceServiceServer::new(Inference { node })
         .max_decoding_message_size(limits.bytes)
@@ -115,22 +146,10 @@ impl GrpcInferenceService for Inference {
     ) -> Answer<proto::ModelInferResponse> {
         let caller = Caller::of_call(&request)?;
         let (metadata, extensions, message) = request.into_parts();
-        let started = extensions.get::<Started>().map_or_else(Instant::now, |started| started.0);
-        let headers = metadata.into_headers();
-        let stated_by_caller = requirements::from_headers(&headers)
-            .and_then(|stated| stated.and(requirements::from_grpc_timeout(&headers)?));
-        let call = Call {
-            caller,
-            model: ModelKey::from_url(&message.model_name, &self.node.default_namespace),
-            version: stated(&message.model_version).map(str::to_owned),
-            stated: stated_by_caller,
-            started,
-            trace: Trace::from_headers(&headers),
-        };
         let held = extensions.get::<Held>().map(Held::take).unwrap_or_default();
-        let mut exchange =
-            Grpc { node: &self.node, message: Some(message), headers, raw: Vec::new(), held: Some(held) };
-        Ok(Response::new(serve::infer(&self.node, call, &mut exchange).await?))
+        let (headers, started) = (metadata.into_headers(), began(&extensions));
+        let asked = Asked { caller, headers, started };
+        Ok(Response::new(infer(&self.node, asked, (message, held)).await?))
     }
 
     async fn model_config(
@@ -201,6 +220,38 @@ impl GrpcInferenceService for Inference {
     }
 }
 
+/// When the headers of a request had been read.
+fn began(extensions: &http::Extensions) -> Instant {
+    extensions.get::<Started>().map_or_else(Instant::now, |started| started.0)
+}
+
+/// Who asks, how and since when.
+struct Asked {
+    caller: Caller,
+    headers: HeaderMap,
+    started: Instant,
+}
+
+/// Answers a message, which takes room until then.
+async fn infer(
+    node: &Node,
+    Asked { caller, headers, started }: Asked,
+    (message, held): (proto::ModelInferRequest, Taken),
+) -> Result<proto::ModelInferResponse, Status> {
+    let stated_by_caller = requirements::from_headers(&headers)
+        .and_then(|stated| stated.and(requirements::from_grpc_timeout(&headers)?));
+    let call = Call {
+        caller,
+        model: ModelKey::from_url(&message.model_name, &node.default_namespace),
+        version: stated(&message.model_version).map(str::to_owned),
+        stated: stated_by_caller,
+        started,
+        trace: Trace::from_headers(&headers),
+    };
+    let mut exchange = Grpc { node, message: Some(message), headers, raw: Vec::new(), held: Some(held) };
+    Ok(serve::infer(node, call, &mut exchange).await?)
+}
+
 /// One request over gRPC.
 struct Grpc<'a> {
     node: &'a Node,
@@ -231,6 +282,10 @@ impl Exchange for Grpc<'_> {
 
     fn original(&self) -> Result<Original, Refusal> {
         Ok(Original::Grpc(self.raw.clone()))
+    }
+
+    fn is_binary(&self, _: &InferRequest, _: &str) -> bool {
+        true
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {

@@ -100,18 +100,19 @@ fn cut_off() -> Refusal {
 
 /// A body as it comes: the first piece is often all of it, and then nothing is copied.
 #[derive(Debug, Default)]
-struct Pieces {
+pub struct Pieces {
     first: Bytes,
     all: BytesMut,
 }
 
 impl Pieces {
-    fn len(&self) -> usize {
+    /// How much has come.
+    pub fn len(&self) -> usize {
         self.first.len() + self.all.len()
     }
 
     /// Memory is taken for what was stated, which is no more than the limit, once the first piece of it has come.
-    fn push(&mut self, data: Bytes, stated: usize) {
+    pub fn push(&mut self, data: Bytes, stated: usize) {
         if self.len() == 0 {
             self.first = data;
             return;
@@ -123,7 +124,8 @@ impl Pieces {
         self.all.extend_from_slice(&data);
     }
 
-    fn into_bytes(self) -> Bytes {
+    /// All of it.
+    pub fn into_bytes(self) -> Bytes {
         if self.all.is_empty() { self.first } else { self.all.freeze() }
     }
 }

@@ -12,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use hyper::body::Incoming;
 use serde::Deserialize;
 use terrace_engine::TensorSpec;
 use terrace_oip::InferRequest;
@@ -24,7 +25,7 @@ use terrace_oip::metadata::{
 use crate::callers::Caller;
 use crate::describe;
 use crate::heavy::heavy;
-use crate::listen::Started;
+use crate::listen::{App, Started};
 use crate::message::Message;
 use crate::node::Node;
 use crate::refusal::{Refusal, busy};
@@ -36,7 +37,38 @@ use crate::upstream::{Original, Trace};
 use encode::Encoded;
 
 /// The data port.
-pub fn router(node: Arc<Node>) -> Router {
+#[derive(Clone, Debug)]
+pub struct Port {
+    node: Arc<Node>,
+    router: Router,
+}
+
+impl Port {
+    /// That of a node.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { router: router(Arc::clone(&node)), node }
+    }
+}
+
+impl App for Port {
+    /// An inference whose path is written plainly goes past the router, which costs as much as a small model's run.
+    async fn answer(&self, request: http::Request<Incoming>) -> Response {
+        let target = Some(request.uri().path()).filter(|_| request.method() == Method::POST);
+        match target.and_then(Target::plain) {
+            Some(target) => {
+                let node = State(Arc::clone(&self.node));
+                let answered = match Caller::among(request.extensions()) {
+                    Ok(caller) => infer(node, caller, target, request.map(Body::new)).await,
+                    Err(refusal) => Err(refusal),
+                };
+                answered.into_response()
+            }
+            None => self.router.answer(request).await,
+        }
+    }
+}
+
+fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/v2", get(server_metadata))
         .route("/v2/health/live", get(|| async { Json(Live { live: true }) }))
@@ -61,10 +93,24 @@ pub fn router(node: Arc<Node>) -> Router {
 }
 
 /// The model that a path names.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 struct Target {
     model: String,
     version: Option<String>,
+}
+
+impl Target {
+    /// What the path of an inference names, unless something is written as `%20`: that is for the router.
+    fn plain(path: &str) -> Option<Self> {
+        let named = path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?;
+        let (model, version) = match named.split_once('/') {
+            Some((model, rest)) => (model, Some(rest.strip_prefix("versions/")?)),
+            None => (named, None),
+        };
+        let is_plain = |name: &str| !name.is_empty() && !name.contains(['/', '%']);
+        let target = Self { model: model.to_owned(), version: version.map(str::to_owned) };
+        (is_plain(model) && version.is_none_or(is_plain)).then_some(target)
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Target {
@@ -188,7 +234,7 @@ async fn infer(
         Http { body: Some(body), headers: parts.headers, limits: node.body_limits(), message: None };
     let answered = serve::infer(&node, call, &mut exchange).await;
     if let Some(unread) = exchange.body {
-        body::pass_over(unread).await;
+        Box::pin(body::pass_over(unread)).await;
     }
     answered.map(Encoded::into_response)
 }
@@ -234,4 +280,35 @@ impl Exchange for Http {
 /// The entry that a path names.
 fn find(node: &Node, caller: &Caller, target: &Target) -> Result<Arc<Entry>, Refusal> {
     describe::find(node, caller, &target.model, target.version.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_past_the_router_is_an_inference_that_it_would_know() {
+        let target = |model: &str, version: Option<&str>| {
+            Some(Target { model: model.to_owned(), version: version.map(str::to_owned) })
+        };
+        for (path, expected) in [
+            ("/v2/models/m/infer", target("m", None)),
+            ("/v2/models/a.m/infer", target("a.m", None)),
+            ("/v2/models/m/versions/imodel-m-1/infer", target("m", Some("imodel-m-1"))),
+            ("/v2/models/infer/infer", target("infer", None)),
+            ("/v2/models/m%20/infer", None),
+            ("/v2/models/m/versions/%31/infer", None),
+            ("/v2/models//infer", None),
+            ("/v2/models/infer", None),
+            ("/v2/models/m/n/infer", None),
+            ("/v2/models/m/versions//infer", None),
+            ("/v2/models/m/versions/infer", None),
+            ("/v2/models/m/versions/1/2/infer", None),
+            ("/v2/models/m/infer/", None),
+            ("/v2/models/m/ready", None),
+            ("/v3/models/m/infer", None),
+        ] {
+            assert_eq!(Target::plain(path), expected, "{path}");
+        }
+    }
 }

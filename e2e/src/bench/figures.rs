@@ -72,6 +72,16 @@ pub fn figure(value: f64) -> String {
 pub struct Report(String);
 
 impl Report {
+    /// What is to stand below the head of a page.
+    pub fn below() -> Self {
+        Self("\n".to_owned())
+    }
+
+    /// Puts another page's part behind this.
+    pub fn append(&mut self, part: &Self) {
+        self.0.push_str(part.0.trim_start_matches('\n'));
+    }
+
     /// Begins a section. Says so to whoever waits.
     pub fn section(&mut self, title: &str, method: &str) {
         eprintln!("measuring: {title}");

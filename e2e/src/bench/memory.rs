@@ -18,9 +18,9 @@ const REQUESTS: usize = 1_000;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Proportional set size in MiB: all of it, and the part that no file backs.
-struct Memory {
-    all: f64,
-    anonymous: f64,
+pub struct Memory {
+    pub all: f64,
+    pub anonymous: f64,
 }
 
 pub async fn measure(report: &mut Report) -> Result<()> {
@@ -80,7 +80,8 @@ pub fn resident(pid: u32) -> Result<f64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
 }
 
-fn memory(pid: u32) -> Result<Memory> {
+/// The memory of a process.
+pub fn memory(pid: u32) -> Result<Memory> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let mebibytes = |name: &str| {
         let line = rollup.lines().find_map(|line| line.strip_prefix(name));

@@ -118,7 +118,7 @@ fn model(
 struct Gated {
     model: Model,
     began: mpsc::Receiver<i64>,
-    gate: Sender<()>,
+    gate: crossbeam_channel::Sender<()>,
     ends: mpsc::Receiver<()>,
 }
 
@@ -170,7 +170,7 @@ fn queue(
         span: Span::none(),
         reply,
     };
-    model.queue.try_send(job).unwrap_or_else(|_| panic!("the queue is full"));
+    model.queue.push(job).unwrap_or_else(|refused| panic!("{refused:?}"));
     answer
 }
 
@@ -322,8 +322,8 @@ async fn dropping_a_model_finishes_what_waits_and_ends_every_thread() {
 
 #[tokio::test]
 async fn a_model_whose_threads_are_gone_says_so() {
-    let (queue, jobs) = crossbeam_channel::bounded(1);
-    drop(jobs);
+    let (queue, readers) = super::queue(1, 1);
+    drop(readers);
     let signature = Signature { inputs: vec![], optional: vec![], outputs: vec![], provider: String::new() };
     let (figures, requests) = (Arc::default(), AtomicU64::new(0));
     let placement = Placement::whole("test");

@@ -11,5 +11,5 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use number::{Number, POWERS, nearest_bf16, nearest_f16};
+pub(crate) use number::{Number, POWERS, nearest_bf16, nearest_f16, rounded_to_f32};
 pub(crate) use reader::{Reader, decode};

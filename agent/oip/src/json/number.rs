@@ -115,19 +115,11 @@ impl<'a> Number<'a> {
     /// As the nearest f32.
     #[inline]
     pub(crate) fn to_f32(self, datatype: &'static str) -> Result<f32, Fault> {
-        /// The bits of an f64 that an f32 has not, and their value in the middle between two f32.
-        const REST: u64 = (1 << 29) - 1;
-        const MIDDLE: u64 = 1 << 28;
-
-        match self.small() {
-            // Rounded to f64 first. Rounding that again is right unless it landed between two f32.
-            #[allow(clippy::cast_possible_truncation)] // rounding is what is wanted; at most 2⁵³ · 10²²
-            Some(value) if value.to_bits() & REST != MIDDLE => Ok(value as f32),
-            _ => {
-                let value: f32 = self.text.parse().unwrap_or(f32::INFINITY);
-                if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
-            }
+        if let Some(value) = self.small().and_then(rounded_to_f32) {
+            return Ok(value);
         }
+        let value: f32 = self.text.parse().unwrap_or(f32::INFINITY);
+        if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
     }
 
     /// As the nearest f16 to the nearest f64.
@@ -155,15 +147,109 @@ impl<'a> Number<'a> {
     }
 }
 
+/// A number that was rounded to f64, at most 2⁵³ · 10²², as the f32 nearest to what it was. Rounding again is right
+/// unless it landed in the middle between two f32: then nothing.
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // rounding is what is wanted
+pub(crate) fn rounded_to_f32(value: f64) -> Option<f32> {
+    /// The bits of an f64 that an f32 has not, and their value in the middle between two f32.
+    const REST: u64 = (1 << 29) - 1;
+    const MIDDLE: u64 = 1 << 28;
+    (value.to_bits() & REST != MIDDLE).then_some(value as f32)
+}
+
+/// The number that starts at `start`, and where the next one does, if it is written as nearly all in long arrays are: few
+/// digits, no exponent, a comma right behind it. What is written otherwise, or wrong, is for [`Number::scan`].
+///
+/// How many digits there are differs from number to number, so nothing here branches on it but what is rare.
+#[allow(clippy::inline_always)] // of the innermost loop: a call costs a third of it
+#[inline(always)]
+pub(super) fn short_decimal(bytes: &[u8], start: usize) -> Option<(f64, usize)> {
+    let negative = *bytes.get(start)? == b'-';
+    let mut at = start + usize::from(negative);
+    let first = bytes.get(at)?.wrapping_sub(b'0');
+    let (whole, mut significand) = if first < 10 && bytes.get(at + 1) == Some(&b'.') {
+        (1, u64::from(first))
+    } else {
+        leading_digits(*bytes.get(at..)?.first_chunk()?)
+    };
+    let is_whole = (1..8).contains(&whole) && (whole == 1 || first != 0);
+    at += whole;
+    let mut places = 0;
+    if *bytes.get(at)? == b'.' {
+        let (high, low) = bytes.get(at + 1..)?.first_chunk::<16>()?.split_at(8);
+        let ((many, high), (more, low)) =
+            (leading_digits(*high.first_chunk()?), leading_digits(*low.first_chunk()?));
+        let (more, low) = if many == 8 { (more, low) } else { (0, 0) };
+        places = many + more;
+        significand = significand.wrapping_mul(TENS[places]).wrapping_add(high * TENS[more] + low);
+        at += 1 + places;
+        if places == 0 || more == 8 {
+            return None;
+        }
+    }
+    let is_short = whole + places <= EXACT_DIGITS && significand <= 1 << f64::MANTISSA_DIGITS;
+    if *bytes.get(at)? != b',' || !is_whole || !is_short {
+        return None;
+    }
+    at += 1;
+    at += usize::from(*bytes.get(at)? == b' ');
+    let value = significand as f64 / POWERS[places];
+    Some((if negative { -value } else { value }, at))
+}
+
 /// Passes over digits, appending them to the significand; how many.
 #[inline]
 fn scan_digits(bytes: &[u8], at: &mut usize, significand: &mut u64) -> usize {
     let start = *at;
+    while let Some(eight) = bytes.get(*at..).and_then(<[u8]>::first_chunk) {
+        let (count, value) = leading_digits(*eight);
+        *significand = significand.wrapping_mul(TENS[count]).wrapping_add(value);
+        *at += count;
+        if count < eight.len() {
+            return *at - start;
+        }
+    }
     while let Some(digit) = bytes.get(*at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
         *significand = significand.wrapping_mul(10).wrapping_add(u64::from(digit));
         *at += 1;
     }
     *at - start
+}
+
+/// What so many digits more multiply a number by.
+const TENS: [u64; 17] = {
+    let mut tens = [1; 17];
+    let mut power = 1;
+    while power < tens.len() {
+        tens[power] = 10 * tens[power - 1];
+        power += 1;
+    }
+    tens
+};
+
+/// How many of these bytes are digits before the first that is none, and their value: all at once, since how many
+/// there are is what a processor cannot guess.
+#[allow(clippy::inline_always)] // of the innermost loop: a call costs a third of it
+#[inline(always)]
+fn leading_digits(bytes: [u8; 8]) -> (usize, u64) {
+    /// The same byte eight times.
+    const fn eight(byte: u8) -> u64 {
+        u64::from_le_bytes([byte; 8])
+    }
+
+    // The first digit in the lowest byte; each is its value now, and anything else more than nine.
+    let values = u64::from_le_bytes(bytes) ^ eight(b'0');
+    let others = (((values & eight(0x7f)) + eight(0x80 - 10)) | values) & eight(0x80);
+    let count = others.trailing_zeros() / 8;
+    // Zeros in front, so that there are eight.
+    let digits = values.checked_shl(64 - 8 * count).unwrap_or(0);
+    // Neighbours become numbers of two digits, these of four, and these of eight.
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+    let (first, third) = (pairs & 0x0000_00ff_0000_00ff, (pairs >> 16) & 0x0000_00ff_0000_00ff);
+    let value =
+        first.wrapping_mul(100 + (1_000_000 << 32)).wrapping_add(third.wrapping_mul(1 + (10_000 << 32)));
+    (count as usize, value >> 32)
 }
 
 /// The f16 nearest to a number, ties to even.
@@ -187,4 +273,72 @@ fn odd_f32(value: f64) -> f32 {
     }
     let towards_zero = nearest.to_bits() - u32::from(widened.abs() > value.abs());
     f32::from_bits(towards_zero | 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn one_by_one(bytes: &[u8]) -> (usize, u64) {
+        let digits: Vec<u64> = bytes
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .map(|byte| u64::from(byte - b'0'))
+            .collect();
+        (digits.len(), digits.iter().fold(0, |value, digit| value * 10 + digit))
+    }
+
+    #[test]
+    fn what_nearly_all_numbers_look_like_is_short() {
+        let read = |text: &str| short_decimal(format!("{text}, 12345678901234567890").as_bytes(), 0);
+        for (text, expected) in
+            [("0.123456789", 0.123_456_789), ("-1.5", -1.5), ("7", 7.0), ("-0", -0.0), ("123.0", 123.0)]
+        {
+            let (value, next) = read(text).unwrap();
+            assert_eq!((value.to_bits(), next), (f64::to_bits(expected), text.len() + 2));
+        }
+        for text in
+            ["", "-", "00.5", "1.", ".5", "1e3", "0.12345678901234567890", "99999999", "1 ", "x", "\"1\""]
+        {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_byte_ends_digits_or_is_one() {
+        for end in 0..=u8::MAX {
+            for place in 0..8 {
+                let mut bytes = *b"98765432";
+                bytes[place] = end;
+                assert_eq!(leading_digits(bytes), one_by_one(&bytes), "{bytes:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_short_decimal_is_the_number_that_it_is_otherwise(text in "-?[0-9]{0,9}(\\.[0-9]{0,22})?[,e ]{0,2}[0-9]{20}") {
+            if let Some((value, next)) = short_decimal(text.as_bytes(), 0) {
+                let (number, end) = Number::scan(&text, 0);
+                let number = number.map(|number| number.to_f64("").unwrap().to_bits());
+                prop_assert_eq!(number, Ok(value.to_bits()));
+                prop_assert_eq!(text[end..next].trim_end(), ",");
+            }
+        }
+
+        #[test]
+        fn digits_are_the_same_at_once_and_one_by_one(bytes in any::<[u8; 8]>(), digits in "[0-9]{0,40}[^0-9]?") {
+            prop_assert_eq!(leading_digits(bytes), one_by_one(&bytes));
+            let (mut at, mut significand) = (0, 0);
+            let count = scan_digits(digits.as_bytes(), &mut at, &mut significand);
+            let expected: Vec<u8> = digits.bytes().take_while(u8::is_ascii_digit).collect();
+            prop_assert_eq!((count, at), (expected.len(), expected.len()));
+            let value = expected.iter().fold(0_u64, |value, digit| {
+                value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'))
+            });
+            prop_assert_eq!(significand, value);
+        }
+    }
 }

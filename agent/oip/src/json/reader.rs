@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::Number;
+use super::number::short_decimal;
 use crate::error::{DecodeError, Fault, JsonKind};
 use crate::limits::{MAX_DEPTH, MAX_FIELDS};
 
@@ -138,6 +139,17 @@ impl<'a> Reader<'a> {
         let (number, end) = Number::scan(self.text, self.at);
         self.at = end;
         number.map_err(|problem| self.syntax(problem))
+    }
+
+    /// Passes over items that are short decimals, each with the comma behind it, as long as they come and are taken. It
+    /// ends before any item, the last one at the latest: that is to be read as items are.
+    #[inline]
+    pub(crate) fn short_decimals(&mut self, mut take: impl FnMut(f64) -> bool) {
+        while let Some((value, next)) = short_decimal(self.text.as_bytes(), self.at)
+            && take(value)
+        {
+            self.at = next;
+        }
     }
 
     /// Passes over the next value, checking its syntax, and returns its text.

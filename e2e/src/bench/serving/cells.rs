@@ -3,9 +3,11 @@
 use anyhow::{Context as _, Result};
 
 use super::Bench;
-use super::compare::{self, CPU, RATE, Series};
+use super::compare::{self, CPU, P50, RATE, Series};
 use super::question::{CNN, ECHO, Encoding, MLP, Model, Question, WIDE};
 use super::target::{Measured, Server, bare};
+use super::targets::Bound::{self, AtLeast, AtMost};
+use super::targets::Targets;
 use crate::bench::figures::{Report, row};
 
 /// What is asked at once.
@@ -15,25 +17,46 @@ pub struct Cell {
     clients: usize,
     /// The agent's sessions, and the bare runtime's.
     sessions: u16,
+    goals: &'static [Goal],
 }
 
-const fn cell(model: &'static Model, encoding: Encoding, clients: usize, sessions: u16) -> Cell {
-    Cell { model, encoding, clients, sessions }
+/// What a cell is to reach.
+#[derive(Clone, Copy)]
+enum Goal {
+    /// Requests a second.
+    Rate(Bound),
+    /// CPU time of a request, in microseconds.
+    Cpu(Bound),
+    /// Half of the requests take no longer, in milliseconds.
+    P50(Bound),
+    /// Requests a second ÷ those of the bare runtime beside the load.
+    Share(Bound),
+}
+
+const fn cell(
+    model: &'static Model,
+    encoding: Encoding,
+    clients: usize,
+    sessions: u16,
+    goals: &'static [Goal],
+) -> Cell {
+    Cell { model, encoding, clients, sessions, goals }
 }
 
 use Encoding::{Binary, Grpc, Json};
+use Goal::{Cpu, Rate, Share};
 const CELLS: [Cell; 11] = [
-    cell(&MLP, Binary, 1, 1),
-    cell(&MLP, Binary, 8, 1),
-    cell(&MLP, Binary, 32, 1),
-    cell(&MLP, Json, 32, 1),
-    cell(&MLP, Grpc, 32, 1),
-    cell(&CNN, Binary, 1, 1),
-    cell(&CNN, Binary, 8, 2),
-    cell(&CNN, Json, 1, 1),
-    cell(&WIDE, Binary, 8, 1),
-    cell(&WIDE, Binary, 32, 1),
-    cell(&ECHO, Binary, 1, 1),
+    cell(&MLP, Binary, 1, 1, &[]),
+    cell(&MLP, Binary, 8, 1, &[]),
+    cell(&MLP, Binary, 32, 1, &[Rate(AtLeast(55_000.0)), Cpu(AtMost(20.0))]),
+    cell(&MLP, Json, 32, 1, &[Rate(AtLeast(50_000.0))]),
+    cell(&MLP, Grpc, 32, 1, &[Cpu(AtMost(35.0))]),
+    cell(&CNN, Binary, 1, 1, &[Share(AtLeast(0.93))]),
+    cell(&CNN, Binary, 8, 2, &[Share(AtLeast(0.85))]),
+    cell(&CNN, Json, 1, 1, &[Rate(AtLeast(120.0))]),
+    cell(&WIDE, Binary, 8, 1, &[Rate(AtLeast(750.0))]),
+    cell(&WIDE, Binary, 32, 1, &[Rate(AtLeast(1_350.0))]),
+    cell(&ECHO, Binary, 1, 1, &[Goal::P50(AtMost(0.40))]),
 ];
 
 pub const TERRACE: &str = "Terrace";
@@ -41,11 +64,16 @@ pub const AGAIN: &str = "the same again";
 pub const FLOOR: &str = "HTTP that does nothing";
 pub const BARE: &str = "bare runtime, a row a run";
 pub const BATCH: &str = "bare runtime, a row of each client a run";
+pub const BESIDE: &str = "bare runtime beside the load";
 
 /// Whatever takes part.
 enum Target {
     Server(Box<Server>),
-    Bare { rows: usize },
+    Bare {
+        rows: usize,
+    },
+    /// While a server that does nothing gets as many requests as Terrace answered.
+    Beside(Box<Server>),
 }
 
 impl Cell {
@@ -67,16 +95,42 @@ impl Cell {
                 // Each begins as often as any other.
                 let index = (round + place) % count;
                 let (name, target) = &mut targets[index];
-                all[index].rounds.push(self.one(target, bench).await.with_context(|| name.to_owned())?);
+                // Of this round or of the one before; Terrace is the first of the first.
+                let rate = all[0].rounds.last().map_or(0.0, RATE);
+                let measured = self.one(target, bench, rate).await.with_context(|| name.to_owned())?;
+                all[index].rounds.push(measured);
             }
         }
         Ok((all, missing))
     }
 
-    async fn one(&self, target: &mut Target, bench: &Bench) -> Result<Measured> {
+    async fn one(&self, target: &mut Target, bench: &Bench, rate: f64) -> Result<Measured> {
         match target {
             Target::Server(server) => server.closed(self.clients).await,
             Target::Bare { rows } => bare(&bench.raw, self.model, (self.sessions, *rows)).await,
+            Target::Beside(floor) => {
+                let load = floor.asked(rate)?;
+                let measured = bare(&bench.raw, self.model, (self.sessions, 1)).await?;
+                load.stop().await?;
+                Ok(measured)
+            }
+        }
+    }
+
+    /// Notes what it is to reach.
+    fn note(&self, title: &str, all: &[Series], targets: &mut Targets) {
+        let Some(terrace) = all.first() else { return };
+        for goal in self.goals {
+            match *goal {
+                Rate(bound) => targets.note(title, "requests/s", bound, terrace.each(RATE)),
+                Cpu(bound) => targets.note(title, "µs CPU a request", bound, terrace.each(CPU)),
+                Goal::P50(bound) => targets.note(title, "ms, p50", bound, terrace.each(P50)),
+                Share(bound) => {
+                    let beside = all.iter().find(|series| series.name == BESIDE);
+                    let ratios = beside.into_iter().flat_map(|beside| terrace.ratios(beside, RATE));
+                    targets.note(title, "of the bare runtime beside the load", bound, ratios);
+                }
+            }
         }
     }
 
@@ -85,6 +139,10 @@ impl Cell {
         let served = (self.model, self.sessions);
         let (terrace, length) = Server::terrace(&bench.models, served, &question).await?;
         let (again, _) = Server::terrace(&bench.models, served, &question).await?;
+        let beside = match self.goals.iter().any(|goal| matches!(goal, Share(_))) {
+            true => Some(Server::floor(length, &question)?),
+            false => None,
+        };
         let mut servers =
             vec![(TERRACE, terrace), (AGAIN, again), (FLOOR, Server::floor(length, &question)?)];
         let mut missing = Vec::new();
@@ -97,6 +155,7 @@ impl Cell {
         let mut targets: Vec<(&'static str, Target)> =
             servers.into_iter().map(|(name, server)| (name, Target::Server(Box::new(server)))).collect();
         targets.push((BARE, Target::Bare { rows: 1 }));
+        targets.extend(beside.map(|floor| (BESIDE, Target::Beside(Box::new(floor)))));
         if self.clients > usize::from(self.sessions) {
             targets.push((BATCH, Target::Bare { rows: self.clients / usize::from(self.sessions) }));
         }
@@ -105,17 +164,18 @@ impl Cell {
 }
 
 /// Measures all, and sums up.
-pub async fn measure(report: &mut Report, bench: &Bench) -> Result<()> {
+pub async fn measure(report: &mut Report, bench: &Bench, targets: &mut Targets) -> Result<()> {
     let mut names: Vec<String> = Vec::new();
     let mut measured = Vec::new();
     for cell in &CELLS {
         let title = cell.title();
-        if bench.only.as_ref().is_some_and(|only| !title.contains(only)) {
+        if !bench.has(&title) {
             continue;
         }
         report.section(&title, &format!("A request is a row of {}.", cell.model.shape(1)));
         let (all, missing) = cell.measure(bench).await.with_context(|| title.clone())?;
         compare::table(report, &all);
+        cell.note(&title, &all, targets);
         for reason in missing {
             report.say(reason);
         }

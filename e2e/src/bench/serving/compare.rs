@@ -25,7 +25,7 @@ impl Series {
 
     /// The middle of the rounds that have this figure.
     pub fn median(&self, of: Figure) -> f64 {
-        self.rounds.iter().map(of).filter(|figure| figure.is_finite()).collect::<Samples>().median()
+        self.each(of).filter(|figure| figure.is_finite()).collect::<Samples>().median()
     }
 
     /// The middle as a cell of a table.
@@ -33,10 +33,19 @@ impl Series {
         known(self.median(of), figure)
     }
 
-    /// This ÷ the other, round by round: the middle and its interval.
+    /// The figure of each round.
+    pub fn each(&self, of: Figure) -> impl Iterator<Item = f64> {
+        self.rounds.iter().map(of)
+    }
+
+    /// This ÷ the other, round by round.
+    pub fn ratios(&self, other: &Self, of: Figure) -> impl Iterator<Item = f64> {
+        self.each(of).zip(other.each(of)).map(|(this, that)| this / that)
+    }
+
+    /// The same: the middle and its interval.
     pub fn over(&self, other: &Self, of: Figure) -> String {
-        let pairs = self.rounds.iter().zip(&other.rounds);
-        let ratios: Samples = pairs.map(|(this, that)| of(this) / of(that)).collect();
+        let ratios: Samples = self.ratios(other, of).collect();
         known(ratios.median(), |median| {
             let (least, most) = ratios.interval().unwrap_or((ratios.quantile(0.0), ratios.max()));
             format!("{} [{}, {}]", share(median), share(least), share(most))

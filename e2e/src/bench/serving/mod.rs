@@ -8,12 +8,15 @@ mod floor;
 mod generator;
 mod grpc;
 mod helper;
+mod idle;
 mod open;
 mod peers;
 mod protobuf;
 mod question;
 mod raw;
+mod swaps;
 mod target;
+mod targets;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,20 +28,29 @@ use super::machine;
 use crate::checkout;
 use peers::Peers;
 use raw::Raw;
+use targets::Targets;
 
 pub use floor::{SUBCOMMAND as FLOOR, serve as serve_floor};
 
-const ROUNDS: usize = 11;
+/// The interval of a median is from the second to the ninth of them.
+const ROUNDS: usize = 10;
 
 /// What all measurements need.
 struct Bench {
     rounds: usize,
-    /// What a cell's title must contain to be measured; nothing else is, then.
+    /// What a cell's title must contain to be measured, or what one of the other parts is called.
     only: Option<String>,
     /// The folder of the models.
     models: PathBuf,
     raw: Raw,
     peers: Peers,
+}
+
+impl Bench {
+    /// Whether what has this title is measured.
+    fn has(&self, title: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| title.contains(only))
+    }
 }
 
 /// Measures everything; what was found is a page of Markdown.
@@ -51,14 +63,42 @@ pub async fn run() -> Result<String> {
     let bench = Bench { rounds, only, models, raw, peers: Peers::chosen(setting("PEERS").as_deref()) };
     let mut report = Report::default();
     machine::describe(&mut report, "make bench-serving")?;
-    method(&mut report, &bench);
-    cells::measure(&mut report, &bench).await?;
-    if bench.only.is_none() {
-        beside::measure(&mut report, &bench).await?;
-        open::measure(&mut report, &bench).await?;
+    versions(&mut report);
+    let (mut below, mut targets) = (Report::below(), Targets::default());
+    method(&mut below, &bench);
+    cells::measure(&mut below, &bench, &mut targets).await?;
+    if bench.has("beside") {
+        beside::measure(&mut below, &bench, &mut targets).await?;
     }
-    machine::load_at_end(&mut report)?;
+    if bench.has("open") {
+        open::measure(&mut below, &bench).await?;
+    }
+    if bench.has("swaps") {
+        swaps::measure(&mut below, &bench, &mut targets).await?;
+    }
+    if bench.has("idle") {
+        idle::measure(&mut below, &bench, &mut targets).await?;
+    }
+    machine::load_at_end(&mut below)?;
+    targets.tell(&mut report);
+    report.append(&below);
     Ok(report.markdown())
+}
+
+/// What was measured: the agent's version, and those of its library and of the peers stand in their requirements.
+fn versions(report: &mut Report) {
+    let commit =
+        Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(checkout()).output();
+    let commit = commit.ok().filter(|told| told.status.success());
+    let commit = commit
+        .map_or_else(|| "unknown".to_owned(), |told| String::from_utf8_lossy(&told.stdout).trim().to_owned());
+    let library = crate::agent::onnxruntime().and_then(|path| path.canonicalize().ok());
+    let library = library.and_then(|path| Some(path.parent()?.file_name()?.to_string_lossy().into_owned()));
+    report.say(format_args!(
+        "Terrace {} ({commit}), ONNX Runtime {}; the peers' versions stand in e2e/bench/peers/README.md.",
+        env!("CARGO_PKG_VERSION"),
+        library.as_deref().unwrap_or("unknown")
+    ));
 }
 
 fn method(report: &mut Report, bench: &Bench) {

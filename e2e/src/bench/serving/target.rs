@@ -20,9 +20,9 @@ use crate::manifests;
 use crate::site::Site;
 
 /// Before anything counts.
-pub const WARM: Duration = Duration::from_millis(300);
+pub const WARM: Duration = Duration::from_millis(250);
 /// As long as counts.
-pub const TIME: Duration = Duration::from_millis(1_200);
+pub const TIME: Duration = Duration::from_secs(1);
 
 /// A server that runs, and what it is asked.
 pub struct Server {
@@ -104,6 +104,11 @@ impl Server {
     pub async fn open(&mut self, rate: f64) -> Result<Measured> {
         let load = Load::open(self.aim.clone(), rate)?;
         self.under(load).await
+    }
+
+    /// The same, as long as what is returned is not stopped, and unmeasured.
+    pub fn asked(&self, rate: f64) -> Result<Load> {
+        Load::open(self.aim.clone(), rate)
     }
 
     async fn under(&mut self, load: Load) -> Result<Measured> {

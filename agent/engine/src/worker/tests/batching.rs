@@ -1,6 +1,6 @@
 //! A fake model of rows: each number gets its double. Runs are recorded, and begin when they are let.
 
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::*;
 
@@ -215,4 +215,33 @@ async fn a_model_that_is_not_batched_runs_each_request_alone() {
         numbers(asked).await;
     }
     assert_eq!(runs.try_iter().collect::<Vec<_>>(), [[1], [2]]);
+}
+
+#[tokio::test]
+async fn requests_that_come_together_run_together_where_some_did_before() {
+    let scene = scene(8);
+    let first = scene.occupied().await;
+    let together = [scene.ask(column(&[1]), None, None).await, scene.ask(column(&[2]), None, None).await];
+    (0..2).for_each(|_| scene.gate.send(()).unwrap());
+    assert_eq!(scene.ran(), [1, 2]);
+    for asked in [first].into_iter().chain(together) {
+        numbers(asked).await;
+    }
+    let until = Instant::now() + SOON;
+    while scene.model.queue.sleepers() == 0 {
+        assert!(Instant::now() < until, "the session's thread does not sleep");
+        thread::yield_now();
+    }
+
+    let asked: Vec<Asked> = (3..=6)
+        .map(|number| {
+            let model = Arc::clone(&scene.model);
+            tokio::spawn(async move { model.infer(column(&[number]), None, None).await })
+        })
+        .collect();
+    let runs = scene.open();
+    for asked in asked {
+        numbers(asked).await;
+    }
+    assert_eq!(runs.try_iter().collect::<Vec<_>>(), [[3, 4, 5, 6]]);
 }
