@@ -231,7 +231,7 @@ pub enum Protocol {
     GRPC,
 }
 
-/// TLS with a tier. Each name is a folder of the agent's credentials for the policy's namespace.
+/// TLS with a tier. The names of credentials are folders of the agent's for the policy's namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct TierTls {
@@ -239,6 +239,15 @@ pub struct TierTls {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
     pub authority: Option<String>,
+    /// The DNS name that the server's certificate must be for, and that the server is asked for (SNI). Absent: the host of the
+    /// url, and for a site the address of each of its agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$"),
+        length(max = 253)
+    )]
+    #[x_kube(validation = Rule::new("self.matches('[a-z]')").message("serverName must be a DNS name, not an address"))]
+    pub server_name: Option<String>,
     /// The credentials whose `tls.crt` and `tls.key` say who the node is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]

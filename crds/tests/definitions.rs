@@ -142,6 +142,18 @@ fn policy_rules_accept_and_refuse() {
     let (http, https) = ("url: 'http://edge'", "url: 'https://edge'");
     row("a token over https", edge(&format!("{https}, auth: {{bearer: cloud}}")), "");
     row("a token over http", edge(&format!("{http}, auth: {{bearer: cloud}}")), "auth needs an https:// url");
+    let named = |name: &str| edge(&format!("{https}, tls: {{serverName: '{name}'}}"));
+    row("a server's name", named("agents.terrace-1.svc"), "");
+    row(
+        "an address as the server's name",
+        named("10.0.0.7"),
+        "serverName must be a DNS name, not an address",
+    );
+    row(
+        "a server's name over http",
+        edge(&format!("{http}, tls: {{serverName: gateway}}")),
+        "tls needs an https:// url",
+    );
     row("tls over http", edge(&format!("{http}, tls: {{authority: corp}}")), "tls needs an https:// url");
     row(
         "two ways to say who",

@@ -23,7 +23,7 @@ use crate::{checkout, digits};
 #[derive(Clone, Debug)]
 pub struct Launch {
     /// Flags that are given once.
-    flags: BTreeMap<&'static str, OsString>,
+    flags: BTreeMap<String, OsString>,
     /// Flags as they come: those that are given several times, and those without a value.
     more: Vec<OsString>,
     environment: Vec<(String, OsString)>,
@@ -79,8 +79,8 @@ impl Launch {
 
     /// With this value for a flag.
     #[must_use]
-    pub fn set(mut self, flag: &'static str, value: impl AsRef<OsStr>) -> Self {
-        self.flags.insert(flag, value.as_ref().to_owned());
+    pub fn set(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
+        self.flags.insert(flag.to_owned(), value.as_ref().to_owned());
         self
     }
 

@@ -16,6 +16,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::http::Connection;
+
 /// An authority of certificates.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -48,6 +50,11 @@ impl Authority {
         self.issue(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)), 2100)
     }
 
+    /// A certificate of a server with this DNS name.
+    pub fn server_named(&self, name: &str) -> Result<Pair> {
+        self.issue(SanType::DnsName(name.try_into()?), 2100)
+    }
+
     /// A certificate of a client with this URI.
     pub fn client(&self, uri: &str) -> Result<Pair> {
         self.issue(SanType::URI(uri.try_into()?), 2100)
@@ -70,13 +77,19 @@ impl Authority {
 
 /// A client that speaks TLS.
 #[derive(Clone)]
-pub struct TlsClient(Arc<ClientConfig>);
+pub struct TlsClient {
+    config: Arc<ClientConfig>,
+    /// Whom the server must be; none: its address.
+    name: Option<ServerName<'static>>,
+}
 
 impl TlsClient {
-    /// One that trusts an authority, and shows a certificate where it has one.
+    /// One that trusts authorities, and shows a certificate where it has one.
     pub fn new(authority: &str, certificate: Option<&Pair>) -> Result<Self> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
+        for authority in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+            roots.add(authority?)?;
+        }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -88,16 +101,26 @@ impl TlsClient {
                 PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?,
             )?,
         };
-        Ok(Self(Arc::new(config)))
+        Ok(Self { config: Arc::new(config), name: None })
+    }
+
+    /// The same, for servers with this name.
+    pub fn expecting(self, name: &str) -> Result<Self> {
+        Ok(Self { name: Some(ServerName::try_from(name.to_owned())?), ..self })
+    }
+
+    /// Connects for HTTP/1.1.
+    pub async fn open(&self, address: SocketAddr) -> Result<Connection> {
+        Connection::over(address, self.connect(address, &["http/1.1"]).await?).await
     }
 
     /// Connects, offering these protocols.
     pub async fn connect(&self, address: SocketAddr, protocols: &[&str]) -> Result<TlsStream<TcpStream>> {
-        let mut config = ClientConfig::clone(&self.0);
+        let mut config = ClientConfig::clone(&self.config);
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let name = ServerName::from(address.ip());
+        let name = self.name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("no TLS connection")
     }
 }

@@ -14,7 +14,7 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// A folder with these files.
+    /// A folder with these files; a name may be a path.
     pub fn new(folder: PathBuf, files: &[(&str, &str)]) -> Result<Self> {
         fs::create_dir(&folder)?;
         let mut volume = Self { folder, version: 0 };
@@ -28,11 +28,15 @@ impl Volume {
         let version = format!("..{}", self.version);
         fs::create_dir(self.folder.join(&version))?;
         for (name, text) in files {
-            fs::write(self.folder.join(&version).join(name), text)?;
+            let path = self.folder.join(&version).join(name);
+            fs::create_dir_all(path.parent().unwrap_or(&path))?;
+            fs::write(path, text)?;
         }
         symlink(&version, self.folder.join("..new"))?;
         fs::rename(self.folder.join("..new"), self.folder.join("..data"))?;
         for (name, _) in files {
+            // What a kubelet links is the first part of a path.
+            let name = name.split('/').next().unwrap_or(name);
             let link = self.folder.join(name);
             if !link.is_symlink() {
                 symlink(Path::new("..data").join(name), link)?;

@@ -213,7 +213,7 @@ fn policies() -> Vec<Row> {
         (
             "everything that a tier may say",
             edge(
-                json!({"url": "https://edge", "protocol": "GRPC", "tls": {"authority": "corp", "clientCertificate": "me"},
+                json!({"url": "https://edge", "protocol": "GRPC", "tls": {"authority": "corp", "serverName": "edge.example", "clientCertificate": "me"},
                 "auth": {"basic": "edge"}, "breaker": {"failures": 3, "period": "1s", "maxPeriod": "1m"},
                 "maxInFlight": 9, "hedge": {"after": "20ms", "maxExtraLoad": 5}}),
             ),
@@ -224,6 +224,21 @@ fn policies() -> Vec<Row> {
             "a token over http",
             edge(json!({"url": "http://edge", "auth": {"bearer": "edge"}})),
             "auth needs an https:// url",
+        ),
+        (
+            "a server's name in capitals",
+            edge(json!({"url": "https://edge", "tls": {"serverName": "Edge.example"}})),
+            "spec.tiers.edge.tls.serverName",
+        ),
+        (
+            "a server's name that is every name",
+            edge(json!({"url": "https://edge", "tls": {"serverName": "*.example"}})),
+            "spec.tiers.edge.tls.serverName",
+        ),
+        (
+            "an address as the server's name",
+            edge(json!({"url": "https://edge", "tls": {"serverName": "10.0.0.7"}})),
+            "serverName must be a DNS name, not an address",
         ),
         (
             "credentials elsewhere",

@@ -381,7 +381,7 @@ fn with_tls(launch: Launch, volume: &Volume) -> Launch {
 }
 
 async fn secure(agent: &Agent, client: &TlsClient) -> Result<Connection> {
-    Connection::over(agent.http, client.connect(agent.http, &["http/1.1"]).await?).await
+    client.open(agent.http).await
 }
 
 #[tokio::test]

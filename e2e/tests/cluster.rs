@@ -51,7 +51,7 @@ async fn a_model_that_is_applied_serves_is_updated_under_load_and_removed() -> R
     let agents = agents(&cluster, &["node-a", "node-b", "node-c"]).await?;
 
     // Declared.
-    cluster.apply_file(&cluster::manifests().join("digits.yaml")).await?;
+    cluster.apply_file(&cluster::examples().join("digits.yaml")).await?;
     let model = cluster.wait_model("digits", "Ready", "True", "AllReady").await?;
     let status = model.status.context("no status")?;
     assert_eq!(status.ready.as_deref(), Some("3/3"));
@@ -127,7 +127,7 @@ async fn a_model_that_is_applied_serves_is_updated_under_load_and_removed() -> R
 async fn what_stands_in_the_way_is_told_and_what_served_goes_on() -> Result<()> {
     let cluster = Cluster::start().await?;
     let _operator = cluster.operator("operator-a").await?.leading().await?;
-    cluster.apply_file(&cluster::manifests().join("digits.yaml")).await?;
+    cluster.apply_file(&cluster::examples().join("digits.yaml")).await?;
     let nobody = cluster.wait_model("digits", "Stalled", "True", "NoEligibleNode").await?;
     let told = format!("{:?}", nobody.status);
     assert!(told.contains("no node runs an agent"), "{told}");
@@ -175,7 +175,7 @@ async fn what_stands_in_the_way_is_told_and_what_served_goes_on() -> Result<()> 
     policies.delete("nearest-that-fits", &DeleteParams::default()).await?;
     cluster.wait_model("digits", "Stalled", "True", "PolicyNotFound").await?;
     kiosk.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
-    cluster.apply_file(&cluster::manifests().join("digits.yaml")).await?;
+    cluster.apply_file(&cluster::examples().join("digits.yaml")).await?;
     cluster.wait_model("digits", "Ready", "True", "AllReady").await?;
 
     // A policy that goes by how sure the model is, before the model says so.
@@ -204,7 +204,7 @@ async fn sixty_four_models_on_a_node_fit_into_its_object() -> Result<()> {
     let cluster = Cluster::start().await?;
     cluster.add_node("kiosk", &[]).await?;
     let _operator = cluster.operator("operator-a").await?.leading().await?;
-    cluster.apply_file(&cluster::manifests().join("digits.yaml")).await?;
+    cluster.apply_file(&cluster::examples().join("digits.yaml")).await?;
     for model in 1..MODELS {
         let long = "n".repeat(200);
         let model: terrace_crds::InferenceModel = serde_json::from_value(json!({

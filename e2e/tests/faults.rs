@@ -33,7 +33,7 @@ impl Scene {
         cluster.add_node("kiosk", &[]).await?;
         let site = Site::new()?;
         let agent = cluster.agent(&site, "kiosk").await?.start().await?;
-        cluster.apply_file(&cluster::manifests().join("digits.yaml")).await?;
+        cluster.apply_file(&cluster::examples().join("digits.yaml")).await?;
         Ok(Self { cluster, site, agent })
     }
 
@@ -239,7 +239,7 @@ async fn an_api_server_in_trouble_delays_a_change_and_loses_nothing() -> Result<
     let token = cluster.token(cluster::SYSTEM, "terrace-operator").await?;
     cluster.kubeconfig_through(&proxy, "operator-a", &token)?;
     let operator = launch.leading().await?;
-    cluster.apply_file(&cluster::manifests().join("digits.yaml")).await?;
+    cluster.apply_file(&cluster::examples().join("digits.yaml")).await?;
     let scene = Scene { cluster, site, agent };
     scene.wait_ready().await?;
 

@@ -1,7 +1,7 @@
 //! What agents and operator may do, tried with the tokens that their pods would have.
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -150,6 +150,21 @@ async fn the_operator_writes_specs_and_no_agents_status() -> Result<()> {
     assert_refused("status", &write_status(&operator, "node-a").await?, "inferencenodes/status");
     let secrets = Api::<Secret>::all(operator.clone());
     assert_refused("secrets", &verdict(secrets.list(&ListParams::default()).await)?, "secrets");
+    // Of ConfigMaps it has the one that tells the agents whose tokens they take.
+    for (namespace, name, words) in [
+        (AGENTS, "terrace-jwks", ""),
+        (AGENTS, "terrace", "configmaps"),
+        (SYSTEM, "terrace-jwks", "configmaps"),
+    ] {
+        let map =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}});
+        let maps = Api::<ConfigMap>::namespaced(operator.clone(), namespace);
+        let written = maps.patch(name, &PatchParams::apply("mallory").force(), &Patch::Apply(map)).await;
+        match verdict(written)? {
+            written if words.is_empty() => assert_eq!(written, "ok"),
+            refused => assert_refused(name, &refused, words),
+        }
+    }
     let model: DynamicObject = serde_json::from_value(json!({
         "apiVersion": "terrace.dev/v1alpha1", "kind": "InferenceModel", "metadata": {"name": "digits"},
         "spec": {"source": {"uri": "https://models.example/m", "sha256": "0".repeat(64)}},

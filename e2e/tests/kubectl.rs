@@ -57,7 +57,7 @@ async fn describe_tells_the_story_and_explain_reads_well() -> Result<()> {
     let _operator = cluster.operator("operator-a").await?.leading().await?;
     let site = Site::new()?;
     let _agent = cluster.agent(&site, "kiosk").await?.start().await?;
-    let digits = "e2e/manifests/cluster/digits.yaml";
+    let digits = "e2e/manifests/examples/digits.yaml";
     // Without --server-side too.
     cluster.kubectl(&["apply", "-f", digits]).await?;
     cluster.kubectl(&["wait", "--for=condition=Ready", "imodel/digits", "--timeout=30s"]).await?;

@@ -1,9 +1,9 @@
 //! Sites: a device asks the gateways of its own site and no other, however agents and labels come and go.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use terrace_crds::node::NodeSite;
 use terrace_e2e::agent::Agent;
@@ -23,12 +23,9 @@ fn ask() -> Ask {
     Ask::image(&digits::test_set().images[0])
 }
 
-/// Where gateways answer: addresses of this machine's own that no other scene has.
-fn addresses() -> [SocketAddr; 2] {
-    static SCENES: AtomicU8 = AtomicU8::new(0);
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let scene = SCENES.fetch_add(2, Ordering::Relaxed);
-    [1, 2].map(|gateway| SocketAddr::from((Ipv4Addr::new(127, high | 1, low, scene + gateway), 8000)))
+/// Where a gateway answers.
+fn address() -> SocketAddr {
+    SocketAddr::from((cluster::host_ip(), 8000))
 }
 
 /// Two sites: oslo has a kiosk and a gateway, bergen a kiosk and two gateways, of which one only records.
@@ -45,7 +42,7 @@ struct Scene {
 impl Scene {
     async fn new() -> Result<Self> {
         let cluster = Cluster::start().await?;
-        let addresses @ [in_oslo, in_bergen] = addresses();
+        let addresses @ [in_oslo, in_bergen] = [address(), address()];
         let recorder = upstreams::answering().await?;
         let recorded: SocketAddr = recorder.url().trim_start_matches("http://").parse()?;
         cluster.add_node("kiosk-oslo", &[(ZONE, "oslo")]).await?;
@@ -61,7 +58,10 @@ impl Scene {
         let gateways = [gateway("gw-oslo", in_oslo).await?, gateway("gw-bergen", in_bergen).await?];
         let kiosk_site = Site::new()?;
         let kiosk = cluster.agent(&kiosk_site, "kiosk-oslo").await?.start().await?;
-        cluster.apply_file(&cluster::manifests().join("sites.yaml")).await?;
+        cluster.apply_file(&cluster::examples().join("sites.yaml")).await?;
+        // Who is asked as whom is daemonset.rs'.
+        let open = json!({"spec": {"tiers": {"edge": {"tls": null, "auth": null}}}});
+        cluster.policies().patch("gateway-of-the-site", &PatchParams::default(), &Patch::Merge(open)).await?;
         Ok(Self { cluster, kiosk, kiosk_site, gateways, addresses, recorder })
     }
 

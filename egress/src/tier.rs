@@ -67,13 +67,15 @@ pub enum HttpVersion {
     Two,
 }
 
-/// What TLS goes by, as PEM.
+/// What TLS goes by; what is read from files, as PEM.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct TierTls {
     /// The only authorities that vouch for the server; none: the system's.
     pub authorities: Option<Vec<u8>>,
     /// Who the client is: certificates and the key of the first.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// The name that the server's certificate must be for, and that it is asked for; none: the host that is connected to.
+    pub server_name: Option<String>,
 }
 
 /// Why a client cannot be made. Says nothing of what was read.
@@ -85,6 +87,9 @@ pub enum TierTlsError {
     /// No certificate, or no key, where the client's should be.
     #[error("the client's certificate and key are not PEM, or do not belong together")]
     Identity,
+    /// The name is no DNS name.
+    #[error("the server's name is no DNS name")]
+    ServerName,
     /// The library refuses.
     #[error("TLS cannot be set up")]
     Tls(#[from] rustls::Error),
@@ -92,8 +97,13 @@ pub enum TierTlsError {
 
 impl std::fmt::Debug for TierTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { authorities, identity } = self;
-        write!(f, "authorities {}, identity {}", authorities.is_some(), identity.is_some())
+        let Self { authorities, identity, server_name } = self;
+        write!(
+            f,
+            "authorities {}, identity {}, server name {server_name:?}",
+            authorities.is_some(),
+            identity.is_some()
+        )
     }
 }
 
@@ -126,12 +136,14 @@ impl Tiers {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let server_name = tls.and_then(|tls| tls.server_name.clone()).map(ServerName::try_from);
+        let server_name = server_name.transpose().map_err(|_| TierTlsError::ServerName)?;
         let tls = tls.map(|tls| self.tls(version, tls)).transpose()?;
         let mut tcp = HttpConnector::new_with_resolver(self.resolver.clone());
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(TIER_CONNECT));
-        let connector = Connector { tcp, tls, open: Arc::clone(&self.open) };
+        let connector = Connector { tcp, tls, server_name, open: Arc::clone(&self.open) };
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -281,6 +293,8 @@ struct ConnectTimedOut;
 struct Connector {
     tcp: HttpConnector<Resolver>,
     tls: Option<Arc<ClientConfig>>,
+    /// Whom the server must be; none: the host that is connected to.
+    server_name: Option<ServerName<'static>>,
     open: Arc<AtomicUsize>,
 }
 
@@ -318,8 +332,9 @@ impl Connector {
         let established = Established { took: begun.elapsed(), answered: Arc::default() };
         let transport = match &self.tls {
             Some(tls) if is_encrypted => {
+                let name = self.server_name.clone().map_or_else(|| ServerName::try_from(host), Ok)?;
                 let tls = TlsConnector::from(Arc::clone(tls));
-                Transport::Tls(Box::new(tls.connect(ServerName::try_from(host)?, tcp).await?))
+                Transport::Tls(Box::new(tls.connect(name, tcp).await?))
             }
             None if is_encrypted => return Err("https:// without TLS".into()),
             _ => Transport::Plain(tcp),
@@ -492,10 +507,13 @@ mod tests {
         let (tiers, _) = client(&[]);
         let make = |tls: TierTls| tiers.client::<Empty<&'static [u8]>>(HttpVersion::Two, Some(&tls)).err();
         let some = |text: &str| Some(text.as_bytes().to_vec());
-        let error = make(TierTls { authorities: some("secret"), identity: None });
+        let error = make(TierTls { authorities: some("secret"), ..TierTls::default() });
         assert!(matches!(error, Some(TierTlsError::Authorities)), "{error:?}");
         let pair = Some((b"secret".to_vec(), b"secret".to_vec()));
-        let error = make(TierTls { authorities: None, identity: pair });
+        let error = make(TierTls { identity: pair, ..TierTls::default() });
         assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+        let name = Some("not a name".to_owned());
+        let error = make(TierTls { server_name: name, ..TierTls::default() });
+        assert!(matches!(error, Some(TierTlsError::ServerName)), "{error:?}");
     }
 }

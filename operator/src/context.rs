@@ -59,7 +59,7 @@ impl Pacer {
     }
 }
 
-/// Why something could not be written. It is tried again.
+/// Why something could not be read or written. It is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server says no, or cannot be reached.
@@ -107,6 +107,11 @@ impl Context {
     /// A write to the API server, counted and bounded.
     pub async fn write<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
         self.metrics.write();
+        self.read(request).await
+    }
+
+    /// A question to the API server, bounded.
+    pub async fn read<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
         match timeout(PATIENCE, request).await {
             Ok(answer) => answer.map_err(|error| Error::Api(Box::new(error))),
             Err(_) => Err(Error::Silent),

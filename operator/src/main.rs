@@ -8,6 +8,7 @@ mod conditions;
 mod context;
 mod controller;
 mod edge;
+mod keys;
 mod leader;
 mod metrics;
 mod model;
@@ -141,6 +142,7 @@ async fn operator(args: Args) -> anyhow::Result<()> {
         egress.follow_api_server().await;
         Ok(())
     });
+    tasks.spawn(keys::publish(Arc::clone(&context), args.agent_namespace.clone()));
     tasks.spawn(queues.clone().crowd(context.world.clone()));
     tasks.spawn(queues.clone().settled(context.world.clone()));
     queues.everything(&context.world);

@@ -20,6 +20,9 @@ const DEFAULT_IN_FLIGHT: u32 = 1024;
 /// The most of all requests that are sent twice, in percent, unless the policy says otherwise.
 const DEFAULT_EXTRA_LOAD: u32 = 5;
 
+/// The longest DNS name.
+const MAX_NAME_LENGTH: usize = 253;
+
 /// A tier that is reached over the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteTier {
@@ -100,7 +103,8 @@ impl RemoteTier {
 
     /// Whether anything of it lies in files of the agent.
     pub fn needs_credentials(&self) -> bool {
-        self.tls != TierTls::default() || self.auth != TierAuth::default()
+        let TierTls { authority, server_name: _, client_certificate } = &self.tls;
+        authority.is_some() || client_certificate.is_some() || self.auth != TierAuth::default()
     }
 }
 
@@ -121,6 +125,7 @@ pub(crate) fn remote_tier(
     let tls = spec.tls.clone().unwrap_or_default();
     let auth = spec.auth.clone().unwrap_or_default();
     name(tls.authority.as_ref(), &at("tls.authority"), faults);
+    server_name(tls.server_name.as_ref(), &at("tls.serverName"), faults);
     name(tls.client_certificate.as_ref(), &at("tls.clientCertificate"), faults);
     name(auth.bearer.as_ref(), &at("auth.bearer"), faults);
     name(auth.basic.as_ref(), &at("auth.basic"), faults);
@@ -174,15 +179,30 @@ fn hedge(spec: Option<&HedgeSpec>, field: &str, faults: &mut Vec<Fault>) -> Opti
     Some(Hedge { after, percent: percent.unwrap_or(DEFAULT_EXTRA_LOAD) })
 }
 
+/// A DNS name, as in the schema.
+fn server_name(name: Option<&String>, field: &str, faults: &mut Vec<Fault>) {
+    let is_name = |name: &str| {
+        name.len() <= MAX_NAME_LENGTH
+            && name.split('.').all(is_label)
+            && name.contains(|letter: char| letter.is_ascii_lowercase())
+    };
+    if name.is_some_and(|name| !is_name(name)) {
+        let why = "must be a DNS name in lower case, such as gateway.example, and not an address";
+        faults.push(Fault::new(field, why));
+    }
+}
+
+/// A DNS label in lower case.
+fn is_label(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
 /// Credentials are folders, so their names must lead nowhere else.
 fn name(name: Option<&String>, field: &str, faults: &mut Vec<Fault>) {
-    let is_label = |name: &str| {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        (1..=63).contains(&name.len())
-            && name.bytes().all(inner)
-            && !name.starts_with('-')
-            && !name.ends_with('-')
-    };
     if name.is_some_and(|name| !is_label(name)) {
         let why = "must be a DNS label: at most 63 lower-case letters, digits and hyphens";
         faults.push(Fault::new(field, why));
@@ -242,7 +262,16 @@ mod tests {
     #[allow(clippy::unnecessary_wraps)] // as the field has it
     fn tls(authority: &str, certificate: &str) -> Option<TierTls> {
         let name = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
-        Some(TierTls { authority: name(authority), client_certificate: name(certificate) })
+        Some(TierTls {
+            authority: name(authority),
+            client_certificate: name(certificate),
+            ..TierTls::default()
+        })
+    }
+
+    #[allow(clippy::unnecessary_wraps)] // as the field has it
+    fn named(server_name: &str) -> Option<TierTls> {
+        Some(TierTls { server_name: Some(server_name.to_owned()), ..TierTls::default() })
     }
 
     #[allow(clippy::unnecessary_wraps)] // as the field has it
@@ -319,6 +348,14 @@ mod tests {
             (RemoteTierSpec { auth: auth(Some("../../etc"), None), ..https() }, &["auth.bearer"]),
             (RemoteTierSpec { auth: auth(None, Some("A")), ..https() }, &["auth.basic"]),
             (RemoteTierSpec { tls: tls("a/b", "-"), ..https() }, &["tls.authority", "tls.clientCertificate"]),
+            (RemoteTierSpec { tls: named("agents.terrace-1.svc"), ..https() }, &[]),
+            (RemoteTierSpec { tls: named("gateway"), ..at("http://edge") }, &["tls"]),
+            (RemoteTierSpec { tls: named("10.0.0.7"), ..https() }, &["tls.serverName"]),
+            (RemoteTierSpec { tls: named("Gateway.example"), ..https() }, &["tls.serverName"]),
+            (RemoteTierSpec { tls: named("gateway.example."), ..https() }, &["tls.serverName"]),
+            (RemoteTierSpec { tls: named("*.example"), ..https() }, &["tls.serverName"]),
+            (RemoteTierSpec { tls: named(""), ..https() }, &["tls.serverName"]),
+            (RemoteTierSpec { tls: named(&["a"; 128].join(".")), ..https() }, &["tls.serverName"]),
             (RemoteTierSpec { max_in_flight: Some(0), ..https() }, &["maxInFlight"]),
             (
                 RemoteTierSpec { breaker: breaker(Some(0), Some(zero), Some(zero)), ..https() },
@@ -360,7 +397,8 @@ mod tests {
         let spec = with_tier(RemoteTierSpec {
             protocol: Some(Protocol::GRPC),
             timeout: Some(Duration::from_secs(2).into()),
-            tls: tls("corp", "device"),
+            tls: tls("corp", "device")
+                .map(|tls| TierTls { server_name: Some("gateway.example".to_owned()), ..tls }),
             auth: auth(None, Some("cloud")),
             breaker: Some(Breaker {
                 failures: Some(7),
@@ -376,5 +414,16 @@ mod tests {
         let edge = policy.remote(Tier::Edge).unwrap();
         assert_eq!((edge.max_in_flight, edge.breaker.failures, edge.needs_credentials()), (9, 7, true));
         assert_eq!(edge.hedge.map(|hedge| hedge.percent), Some(10));
+    }
+
+    #[test]
+    fn a_servers_name_alone_lies_in_no_file() {
+        let policy =
+            Policy::parse(&with_tier(RemoteTierSpec { tls: named("gateway"), ..at("https://edge") }));
+        let policy = policy.unwrap();
+        let edge = policy.remote(Tier::Edge).unwrap();
+        assert!(!edge.needs_credentials());
+        assert_eq!(edge.tls.server_name.as_deref(), Some("gateway"));
+        assert_ne!(policy, Policy::parse(&with_edge("https://edge")).unwrap());
     }
 }

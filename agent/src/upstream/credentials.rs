@@ -29,6 +29,8 @@ pub struct Wanted {
     certificate: Option<String>,
     bearer: Option<String>,
     basic: Option<String>,
+    /// Whom the server must be: in no file, but asked by connections of its own all the same.
+    server_name: Option<String>,
 }
 
 /// What was read.
@@ -73,14 +75,15 @@ impl fmt::Debug for Secrets {
 impl Wanted {
     /// What a policy of `namespace` names for a tier; none where it names nothing.
     pub fn of(remote: &RemoteTier, namespace: &str) -> Option<Self> {
-        let TlsNames { authority, client_certificate } = remote.tls.clone();
+        let TlsNames { authority, server_name, client_certificate } = remote.tls.clone();
         let TierAuth { bearer, basic } = remote.auth.clone();
-        remote.needs_credentials().then(|| Self {
+        (remote.needs_credentials() || server_name.is_some()).then(|| Self {
             namespace: namespace.to_owned(),
             authority,
             certificate: client_certificate,
             bearer,
             basic,
+            server_name,
         })
     }
 }
@@ -93,9 +96,9 @@ impl CredentialsDir {
 
     /// Reads all that is wanted.
     pub fn read(&self, wanted: &Wanted) -> Result<Secrets, CredentialsError> {
-        let folder = self.0.as_deref().ok_or(CredentialsError::NoFolder)?.join(&wanted.namespace);
         let read = |name: &str, file: &str| {
             let shown = || format!("{}/{name}/{file}", wanted.namespace);
+            let folder = self.0.as_deref().ok_or(CredentialsError::NoFolder)?.join(&wanted.namespace);
             bounded(&folder.join(name).join(file)).map_err(|error| match error.kind() {
                 io::ErrorKind::FileTooLarge => {
                     CredentialsError::Unusable { file: shown(), why: "is larger than 1 MiB" }
@@ -118,7 +121,11 @@ impl CredentialsDir {
                 .ok_or_else(|| unusable(wanted, name, "username", "holds no name that a header can carry"))
         });
         Ok(Secrets {
-            tls: TierTls { authorities, identity: identity.transpose()? },
+            tls: TierTls {
+                authorities,
+                identity: identity.transpose()?,
+                server_name: wanted.server_name.clone(),
+            },
             authorization: bearer.or(basic).transpose()?,
         })
     }
@@ -169,6 +176,7 @@ mod tests {
             certificate: None,
             bearer: None,
             basic: None,
+            server_name: None,
         }
     }
 
@@ -224,7 +232,16 @@ mod tests {
             let error = credentials.read(&Wanted { bearer: Some(name.to_owned()), ..wanted() }).unwrap_err();
             assert_eq!(error.to_string(), said);
         }
-        let none = CredentialsDir::default().read(&wanted()).unwrap_err();
+        let named = Wanted { bearer: Some("cloud".to_owned()), ..wanted() };
+        let none = CredentialsDir::default().read(&named).unwrap_err();
         assert!(none.to_string().contains("--credentials-dir"));
+    }
+
+    #[test]
+    fn a_servers_name_lies_in_no_file_and_tells_endpoints_apart() {
+        let named = Wanted { server_name: Some("gateway.example".to_owned()), ..wanted() };
+        let secrets = CredentialsDir::default().read(&named).unwrap();
+        assert_eq!(secrets.tls.server_name.as_deref(), Some("gateway.example"));
+        assert_ne!(named, wanted());
     }
 }

@@ -50,7 +50,7 @@ async fn change(report: &mut Report) -> Result<()> {
     let _operator = cluster.operator("operator-a").await?.leading().await?;
     let site = Site::new()?;
     let agent = cluster.agent(&site, "kiosk").await?.start().await?;
-    cluster.apply_file(&cluster::manifests().join("digits.yaml")).await?;
+    cluster.apply_file(&cluster::examples().join("digits.yaml")).await?;
     cluster.wait_model("digits", "Ready", "True", "AllReady").await?;
     let alone = Site::new()?;
     let names = ["digits-device", "digits-device-r2"];

@@ -19,6 +19,10 @@ use crate::{checkout, wait};
 const ADMIN: &str = "administrator-of-this-test-alone";
 /// Where etcd listens.
 const ETCD: &str = "etcd.sock";
+/// What signs ServiceAccounts' tokens.
+const KEY: &str = "service-accounts.key";
+/// What does once the keys were rotated.
+const NEXT_KEY: &str = "service-accounts-next.key";
 /// Controllers that tests rely on. Those of nodes and workloads are left out: a test plays their part.
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
     root-ca-certificate-publisher-controller";
@@ -29,6 +33,8 @@ pub struct ControlPlane {
     assets: PathBuf,
     folder: PathBuf,
     port: u16,
+    /// Files of the keys of ServiceAccounts' tokens. The first signs, all are taken.
+    keys: Vec<&'static str>,
     etcd: Process,
     api_server: Option<Process>,
     controller_manager: Option<Process>,
@@ -60,8 +66,9 @@ impl ControlPlane {
             &[],
             &folder.join("etcd.log"),
         )?;
-        let api_server = Some(api_server(&assets, &folder, port)?);
-        let mut started = Self { assets, folder, port, etcd, api_server, controller_manager: None };
+        let keys = vec![KEY];
+        let api_server = Some(api_server(&assets, &folder, port, &keys)?);
+        let mut started = Self { assets, folder, port, keys, etcd, api_server, controller_manager: None };
         started.wait_ready().await?;
         Ok(started)
     }
@@ -80,8 +87,16 @@ impl ControlPlane {
 
     /// Starts it again where it was.
     pub async fn start_api_server(&mut self) -> Result<()> {
-        self.api_server = Some(api_server(&self.assets, &self.folder, self.port)?);
+        self.api_server = Some(api_server(&self.assets, &self.folder, self.port, &self.keys)?);
         self.wait_ready().await
+    }
+
+    /// Starts the API server anew with another key that signs ServiceAccounts' tokens; those of the old one are still taken.
+    pub async fn rotate_token_keys(&mut self) -> Result<()> {
+        self.stop_api_server()?;
+        write_key(&self.folder.join(NEXT_KEY))?;
+        self.keys.insert(0, NEXT_KEY);
+        self.start_api_server().await
     }
 
     async fn wait_ready(&mut self) -> Result<()> {
@@ -190,10 +205,7 @@ fn free_port() -> Result<u16> {
 
 /// The key that signs ServiceAccounts' tokens, the administrator's token, and what is audited.
 fn write_credentials(folder: &Path) -> Result<()> {
-    let key = KeyPair::generate(KeySize::Rsa2048).map_err(|_| anyhow::anyhow!("no key"))?;
-    let der: Pkcs8V1Der<'_> = key.as_der().map_err(|_| anyhow::anyhow!("no key"))?;
-    let text = pem::encode(&Pem::new("PRIVATE KEY", der.as_ref()));
-    std::fs::write(folder.join("service-accounts.key"), text)?;
+    write_key(&folder.join(KEY))?;
     std::fs::write(
         folder.join("tokens.csv"),
         format!("{ADMIN},administrator,administrator,system:masters\n"),
@@ -205,11 +217,19 @@ fn write_credentials(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn api_server(assets: &Path, folder: &Path, port: u16) -> Result<Process> {
+/// A new private key.
+fn write_key(file: &Path) -> Result<()> {
+    let key = KeyPair::generate(KeySize::Rsa2048).map_err(|_| anyhow::anyhow!("no key"))?;
+    let der: Pkcs8V1Der<'_> = key.as_der().map_err(|_| anyhow::anyhow!("no key"))?;
+    Ok(std::fs::write(file, pem::encode(&Pem::new("PRIVATE KEY", der.as_ref())))?)
+}
+
+fn api_server(assets: &Path, folder: &Path, port: u16, keys: &[&str]) -> Result<Process> {
     let at = |file: &str| folder.join(file).display().to_string();
-    Process::start(
-        &assets.join("kube-apiserver"),
-        &[
+    let signing = keys.first().context("no key")?;
+    let taken = keys.iter().map(|key| format!("--service-account-key-file={}", at(key)));
+    let arguments: Vec<String> = taken
+        .chain([
             format!("--etcd-servers=unix://{}", at(ETCD)),
             "--bind-address=127.0.0.1".to_owned(),
             format!("--secure-port={port}"),
@@ -221,17 +241,15 @@ fn api_server(assets: &Path, folder: &Path, port: u16) -> Result<Process> {
             format!("--token-auth-file={}", at("tokens.csv")),
             "--authorization-mode=RBAC".to_owned(),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-account-key-file={}", at("service-accounts.key")),
-            format!("--service-account-signing-key-file={}", at("service-accounts.key")),
+            format!("--service-account-signing-key-file={}", at(signing)),
             "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
             format!("--audit-policy-file={}", at("audit.yaml")),
             format!("--audit-log-path={}", at("audit.log")),
             "--audit-log-mode=blocking".to_owned(),
             "--profiling=false".to_owned(),
-        ],
-        &[],
-        &folder.join("kube-apiserver.log"),
-    )
+        ])
+        .collect();
+    Process::start(&assets.join("kube-apiserver"), &arguments, &[], &folder.join("kube-apiserver.log"))
 }
 
 fn controller_manager(assets: &Path, folder: &Path, port: u16) -> Result<Process> {

@@ -1,16 +1,18 @@
 //! A real cluster's control plane, an operator and agents: what tests on Kubernetes are made of.
 //!
 //! Scheduler, kubelet and containers are not there yet: a test makes Nodes and agents' Pods, and writes their status as
-//! a kubelet would; agents and operators run as processes with the tokens that pods would have.
+//! a kubelet would; agents and operators run as processes with the tokens that pods would have. A [`Kubelet`] gives them what
+//! the DaemonSet's volumes hold, too.
 
 mod clock;
 mod control_plane;
+mod kubelet;
 mod objects;
 mod operator;
 mod process;
 mod proxy;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -29,6 +31,7 @@ use crate::site::Site;
 use crate::{checkout, wait};
 
 pub use control_plane::ControlPlane;
+pub use kubelet::{Kubelet, host_ip};
 pub use objects::{AGENTS, SYSTEM};
 pub use operator::{Operator, OperatorLaunch};
 pub use proxy::{Proxy, Weather};
@@ -52,9 +55,7 @@ impl Cluster {
         cluster.apply_files(&checkout().join("crds")).await?;
         cluster.wait_for_kinds().await?;
         cluster.control_plane.start_controller_manager()?;
-        for file in ["namespaces", "operator", "agent", "admission"] {
-            cluster.apply_file(&manifests().join(format!("{file}.yaml"))).await?;
-        }
+        cluster.apply_files(&manifests()).await?;
         for (namespace, account) in
             [(SYSTEM, "terrace-operator"), (AGENTS, "terrace-agent"), (AGENTS, "default")]
         {
@@ -104,23 +105,27 @@ impl Cluster {
         self.apply(&text).await.with_context(|| file.display().to_string())
     }
 
+    /// In the order in which kubectl applies a folder.
     async fn apply_files(&self, folder: &Path) -> Result<()> {
-        let files = std::fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
-        for file in files.iter().filter(|file| file.path().extension().is_some_and(|suffix| suffix == "yaml"))
-        {
-            self.apply_file(&file.path()).await?;
+        let files = std::fs::read_dir(folder)?.map(|file| Ok(file?.path())).collect::<Result<Vec<_>>>()?;
+        let is_yaml = |file: &&PathBuf| file.extension().is_some_and(|suffix| suffix == "yaml");
+        let mut files: Vec<&PathBuf> = files.iter().filter(is_yaml).collect();
+        files.sort();
+        for file in files {
+            self.apply_file(file).await?;
         }
         Ok(())
     }
 
-    /// Server-side apply of every document in a text.
+    /// Server-side apply of every document in a text; a field that a kind does not have is refused.
     pub async fn apply(&self, yaml: &str) -> Result<()> {
+        let parameters = PatchParams::apply("kubectl").force().validation_strict();
         for document in serde_yaml_ng::Deserializer::from_str(yaml) {
             let value = Value::deserialize(document)?;
             let object: DynamicObject = serde_json::from_value(value)?;
             self.dynamic(&object)
                 .await?
-                .patch(&object.name_any(), &PatchParams::apply("kubectl").force(), &Patch::Apply(&object))
+                .patch(&object.name_any(), &parameters, &Patch::Apply(&object))
                 .await
                 .with_context(|| format!("applying {}", object.name_any()))?;
         }
@@ -159,6 +164,28 @@ impl Cluster {
         let ip = address.ip();
         self.pod_status(name, json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]})).await?;
         self.set_agent_ready(name, true).await
+    }
+
+    /// A Node with a pod of the DaemonSet, at an address that both share.
+    pub async fn add_node_of_daemons(
+        &self,
+        name: &str,
+        labels: &[(&str, &str)],
+        address: IpAddr,
+    ) -> Result<()> {
+        self.add(name, labels, kubelet::daemon_pod(&self.client, name).await?).await?;
+        self.pod_status(name, kubelet::running_at(address)).await
+    }
+
+    /// Mounts what the DaemonSet's pod on a node needs; fails where a kubelet would wait.
+    pub async fn kubelet(&self, site: &Site, node: &str) -> Result<Kubelet> {
+        let pod = Api::<Pod>::namespaced(self.client.clone(), AGENTS).get(&objects::pod_name(node)).await?;
+        Kubelet::mount(self.client.clone(), site, pod).await
+    }
+
+    /// The DaemonSet's agent on a node, with what its kubelet mounted. It still needs a start.
+    pub async fn daemon(&self, kubelet: &Kubelet, site: &Site, node: &str) -> Result<Launch> {
+        kubelet.apply(self.agent(site, node).await?).await
     }
 
     async fn add(&self, name: &str, labels: &[(&str, &str)], agent: Pod) -> Result<()> {
@@ -338,7 +365,12 @@ impl Cluster {
     }
 }
 
-/// The manifests that the README applies.
+/// The manifests that make a cluster ready for models, as the README applies them.
 pub fn manifests() -> PathBuf {
     checkout().join("e2e/manifests/cluster")
+}
+
+/// Models and policies that the pages apply.
+pub fn examples() -> PathBuf {
+    checkout().join("e2e/manifests/examples")
 }

@@ -54,26 +54,35 @@ pub async fn bound_token(
     pod: Option<&str>,
     audiences: &[&str],
 ) -> Result<String> {
-    let bound = match pod {
-        Some(pod) => {
-            let pod = Api::<Pod>::namespaced(client.clone(), namespace).get(pod).await?;
-            Some(BoundObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                name: Some(pod.name_any()),
-                uid: pod.uid(),
-            })
-        }
+    let bound_object_ref = match pod {
+        Some(pod) => Some(reference(&Api::<Pod>::namespaced(client.clone(), namespace).get(pod).await?)),
         None => None,
     };
-    let request = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: audiences.iter().map(|&audience| audience.to_owned()).collect(),
-            bound_object_ref: bound,
-            expiration_seconds: Some(3600),
-        },
-        ..TokenRequest::default()
+    let spec = TokenRequestSpec {
+        audiences: audiences.iter().map(|&audience| audience.to_owned()).collect(),
+        bound_object_ref,
+        expiration_seconds: Some(3600),
     };
+    token(client, (namespace, account), spec).await
+}
+
+/// What a token is bound to that ends with a Pod.
+pub fn reference(pod: &Pod) -> BoundObjectReference {
+    BoundObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: Some(pod.name_any()),
+        uid: pod.uid(),
+    }
+}
+
+/// A token of a ServiceAccount, as its namespace and name, made by the API server.
+pub async fn token(
+    client: &Client,
+    (namespace, account): (&str, &str),
+    spec: TokenRequestSpec,
+) -> Result<String> {
+    let request = TokenRequest { spec, ..TokenRequest::default() };
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), namespace);
     let answer = accounts.create_token_request(account, &PostParams::default(), &request).await?;
     Ok(answer.status.context("no token")?.token)
