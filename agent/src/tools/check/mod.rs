@@ -5,7 +5,6 @@
 
 mod followers;
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -118,17 +117,17 @@ fn judge(args: &Args, input: &Input) -> anyhow::Result<Verdict> {
 
 /// Every fault once, in the order of the files, with who finds it where not all do.
 fn refused(said: &[(Follower, Checked)]) -> Vec<String> {
-    let mut by: BTreeMap<(&str, Option<u64>), Vec<(&Fault, Vec<Follower>)>> = BTreeMap::new();
+    let mut by: Vec<(&Fault, Vec<Follower>)> = Vec::new();
     for (follower, checked) in said {
         for fault in &checked.faults {
-            let here = by.entry((fault.file.as_str(), fault.line)).or_default();
-            match here.iter_mut().find(|(known, _)| *known == fault) {
+            match by.iter_mut().find(|(known, _)| *known == fault) {
                 Some((_, followers)) => followers.push(*follower),
-                None => here.push((fault, vec![*follower])),
+                None => by.push((fault, vec![*follower])),
             }
         }
     }
-    let told = by.into_values().flatten().map(|(fault, followers)| match followers[..] {
+    by.sort_by(|(one, _), (other, _)| (&one.file, one.line).cmp(&(&other.file, other.line)));
+    let told = by.into_iter().map(|(fault, followers)| match followers[..] {
         [alone] if said.len() > 1 => format!("{fault} ({})", alone.alone()),
         _ => fault.to_string(),
     });
