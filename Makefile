@@ -56,7 +56,7 @@ fuzz: ## Look for inputs that break what reads requests: SECONDS=60 for each tar
 	tools/fuzz $(or $(SECONDS),60) $(ONLY)
 
 ##@ Measure
-bench: setup ## Measure start, memory, swaps and wasted time; RECORD=docs/bench.md also writes it there
+bench: setup ## Measure start, memory, swaps, stalls, forwarding; ONLY=forward, RECORD=docs/bench.md writes it there
 	$(CARGO) build --release --locked -p terrace-agent
 	$(CARGO) run --release --locked -p terrace-e2e --bin bench -- $(RECORD)
 

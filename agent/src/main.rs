@@ -18,6 +18,7 @@ mod manifests;
 mod message;
 mod metrics;
 mod node;
+mod pieces;
 mod record;
 mod refusal;
 mod registry;

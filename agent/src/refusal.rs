@@ -94,6 +94,18 @@ impl Refusal {
         }
     }
 
+    /// What is told in its place once the deadline is over (`is_late`): that it is, before whatever else went wrong here. A
+    /// client whose request is wrong hears of that all the same.
+    #[must_use]
+    pub fn once_late(self, is_late: bool) -> Self {
+        match self {
+            Self::Failed(_) | Self::Incompatible(_) | Self::NoTier(_) | Self::Busy(_) if is_late => {
+                Self::Deadline(format!("the deadline is over; before that: {self}"))
+            }
+            told => told,
+        }
+    }
+
     /// Whether asking again in a moment may help.
     const fn is_passing(&self) -> bool {
         matches!(self, Self::Busy(_) | Self::NoTier(_))
@@ -137,5 +149,31 @@ impl IntoResponse for Refusal {
             response.headers_mut().insert(header::ACCEPT_ENCODING, codings);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_wrong_here_is_no_news_once_the_deadline_is_over() {
+        let text = || "why".to_owned();
+        for (refusal, late) in [
+            (Refusal::Incompatible(text()), 504),
+            (Refusal::Failed(text()), 504),
+            (Refusal::NoTier(text()), 504),
+            (Refusal::Busy(text()), 504),
+            (Refusal::Deadline(text()), 504),
+            (Refusal::Invalid(text()), 400),
+            (Refusal::NotFound(text()), 404),
+            (Refusal::TooLarge { limit: 1 }, 413),
+            (Refusal::TooLargeThere { tier: "cloud" }, 413),
+        ] {
+            assert_eq!(refusal.clone().once_late(false), refusal);
+            let told = refusal.clone().once_late(true);
+            assert_eq!(told.status().as_u16(), late, "{refusal:?}");
+            assert!(told.to_string().ends_with(&refusal.to_string()), "{told}: it says what happened, too");
+        }
     }
 }

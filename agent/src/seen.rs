@@ -35,6 +35,15 @@ pub struct SeenHere {
     longest_run_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     predicted_latency_ms: Option<f64>,
+    /// How many answers that is learned from.
+    #[serde(skip_serializing_if = "is_none")]
+    answers: u32,
+}
+
+/// Whether there are none.
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+const fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Another tier.
@@ -73,6 +82,7 @@ impl Default for SeenHere {
             shortest_run_ms: None,
             longest_run_ms: None,
             predicted_latency_ms: None,
+            answers: 0,
         }
     }
 }
@@ -101,6 +111,7 @@ impl From<&Snapshot> for Seen {
             shortest_run_ms: local.shortest_run.map(millis),
             longest_run_ms: local.longest_run.map(millis),
             predicted_latency_ms: local.predicted.map(millis),
+            answers: local.answers,
         };
         Self { device, edge: (&snapshot.edge).into(), cloud: (&snapshot.cloud).into() }
     }
@@ -139,6 +150,7 @@ impl Seen {
             shortest_run: duration(here.shortest_run_ms),
             longest_run: duration(here.longest_run_ms),
             predicted: duration(here.predicted_latency_ms),
+            answers: here.answers,
         };
         snapshot.edge = self.edge.state();
         snapshot.cloud = self.cloud.state();
@@ -195,6 +207,7 @@ mod tests {
     fn a_snapshot_survives_as_text() {
         let mut snapshot = Snapshot::of(Node { tier: Tier::Edge, model: LocalModel::NotLoaded });
         snapshot.local.queued = 3;
+        snapshot.local.answers = 17;
         snapshot.local.longest_run = Some(Duration::from_micros(1_500));
         snapshot.cloud = RemoteState {
             available: false,

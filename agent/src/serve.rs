@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use terrace_crds::Tier;
 use terrace_oip::{InferRequest, Parameter, Parameters, RequestedOutput};
 use terrace_tiering::{
-    self as tiering, Decision, LocalModel, LocalState, Plan, RequirementError, Requirements, Snapshot, Stated,
+    self as tiering, Decision, LocalModel, LocalState, LocalTime, Plan, RequirementError, Requirements,
+    Snapshot, Stated,
 };
 use tracing::debug;
 
@@ -58,6 +59,19 @@ pub struct Reply<'a> {
     pub parameters: Parameters,
     /// The outputs.
     pub output: Output,
+    /// When it must be on its way.
+    pub due: Due,
+}
+
+/// When an answer is of no use any more; never, where there is no deadline.
+#[derive(Clone, Copy, Debug)]
+pub struct Due(Option<Instant>);
+
+impl Due {
+    /// Whether there is time left.
+    pub fn is_ahead(self) -> bool {
+        self.0.is_none_or(|deadline| Instant::now() <= deadline)
+    }
 }
 
 /// How a front end gets a request, and what becomes of the answer.
@@ -82,7 +96,7 @@ pub trait Exchange: Send {
         request.wants_binary(output)
     }
 
-    /// Encodes the answer.
+    /// Encodes the answer. What takes long is given up soon after the answer was due.
     fn encode(&self, reply: Reply<'_>) -> Result<Self::Encoded, Refusal>;
 }
 
@@ -117,9 +131,9 @@ async fn answer<E: Exchange>(
         // It is a version of this node's; elsewhere another one would answer.
         headers = headers.and(Stated { tier: Some(tier), ..Stated::default() }).map_err(invalid)?;
     }
-    let due = |limit: Option<Duration>| limit.and_then(|limit| call.started.checked_add(limit));
+    let at = |limit: Option<Duration>| limit.and_then(|limit| call.started.checked_add(limit));
     let known = Requirements::tighten(&entry.policy, tier, Stated::default(), headers).map_err(invalid)?;
-    let (mut request, _room) = exchange.read(due(known.max_latency())).await?;
+    let (mut request, _room) = exchange.read(at(known.max_latency())).await?;
     refuse_classification(&request)?;
     let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
@@ -147,10 +161,10 @@ async fn answer<E: Exchange>(
         outgoing,
         trace: call.trace.as_ref(),
         sure: record.as_ref().filter(|record| !record.private).map(|_| &sure),
-        deadline: due(requirements.max_latency()),
+        deadline: at(requirements.max_latency()),
     };
-    let deadline = job.deadline;
-    let ended = executor::run(job).await;
+    let due = Due(job.deadline);
+    let ended = executor::run(job).await.map_err(|refusal| refusal.once_late(!due.is_ahead()));
     if let Some(record) = record {
         record.ended(ended.as_ref().ok(), sure.get().copied());
     }
@@ -162,13 +176,19 @@ async fn answer<E: Exchange>(
     let parameters = told(&decision, &answer, call.started);
     let model_name = entry.key.to_url(&node.default_namespace);
     let size = answer.output.text_size(|name| exchange.is_binary(&request, name));
-    let reply = Reply { request: &request, model_name, parameters, output: answer.output };
-    let encoded = heavy(size, || exchange.encode(reply))?;
-    if deadline.is_some_and(|deadline| deadline < Instant::now()) {
+    let reply = Reply { request: &request, model_name, parameters, output: answer.output, due };
+    let encoded = heavy(size, || exchange.encode(reply));
+    // Also where it was given up for that.
+    if !due.is_ahead() {
         *by = None;
-        return Err(Refusal::Deadline("the answer was there, but not within the deadline".to_owned()));
+        return Err(unwritten());
     }
-    Ok(encoded)
+    encoded
+}
+
+/// What is said where the deadline passed before the answer was written.
+pub fn unwritten() -> Refusal {
+    Refusal::Deadline("the answer was there, but was not written within the deadline".to_owned())
 }
 
 /// What is decided on.
@@ -276,16 +296,14 @@ pub fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
     let mut snapshot = Snapshot::of(tiering::Node { tier, model: standing(entry) });
     if let Some(served) = entry.served() {
         let figures = served.model.load_figures();
-        // One guard for both: taken twice, it would wait for itself.
-        let pace = served.pace();
-        let (shortest_run, predicted) = (pace.shortest(), pace.predicted_p90(now, None));
-        drop(pace);
+        let LocalTime { shortest: shortest_run, predicted, answers, .. } = served.pace().local_time(now);
         snapshot.local = LocalState {
             queued: figures.queued,
             in_flight: figures.running,
             longest_run: figures.longest_run,
             shortest_run,
             predicted,
+            answers,
         };
     }
     snapshot.edge = entry.reach.state(Tier::Edge, now);

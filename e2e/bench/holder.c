@@ -1,6 +1,6 @@
-/* Holds one ONNX Runtime session, as little as a program can: what is left of an agent's memory without the agent.
+/* Holds ONNX Runtime sessions, as little as a program can: what is left of an agent's memory without the agent.
  *
- *   holder LIBRARY MODEL    loads, runs once on an image of zeros, says "ready", ends with its standard input
+ *   holder LIBRARY MODEL...    loads each, runs it once on an image of zeros, says "ready", ends with its standard input
  *
  * PyPI's wheel carries no header, so the functions that are needed are taken from their places in the table that
  * OrtGetApiBase gives. The table only ever grows at its end: that is ONNX Runtime's promise of binary compatibility.
@@ -44,8 +44,8 @@ static void check(void *status, const char *what) {
 #define CALL(place, types, ...) check(((void *(*) types)api[place])(__VA_ARGS__), #place)
 
 int main(int count, char **arguments) {
-  if (count != 3) {
-    fputs("usage: holder LIBRARY MODEL\n", stderr);
+  if (count < 3) {
+    fputs("usage: holder LIBRARY MODEL...\n", stderr);
     return 2;
   }
   void *library = dlopen(arguments[1], RTLD_NOW | RTLD_LOCAL);
@@ -55,7 +55,7 @@ int main(int count, char **arguments) {
     fprintf(stderr, "%s is no ONNX Runtime 1.%d or newer\n", arguments[1], API_VERSION);
     return 1;
   }
-  void *environment, *options, *session, *memory, *input, *outputs[2] = {NULL, NULL};
+  void *environment, *options, *session, *memory, *input;
   CALL(CREATE_ENV, (int, const char *, void **), LEVEL_WARNING, "holder", &environment);
   CALL(DISABLE_TELEMETRY, (void *), environment);
   /* The options that the agent sets. */
@@ -64,7 +64,6 @@ int main(int count, char **arguments) {
   CALL(SET_INTER_OP_THREADS, (void *, int), options, 1);
   CALL(ADD_CONFIG_ENTRY, (void *, const char *, const char *), options, "session.intra_op.allow_spinning", "0");
   CALL(ADD_CONFIG_ENTRY, (void *, const char *, const char *), options, "session.inter_op.allow_spinning", "0");
-  CALL(CREATE_SESSION, (void *, const char *, void *, void **), environment, arguments[2], options, &session);
 
   float image[64] = {0};
   const int64_t shape[2] = {1, 64};
@@ -72,8 +71,12 @@ int main(int count, char **arguments) {
   CALL(CREATE_CPU_MEMORY_INFO, (int, int, void **), ARENA_ALLOCATOR, DEFAULT_MEMORY, &memory);
   CALL(CREATE_TENSOR_WITH_DATA, (void *, void *, size_t, const int64_t *, size_t, int, void **), memory, image,
        sizeof image, shape, 2, FLOAT, &input);
-  CALL(RUN, (void *, void *, const char **, void *const *, size_t, const char **, size_t, void **), session, NULL,
-       input_names, &input, 1, output_names, 2, outputs);
+  for (int model = 2; model < count; model++) {
+    void *outputs[2] = {NULL, NULL};
+    CALL(CREATE_SESSION, (void *, const char *, void *, void **), environment, arguments[model], options, &session);
+    CALL(RUN, (void *, void *, const char **, void *const *, size_t, const char **, size_t, void **), session, NULL,
+         input_names, &input, 1, output_names, 2, outputs);
+  }
   puts("ready");
   fflush(stdout);
   while (getchar() != EOF) {

@@ -17,6 +17,10 @@ use crate::wait::LIMIT;
 
 /// `OK`, and codes of errors.
 pub const OK: u32 = 0;
+/// The request is wrong.
+pub const INVALID_ARGUMENT: u32 = 3;
+/// No such call.
+pub const UNIMPLEMENTED: u32 = 12;
 /// No such model.
 pub const NOT_FOUND: u32 = 5;
 /// Not for this caller.
@@ -92,6 +96,28 @@ impl Connection {
             message: message.slice(message.len().min(5)..),
         })
     }
+}
+
+/// A request about one image, with a parameter of this name that is true.
+pub fn inference(model: &str, image: &[f32], parameter: &str) -> Vec<u8> {
+    // InferParameter.bool_param
+    let entry = [field(1, parameter.as_bytes()), field(2, &[1 << 3, 1])].concat();
+    let shape = [1, u8::try_from(image.len()).unwrap_or(u8::MAX)];
+    let input = [field(1, b"image"), field(2, b"FP32"), field(3, &shape)].concat();
+    let raw: Vec<u8> = image.iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
+    [field(1, model.as_bytes()), field(4, &entry), field(5, &input), field(7, &raw)].concat()
+}
+
+/// A field that has a length.
+fn field(number: u8, value: &[u8]) -> Vec<u8> {
+    let mut head = vec![number << 3 | 2];
+    let mut length = value.len();
+    while length > 0x7f {
+        head.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    head.push(length as u8);
+    [&head, value].concat()
 }
 
 /// A message whose first field is a text, which is what most calls take.

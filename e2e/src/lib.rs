@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod chaos;
 pub mod cluster;
 pub mod codings;
 pub mod dice;

@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
@@ -55,6 +55,10 @@ pub enum Pace {
     Never,
     /// Not at all: the connection is closed.
     HangUp,
+    /// Not at all: the connection is reset, so that the other side's system says that it broke.
+    Reset,
+    /// The body alone, as if it were a whole answer; the connection stays open.
+    Bare,
 }
 
 /// A server on a port of its own. Gone when dropped, with its connections.
@@ -216,7 +220,7 @@ async fn accept(
 /// Serves one connection until either side has enough.
 async fn serve<S>(stream: S, record: Arc<Mutex<Record>>, script: Arc<Script>)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Reset + Unpin,
 {
     let mut wire = Wire { stream, record, unread: Vec::new() };
     // A connection that breaks is the other side's affair.
@@ -236,7 +240,25 @@ struct Wire<S> {
     unread: Vec<u8>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+/// A connection that can be ended without a goodbye.
+trait Reset {
+    /// What is not sent yet is thrown away when it is dropped, and the other side is told that it is gone.
+    fn reset(&self) -> Result<()>;
+}
+
+impl Reset for TcpStream {
+    fn reset(&self) -> Result<()> {
+        Ok(self.set_zero_linger()?)
+    }
+}
+
+impl Reset for tokio_rustls::server::TlsStream<TcpStream> {
+    fn reset(&self) -> Result<()> {
+        self.get_ref().0.reset()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Reset + Unpin> Wire<S> {
     /// The next request; none once the other side has closed.
     async fn request(&mut self) -> Result<Option<Seen>> {
         let end = loop {
@@ -307,6 +329,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 anyhow::bail!("given up, as planned");
             }
             Pace::HangUp => anyhow::bail!("hung up, as planned"),
+            Pace::Reset => {
+                self.stream.reset()?;
+                anyhow::bail!("reset, as planned");
+            }
+            Pace::Bare => self.stream.write_all(&plan.body).await?,
         }
         self.stream.flush().await.context("cannot send")
     }

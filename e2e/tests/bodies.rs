@@ -8,6 +8,7 @@ use terrace_e2e::digits::{self, Artifact};
 use terrace_e2e::http::{Reply, Request};
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
+use terrace_e2e::opinions::{many, patient_under};
 use terrace_e2e::site::Site;
 use terrace_e2e::{checkout, scenes, upstreams};
 
@@ -353,6 +354,47 @@ async fn scalars_and_shapes_without_elements_go_both_ways_in_json_and_in_binary(
         assert_eq!(told["outputs"][0]["shape"], json!([rows, columns]));
         let behind: Vec<u8> = expected.iter().flat_map(|number| number.to_le_bytes()).collect();
         assert_eq!(reply.body[length..], [&behind[..], &(-7_i64).to_le_bytes()].concat());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_whose_deadline_passes_while_it_is_written_is_a_504_at_once() -> Result<()> {
+    const SCORES: usize = 8_000_000;
+    let (_site, device) = patient_under(&Policy::named("near").private(true)).await?;
+    let whole = device.send(&many(SCORES, &json!({}))).await?;
+    // What comes before the outputs is told before they are written.
+    let told = String::from_utf8_lossy(&whole.body[..1_000]).into_owned();
+    let told = told.split_once("\"latency_ms\":").and_then(|(_, rest)| rest.split(',').next());
+    let computed: f64 = told.context("no latency_ms")?.parse()?;
+    // Half way through the writing, and far into the packing, which takes longer.
+    for (packed, share) in [(None, 0.3), (Some("gzip"), 0.6)] {
+        let ask = |parameters: Value| {
+            let ask = many(SCORES, &parameters);
+            packed.map_or(ask.clone(), |coding| ask.header("accept-encoding", coding))
+        };
+        let whole = device.send(&ask(json!({}))).await?;
+        assert_eq!((whole.status, whole.header("content-encoding")), (200, packed.unwrap_or_default()));
+        let written = whole.took.as_secs_f64() * 1e3 - computed;
+        let deadline = computed + share * written;
+        let mut late = Vec::new();
+        for _ in 0..5 {
+            let reply = device.send(&ask(json!({"max_latency_ms": deadline}))).await?;
+            let took = reply.took.as_secs_f64() * 1e3;
+            // A machine that is busy may need all of the time to compute, or be late itself.
+            if reply.status == 504
+                && reply.text().contains("was not written")
+                && took < deadline + 0.15 * written
+            {
+                late.clear();
+                break;
+            }
+            late.push(format!(
+                "{took} ms {}",
+                String::from_utf8_lossy(&reply.body[..reply.body.len().min(200)])
+            ));
+        }
+        assert!(late.is_empty(), "{packed:?}, within {deadline} ms, {written} ms to write: {late:#?}");
     }
     Ok(())
 }

@@ -140,6 +140,48 @@ fn the_runbook_has_every_reason_and_outcome() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_table_of_reasons_has_every_reason() -> Result<()> {
+    let code = fs::read_to_string(checkout().join("tiering/src/decide.rs"))?;
+    let named = code.split("const fn fixed(").nth(1).and_then(|code| code.split("\n    }\n").next());
+    let arms = named.context("no names of reasons")?.lines().filter_map(|line| line.split_once(" => \""));
+    let reasons: BTreeSet<&str> = arms
+        .filter(|(reason, _)| !reason.contains("Rule(_)"))
+        .filter_map(|(_, name)| name.strip_suffix("\","))
+        .collect();
+    assert!(reasons.contains("PrivacyRequired") && reasons.len() > 20, "{reasons:?}");
+    let page = fs::read_to_string(checkout().join("docs/policies.md"))?;
+    let section = page.split("\n## Reasons\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows = section.context("no table of reasons")?.lines().filter_map(|line| line.strip_prefix("| `"));
+    let told: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+    assert_eq!(told.iter().copied().collect::<BTreeSet<_>>(), reasons);
+    assert_eq!(told.len(), reasons.len(), "one stands there twice: {told:?}");
+    Ok(())
+}
+
+#[test]
+fn a_list_of_contents_has_the_order_of_its_page() -> Result<()> {
+    for name in ["docs/policies.md", "docs/standalone.md"] {
+        let page = checkout().join(name);
+        let text = fs::read_to_string(&page)?;
+        let contents = text.split("\n## ").next().context("no beginning")?;
+        let listed: Vec<&str> =
+            contents.split("](#").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+        let headings: Vec<String> = prose(&page)?
+            .lines()
+            .filter(|line| line.starts_with("## "))
+            .map(anchor)
+            .filter(|anchor| listed.contains(&anchor.as_str()))
+            .collect();
+        assert!(listed.len() > 8, "{name}: {listed:?}");
+        let mut in_order = listed.clone();
+        in_order.retain(|anchor| headings.iter().any(|heading| heading == anchor));
+        in_order.dedup();
+        assert_eq!(in_order, headings, "{name}");
+    }
+    Ok(())
+}
+
 /// The pages that a reader may begin with, and those of the folders that hold more.
 fn pages() -> Result<Vec<PathBuf>> {
     let mut folders = vec![checkout().join("docs")];
@@ -179,12 +221,14 @@ fn prose(page: &Path) -> Result<String> {
 fn anchors(page: &Path) -> Result<BTreeSet<String>> {
     let text = prose(page)?;
     let headings = text.lines().filter(|line| line.starts_with('#'));
-    let anchor = |heading: &str| {
-        let name = heading.trim_start_matches('#').trim().to_lowercase();
-        let kept = name.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-    };
     Ok(headings.map(anchor).collect())
+}
+
+/// The name by which a heading is linked to.
+fn anchor(heading: &str) -> String {
+    let name = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = name.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use terrace_e2e::agent::Agent;
 use terrace_e2e::infer::{Ask, Route};
 use terrace_e2e::manifests::Policy;
 use terrace_e2e::opinions::{
@@ -149,6 +150,16 @@ async fn a_late_device_is_dropped_and_its_run_is_stopped() -> Result<()> {
 }
 
 #[tokio::test]
+async fn members_that_are_all_too_late_for_the_deadline_are_a_504() -> Result<()> {
+    let silent = upstreams::silent().await?;
+    let policy = Policy::named("near").cloud(&silent.url());
+    let (_site, device) = patient_under(&policy.ensemble("{members: [Device, Cloud]}")).await?;
+    let reply = device.infer(&patient(0.95, FOR_EVER).within(300)).await?;
+    assert_eq!(reply.status, 504, "{}", reply.text());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_member_is_waited_for_less_long_where_the_answer_in_hand_is_large() -> Result<()> {
     const DEADLINE_MS: f64 = 4_000.0;
     // 16 MB in hand and as much that may come, of 20 ns a byte: 640 ms, beside a twentieth of the time.
@@ -218,6 +229,54 @@ async fn what_cannot_be_combined_is_a_502_that_says_why() -> Result<()> {
         assert_eq!(device.counted("terrace_requests_total", &["code=\"502\""]).await?, 1.0);
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_member_that_claims_rows_without_elements_costs_no_time_and_no_memory() -> Result<()> {
+    const LONG: u64 = 1 << 40;
+    const DEADLINE_MS: u64 = 500;
+    for (combine, shape, status) in [
+        ("MaxConfidence", json!([1, LONG, 0]), 200),
+        ("MaxConfidence", json!([60_000_000, 0]), 502),
+        ("MaxConfidence", json!([LONG, 1, 0]), 502),
+        ("Mean", json!([1, LONG, 0]), 502),
+        ("Vote", json!([LONG, LONG, LONG, 0]), 502),
+    ] {
+        let body = json!({"model_name": "digits", "outputs": [
+            {"name": "probabilities", "datatype": "FP32", "shape": shape, "data": []},
+            {"name": "label", "datatype": "INT64", "shape": [1], "data": [7]},
+        ]});
+        let plan = Plan::ok(body.to_string()).header("content-type", "application/json");
+        let cloud = upstreams::planned(plan).await?;
+        let policy = Policy::named("near").cloud(&cloud.url());
+        let ensemble = format!("{{members: [Device, Cloud], combine: {combine}}}");
+        let (_site, device) = device_under(&policy.ensemble(&ensemble)).await?;
+        device.infer(&one(0).private()).await?.answered()?;
+        let before = device.peak_memory()?;
+        let (ask, private) = (one(0).within(DEADLINE_MS), one(0).private().within(DEADLINE_MS));
+        let [one, other, private] = [device.infer(&ask), device.infer(&ask), device.infer(&private)];
+        let (one, other, private) = tokio::try_join!(one, other, private)?;
+        assert_eq!(private.status, 200, "{combine} {shape}: {}", private.text());
+        for reply in [one, other] {
+            assert_eq!(reply.status, status, "{combine} {shape}: {}", reply.text());
+            assert!(reply.took < Duration::from_millis(DEADLINE_MS), "{combine} {shape}: {:?}", reply.took);
+            if status == 200 {
+                let found = (reply.walk()?, reply.route()?);
+                let combined = Route::of("ensemble", "ensemble", "Ensemble");
+                assert_eq!(found, ("device Answered, cloud Answered".to_owned(), combined));
+                assert_eq!(reply.labels()?, [device_label(&device).await?]);
+            }
+        }
+        let grown = device.peak_memory()?.saturating_sub(before);
+        assert!(grown < 32 << 20, "{combine} {shape}: {grown} bytes");
+    }
+    Ok(())
+}
+
+/// What the device alone says of the first image.
+async fn device_label(device: &Agent) -> Result<i64> {
+    let reply = device.infer(&one(0).private()).await?.answered()?;
+    reply.labels()?.first().copied().context("a label")
 }
 
 #[tokio::test]

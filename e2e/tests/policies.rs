@@ -219,10 +219,12 @@ async fn a_threshold_is_tried_on_requests_that_the_node_answered_by_itself() -> 
 #[test]
 fn what_a_cluster_is_given_is_accepted_for_a_cluster_and_the_quickstart_with_its_agents_flags() -> Result<()>
 {
-    let folder = checkout().join("e2e/manifests/cluster");
+    let manifests = checkout().join("e2e/manifests");
     let mut files: Vec<String> = Vec::new();
-    for entry in fs::read_dir(&folder)? {
-        files.push(entry?.path().to_str().context("no text")?.to_owned());
+    for folder in ["cluster", "examples"] {
+        for entry in fs::read_dir(manifests.join(folder))? {
+            files.push(entry?.path().to_str().context("no text")?.to_owned());
+        }
     }
     files.sort();
     assert!(files.len() >= 6, "{files:?}");
@@ -235,7 +237,7 @@ fn what_a_cluster_is_given_is_accepted_for_a_cluster_and_the_quickstart_with_its
         "{}",
         text(&checked.stdout)
     );
-    let sites = folder.join("sites.yaml");
+    let sites = manifests.join("examples/sites.yaml");
     let both = check(&[], &[sites.to_str().context("no text")?])?;
     assert_eq!(both.status.code(), Some(1));
     assert!(
@@ -244,7 +246,7 @@ fn what_a_cluster_is_given_is_accepted_for_a_cluster_and_the_quickstart_with_its
         text(&both.stdout)
     );
 
-    let device = checkout().join("e2e/manifests/quickstart/device");
+    let device = manifests.join("quickstart/device");
     let device = device.to_str().context("no text")?;
     let flags = ["--for", "standalone", "--strict", "--file-root", "/srv", "--allow-upstream", "127.0.0.1"];
     let checked = check(&flags, &[device])?;

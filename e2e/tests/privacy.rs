@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use terrace_e2e::agent::{Agent, Launch};
-use terrace_e2e::digits;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::server::{Server, find};
 use terrace_e2e::site::Site;
 use terrace_e2e::upstreams;
+use terrace_e2e::{digits, grpc};
 
 /// Stands in ids, header values and parameters.
 const CANARY: &str = "canary-5e1f0c";
@@ -70,6 +70,15 @@ impl Watched {
     async fn assert_silent(&self) -> Result<()> {
         assert_eq!(self.seen(), self.before, "(bytes, connections) at edge and cloud");
         let metrics = self.device.admin("/metrics").await?.text();
+        // Every run of this model was for a private request: how large they were is counted nowhere.
+        let of_model = ["model=\"default.digits\""];
+        for bytes in ["terrace_model_input_bytes_total", "terrace_model_output_bytes_total"] {
+            assert_eq!(self.device.counted(bytes, &of_model).await?, 0.0, "{bytes}");
+        }
+        let (rows, asked) = ("terrace_model_rows_total", "terrace_requests_total");
+        let (rows, asked) =
+            (self.device.counted(rows, &of_model).await?, self.device.counted(asked, &of_model).await?);
+        assert!(rows <= asked, "{rows} rows of {asked} requests");
         let status = self.device.admin("/status").await?.text();
         for (place, bytes) in [
             ("the edge", self.edge.bytes()),
@@ -183,6 +192,47 @@ async fn a_private_request_is_answered_by_the_device_and_leaves_no_trace() -> Re
         }
         watched.assert_silent().await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn privacy_in_another_spelling_is_refused_and_not_passed_over() -> Result<()> {
+    const SPELT: [&str; 6] = [
+        "terrace-privacy-required",
+        "terrace_privacy_required",
+        "Privacy_Required",
+        "privacy-required",
+        "privacyRequired",
+        "x-terrace-privacy-required",
+    ];
+    let policy = Policy::named("near").with("rules: [{when: 'true', tier: Cloud}]");
+    let watched = Watched::start(policy, Model::digits("digits-device")?, |launch| launch).await?;
+    for name in SPELT {
+        let reply = watched.device.infer(&marked().parameter(name, true)).await?;
+        assert_eq!(reply.status, 400, "{name}: {}", reply.text());
+        let told = format!("unknown parameter {name:?}: as a parameter it is called privacy_required");
+        assert_eq!(reply.error()?, told);
+        let mut connection = grpc::Connection::open(watched.device.grpc, None).await?;
+        let call = grpc::inference("digits", &digits::test_set().images[0], name);
+        let reply = connection.call("ModelInfer", None, &call).await?;
+        assert_eq!(reply.code, grpc::INVALID_ARGUMENT, "{name}: {}", reply.words);
+        assert!(reply.words.contains("privacy_required"), "{}", reply.words);
+        if name == "terrace-privacy-required" {
+            continue;
+        }
+        let reply = watched.device.infer(&marked().header(name, "true")).await?;
+        assert_eq!(reply.status, 400, "{name}: {}", reply.text());
+        assert!(reply.error()?.ends_with(": as a header it is called terrace-privacy-required"));
+    }
+    watched.assert_silent().await?;
+    // The same in the right spelling is answered; of what belongs to others, the cloud hears.
+    let mut connection = grpc::Connection::open(watched.device.grpc, None).await?;
+    let call = grpc::inference("digits", &digits::test_set().images[0], "privacy_required");
+    assert_eq!(connection.call("ModelInfer", None, &call).await?.code, grpc::OK);
+    watched.assert_silent().await?;
+    let foreign = Ask::image(&digits::test_set().images[0]).parameter("privacy", true);
+    let reply = watched.device.infer(&foreign);
+    assert_eq!(reply.await?.answered()?.route()?.tier, "cloud");
     Ok(())
 }
 

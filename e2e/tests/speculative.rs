@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use terrace_e2e::digits;
 use terrace_e2e::infer::{Ask, Route};
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::opinions::{
-    FOR_EVER, Outputs, PROBABILITIES, Three, confidence, device_under, one, patient, patient_under, scores,
-    sure,
+    FOR_EVER, Outputs, PROBABILITIES, Three, confidence, device_under, many, one, patient, patient_under,
+    scores, sure,
 };
 use terrace_e2e::server::{Pace, Plan};
 use terrace_e2e::site::Site;
@@ -201,6 +201,56 @@ async fn a_slow_device_that_is_not_sure_waits_for_the_verifier_that_was_asked_ea
 }
 
 #[tokio::test]
+async fn a_verifier_that_was_asked_early_leaves_time_to_write_the_devices_answer() -> Result<()> {
+    const DEADLINE_MS: f64 = 4_000.0;
+    // 16 MB of 20 ns a byte, beside a twentieth of the time.
+    const WRITING_MS: f64 = 320.0;
+    const GIVEN_UP_MS: f64 = DEADLINE_MS - WRITING_MS - DEADLINE_MS / 20.0;
+    let silent = upstreams::silent().await?;
+    let policy = Policy::named("near").cloud(&silent.url());
+    let speculative = "{verifier: Cloud, threshold: 1, parallelAfter: 0s}";
+    let (_site, device) = patient_under(&policy.speculative(speculative)).await?;
+    let parameters = json!({"max_latency_ms": DEADLINE_MS, "binary_data_output": true});
+    let reply = device.send(&many(4_000_000, &parameters)).await?.answered()?;
+    assert_eq!(reply.walk()?, "device Answered, cloud TimedOut");
+    assert_eq!(reply.route()?, Route::of("device", "unverified", "NotConfident"));
+    let took = reply.latency_ms()?;
+    assert!(took < GIVEN_UP_MS + WRITING_MS / 2.0, "{took} ms, of {DEADLINE_MS}");
+    assert!(took > GIVEN_UP_MS - WRITING_MS / 2.0, "{took} ms: the verifier has its time, too");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_that_claims_rows_without_elements_is_refused_before_anything_is_made_of_them() -> Result<()>
+{
+    let cloud = upstreams::silent().await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).timeout("250ms");
+    let (_site, device) =
+        patient_under(&policy.speculative("{verifier: Cloud, threshold: 1, parallelAfter: 0s}")).await?;
+    let claiming = |rows: u64, columns: u64| {
+        Ask::inputs(json!([
+            {"name": "x", "datatype": "FP32", "shape": [rows, columns], "data": []},
+            {"name": "rounds", "datatype": "INT64", "shape": [], "data": [0]},
+        ]))
+        .model("patient")
+    };
+    device.infer(&patient(0.9, 0)).await?.answered()?;
+    let before = device.peak_memory()?;
+    for (rows, columns) in [(60_000_000, 0), (3_000_000_000, 0), (1 << 40, 0), (0, 1 << 40)] {
+        let reply = device.infer(&claiming(rows, columns)).await?;
+        assert_eq!(reply.status, 400, "{rows} {columns}: {}", reply.text());
+        assert!(reply.error()?.contains("has no element"), "{}", reply.text());
+        assert!(reply.took < Duration::from_secs(2), "{:?}", reply.took);
+    }
+    let (grown, none) = (device.peak_memory()?.saturating_sub(before), claiming(0, 2));
+    assert!(grown < 32 << 20, "{grown} bytes");
+    let reply = device.infer(&none).await?.answered()?;
+    assert_eq!(reply.route()?, Route::of("device", "unverified", "NotConfident"), "no row is as good as any");
+    assert!(confidence(&reply)?.abs() < 1e-9, "nobody is sure of nothing");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_device_that_cannot_answer_leaves_the_fallback_order() -> Result<()> {
     let (edge, cloud) = (upstreams::answering().await?, upstreams::answering().await?);
     let site = Site::new()?;
@@ -300,7 +350,7 @@ async fn a_model_without_confidence_is_kept_to_its_node_and_told_so() -> Result<
     let device = site.agent().ready().await?;
     device.wait_condition("PoliciesFound", "False", "spec.confidence").await?;
     let reply = device.infer(&one(0)).await?.answered()?;
-    assert_eq!(reply.route()?, Route::of("device", "primary", "NoPolicy"));
+    assert_eq!(reply.route()?, Route::of("device", "primary", "ConfidenceMissing"));
     assert_eq!(cloud.connections(), 0);
     Ok(())
 }

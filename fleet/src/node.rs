@@ -115,8 +115,9 @@ impl NoteReason {
 /// until what replaces it is known. Who answers is never kept: policy and names elsewhere are always the current
 /// ones, so that a policy that turns private does not wait for a checksum server.
 ///
-/// A model whose policy is not among `policies`, or goes by a confidence that the model does not have, gets none: its
-/// requests are private, and the node answers or nobody. A policy of `previous` is not kept either: its hash does not tell which policy it was, and another's
+/// A model whose policy is not among `policies` gets none: its requests are private, and the node answers or nobody. The
+/// same holds where its policy goes by a confidence that the model does not have: it is told of the policy, and sees. A
+/// policy of `previous` is not kept either: its hash does not tell which policy it was, and another's
 /// might allow what this one forbids. Callers pass the last accepted generation of each policy, and so keep it.
 pub fn desired(
     models: &[WantedModel<'_>],
@@ -145,7 +146,7 @@ pub fn desired(
         if let Some(policy) = policy.filter(lacks_confidence) {
             desired.warnings.push(confidence_missing(plan, policy));
         }
-        let policy = policy.filter(|policy| !lacks_confidence(policy)).map(|policy| {
+        let policy = policy.map(|policy| {
             read_labels(&mut desired.spec, policy, node);
             policy.to_spec()
         });

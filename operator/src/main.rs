@@ -162,9 +162,12 @@ async fn operator(args: Args) -> anyhow::Result<()> {
 
 /// The way to the cluster that this process is in, or that KUBECONFIG names.
 async fn config() -> anyhow::Result<kube::Config> {
-    kube::Config::infer().await.context(
-        "no cluster to talk to: run in a pod with a ServiceAccount, or name a kubeconfig with KUBECONFIG",
-    )
+    // Its own text has every cause already.
+    kube::Config::infer().await.map_err(|error| {
+        anyhow::anyhow!(
+            "no cluster to talk to: run in a pod with a ServiceAccount, or name a kubeconfig with KUBECONFIG: {error}"
+        )
+    })
 }
 
 /// Resolves when this process is told to end.

@@ -22,18 +22,58 @@ pub enum Attempt {
     Skip(SkipReason),
 }
 
-/// What to keep back for the local tier when remote tiers are tried before it: twice the longest run observed,
-/// since a run may wait behind one other, and a margin: a twentieth of what is left, and at least 2 ms. At most half of what is left: the tier that was chosen is
-/// to have its chance too, and where both need more than there is, neither may starve the other. The half also
-/// stands where no run was observed.
+/// What is known of how long a node's own answers take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalTime {
+    /// The longest that a run took of late.
+    pub longest_run: Option<Duration>,
+    /// The least that an answer ever took.
+    pub shortest: Option<Duration>,
+    /// How long an answer takes, nine times out of ten.
+    pub predicted: Option<Duration>,
+    /// How many answers that is learned from.
+    pub answers: u32,
+}
+
+impl LocalTime {
+    /// What one answer takes, as far as that is known.
+    fn answer(&self) -> Option<Duration> {
+        self.longest_run.max(self.shortest).max(self.predicted)
+    }
+
+    /// The same with a run before it that it waits for.
+    fn answer_in_turn(&self) -> Option<Duration> {
+        self.longest_run.map(|run| run.saturating_mul(2)).max(self.shortest).max(self.predicted)
+    }
+}
+
+/// What to keep back for the local tier when remote tiers are tried before it: what an answer of it takes, behind one
+/// other run, and a margin. The margin is half of what is left before the first answer, and less with each, down to a
+/// twentieth: the first answers may be slower than all others. At least 2 ms.
+///
+/// At most half of what is left: the tier that was chosen is to have its chance too. Where half is too little for any
+/// answer of the node and all of it is enough, that much is kept: half would be lost on both. Unless the tier that is
+/// tried first is known to answer in half of the time and not in what would be left (`chosen`: how long it takes,
+/// where it has answered at all): then it is worth the risk.
 ///
 /// To be taken once, when the request begins, and given to every [`attempt_timeout`] before the local one: taken
 /// anew each time, the half would shrink with every remote tier that fails.
-pub fn reserve_for_local(remaining: Option<Duration>, longest_run: Option<Duration>) -> Duration {
+pub fn reserve_for_local(
+    remaining: Option<Duration>,
+    local: &LocalTime,
+    chosen: Option<Duration>,
+) -> Duration {
     let Some(remaining) = remaining else { return Duration::ZERO };
     let half = remaining / 2;
-    let margin = MARGIN.max(remaining / MARGIN_SHARE);
-    longest_run.map_or(half, |run| run.saturating_mul(2).saturating_add(margin).min(half))
+    let margin = |share: u32| MARGIN.max(remaining / share);
+    let least = local.answer().unwrap_or_default().saturating_add(margin(MARGIN_SHARE));
+    if least > half && least < remaining {
+        let others = remaining.saturating_sub(least);
+        let is_worth_it = chosen.is_some_and(|chosen| chosen > others && chosen <= half);
+        return if is_worth_it { half } else { least };
+    }
+    let unlearned = margin(local.answers.saturating_add(2).min(MARGIN_SHARE));
+    local.answer_in_turn().unwrap_or_default().saturating_add(unlearned).min(half)
 }
 
 /// What to keep back for the reply where an answer of so many bytes is in hand, and others are waited for all the same:
@@ -75,6 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::latency::Latency;
 
     const fn ms(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
@@ -98,21 +139,60 @@ mod tests {
         }
     }
 
+    /// Learned from as many answers as it takes.
+    fn learned(longest_run: u64, answer: u64) -> LocalTime {
+        let (longest_run, answer) = (Some(ms(longest_run)), Some(ms(answer)));
+        LocalTime { longest_run, shortest: answer, predicted: answer, answers: 100 }
+    }
+
     #[test]
-    fn the_reserve_is_twice_the_longest_run_and_a_margin_and_at_most_half() {
-        for (remaining, longest_run, expected) in [
-            (None, Some(5), 0),
-            (Some(40), Some(5), 12),
-            (Some(20), Some(0), 2),
-            (Some(400), Some(5), 30),
-            (Some(100), Some(24), 50),
-            (Some(100), Some(90), 50),
-            (Some(100), None, 50),
-            (Some(0), Some(5), 0),
+    fn the_reserve_is_an_answer_in_its_turn_and_a_margin_and_at_most_half() {
+        for (remaining, local, expected) in [
+            (None, learned(5, 5), 0),
+            (Some(40), learned(5, 5), 12),
+            (Some(20), learned(0, 0), 2),
+            (Some(400), learned(5, 5), 30),
+            (Some(400), learned(5, 60), 80),
+            (Some(100), learned(24, 24), 50),
+            (Some(100), learned(44, 44), 50),
+            (Some(0), learned(5, 5), 0),
         ] {
-            assert_eq!(reserve_for_local(remaining.map(ms), longest_run.map(ms)), ms(expected));
+            assert_eq!(
+                reserve_for_local(remaining.map(ms), &local, None),
+                ms(expected),
+                "{remaining:?} {local:?}"
+            );
         }
-        assert_eq!(reserve_for_local(Some(Duration::MAX), Some(Duration::MAX)), Duration::MAX / 2);
+        let most = Duration::MAX;
+        let endless = LocalTime { longest_run: Some(most), ..learned(0, 0) };
+        assert_eq!(reserve_for_local(Some(most), &endless, None), most / 2);
+    }
+
+    #[test]
+    fn the_fewer_answers_there_were_the_more_is_kept() {
+        let reserve = |answers| {
+            let local = LocalTime { answers, ..learned(0, 0) };
+            reserve_for_local(Some(ms(400)), &local, None).as_millis()
+        };
+        assert_eq!([0, 1, 2, 6, 18, 19, u32::MAX].map(reserve), [200, 133, 100, 50, 20, 20, 20]);
+        let unknown = reserve_for_local(Some(ms(400)), &LocalTime::default(), None);
+        assert_eq!(unknown, ms(200));
+    }
+
+    #[test]
+    fn a_slow_node_is_left_what_it_needs_unless_the_chosen_tier_needs_it_and_has_shown_that_it_can() {
+        // Of 100 ms; the node's answer takes 60, and 5 are the margin.
+        for (chosen, expected) in
+            [(None, 65), (Some(10), 65), (Some(35), 65), (Some(36), 50), (Some(50), 50), (Some(51), 65)]
+        {
+            assert_eq!(
+                reserve_for_local(Some(ms(100)), &learned(1, 60), chosen.map(ms)),
+                ms(expected),
+                "{chosen:?}"
+            );
+        }
+        // The node cannot answer in time at all.
+        assert_eq!(reserve_for_local(Some(ms(100)), &learned(1, 95), None), ms(50));
     }
 
     #[test]
@@ -146,7 +226,58 @@ mod tests {
         assert_eq!(most, reserve_for_reply(Some(ms(1)), usize::MAX));
     }
 
+    fn micros(most: u64) -> impl Strategy<Value = Duration> {
+        (0..most).prop_map(Duration::from_micros)
+    }
+
+    fn local_time() -> impl Strategy<Value = LocalTime> {
+        let time = || prop::option::of(micros(1_000_000));
+        (time(), time(), time(), 0_u32..50).prop_map(|(longest_run, shortest, predicted, answers)| {
+            LocalTime { longest_run, shortest, predicted, answers }
+        })
+    }
+
     proptest! {
+        /// Whatever is known, the node is left what an answer of it takes, where there is that much and nobody else is known
+        /// to need it; and a tier that is known to answer in half of the time always has the time that it takes.
+        #[test]
+        fn neither_the_node_nor_the_chosen_tier_is_left_too_little_for_nothing(
+            remaining in micros(2_000_000),
+            local in local_time(),
+            chosen in prop::option::of(micros(2_000_000)),
+        ) {
+            let reserve = reserve_for_local(Some(remaining), &local, chosen);
+            let (half, answer) = (remaining / 2, local.answer().unwrap_or_default());
+            prop_assert!(reserve <= remaining);
+            let needed = answer + MARGIN.max(remaining / MARGIN_SHARE);
+            if needed <= half || (needed < remaining && chosen.is_none_or(|chosen| chosen > half)) {
+                prop_assert!(reserve >= needed, "{reserve:?} of {needed:?}");
+            }
+            if let Some(chosen) = chosen.filter(|chosen| *chosen <= half) {
+                prop_assert!(remaining.saturating_sub(reserve) >= chosen);
+            }
+            let earlier = LocalTime { answers: local.answers / 2, ..local };
+            prop_assert!(reserve_for_local(Some(remaining), &earlier, chosen) >= reserve);
+        }
+
+        /// However the node's first answers went, what is kept for it is enough to be let in: who was given the time must
+        /// not be refused for lack of it.
+        #[test]
+        fn what_is_kept_for_the_node_suffices_to_be_asked(
+            remaining in micros(2_000_000),
+            took in prop::collection::vec(micros(300_000), 1..20),
+            runs in micros(1_000),
+        ) {
+            let (mut pace, now) = (Latency::default(), Duration::from_secs(1));
+            for took in took {
+                pace.observe(now, took);
+            }
+            let local = LocalTime { longest_run: Some(runs), ..pace.local_time(now) };
+            let reserve = reserve_for_local(Some(remaining), &local, None);
+            let fits = local.answer().unwrap_or_default() + MARGIN.max(remaining / MARGIN_SHARE) < remaining;
+            prop_assert!(!fits || pace.admits_shortest(now, reserve), "{reserve:?} of {remaining:?}: {local:?}");
+        }
+
         /// Remote tiers that all run into their limits, the local one among them: nothing exceeds the deadline,
         /// and the local tier finds what was kept back for it.
         #[test]
@@ -154,10 +285,10 @@ mod tests {
             deadline in 0_u64..10_000_000,
             timeouts in prop::collection::vec(1_u64..20_000_000, 0..3),
             after in prop::collection::vec(1_u64..20_000_000, 0..3),
-            longest_run in prop::option::of(0_u64..1_000_000),
+            local in local_time(),
         ) {
             let deadline = Duration::from_micros(deadline);
-            let reserve = reserve_for_local(Some(deadline), longest_run.map(Duration::from_micros));
+            let reserve = reserve_for_local(Some(deadline), &local, None);
             let mut spent = Duration::ZERO;
             let mut spend = |timeout: Option<u64>, reserve: Duration| {
                 let timeout = timeout.map(Duration::from_micros);

@@ -16,7 +16,7 @@
 use terrace_crds::Tier;
 
 use crate::complexity::Elements;
-use crate::confidence::{Measure, Rows};
+use crate::confidence::{Classes, Measure, Rows};
 use crate::mode::Combine;
 
 /// What one member answered.
@@ -120,14 +120,12 @@ pub fn combine(
     for other in others {
         same_outputs(first, other)?;
     }
+    // Before anything is computed: what does not fit should cost nothing.
+    let rows = same_rows(how, measure, answers)?;
     let members: Vec<Scored<'_>> =
         answers.iter().map(|answer| Scored::of(measure, answer)).collect::<Result<_, _>>()?;
-    let rows = measure.count(members[0].scores.shape);
-    if let Some((position, _)) =
-        members.iter().enumerate().find(|(_, m)| measure.count(m.scores.shape) != rows)
-    {
-        return Err(differs(first, &answers[position], &members[0].scores, &members[position].scores));
-    }
+    // Where nobody has a score, rows are only claimed, and all are taken from the same member.
+    let rows = if members.iter().all(|member| member.rows.as_slice().is_empty()) { 0 } else { rows };
     let averages = matches!(how, Combine::Mean | Combine::WeightedMean);
     let mut outputs: Vec<Option<CombinedOutput>> = Vec::with_capacity(first.outputs.len());
     for output in &first.outputs {
@@ -145,9 +143,12 @@ pub fn combine(
     } else {
         None
     };
-    let classes = match how {
+    let classes: Vec<Classes> = match how {
         Combine::MaxConfidence => Vec::new(),
-        Combine::Mean | Combine::WeightedMean | Combine::Vote => classes(measure, answers, &members)?,
+        Combine::Mean | Combine::WeightedMean | Combine::Vote => members
+            .iter()
+            .map(|member| measure.classes(member.scores.elements, member.scores.shape).unwrap_or_default())
+            .collect(),
     };
     let chosen = Chosen::by(how, rows, &members, &classes, averaged.as_ref());
     let outputs = outputs
@@ -172,16 +173,41 @@ struct Scored<'a> {
 
 impl<'a> Scored<'a> {
     fn of(measure: &Measure, answer: &MemberAnswer<'a>) -> Result<Self, CombineError> {
-        let missing = || CombineError::NoScores { tier: answer.tier, output: measure.output().to_owned() };
-        let scores = *find(answer, measure.output()).ok_or_else(missing)?;
-        let rows = measure.rows(scores.elements, scores.shape).map_err(|_| missing())?;
+        let scores = scores(measure, answer)?;
+        let rows = measure.rows(scores.elements, scores.shape).map_err(|_| no_scores(measure, answer))?;
         Ok(Self { scores, rows })
+    }
+}
+
+/// A member's scores.
+fn scores<'a>(measure: &Measure, answer: &MemberAnswer<'a>) -> Result<MemberOutput<'a>, CombineError> {
+    let scores = find(answer, measure.output()).filter(|scores| scores.elements.are_floats());
+    scores.copied().ok_or_else(|| no_scores(measure, answer))
+}
+
+fn no_scores(measure: &Measure, answer: &MemberAnswer<'_>) -> CombineError {
+    CombineError::NoScores { tier: answer.tier, output: measure.output().to_owned() }
+}
+
+/// How many rows every member has scores for. Where members are for classes, a class must be the same at all of them.
+fn same_rows(how: Combine, measure: &Measure, answers: &[MemberAnswer<'_>]) -> Result<usize, CombineError> {
+    let all: Vec<MemberOutput<'_>> =
+        answers.iter().map(|answer| scores(measure, answer)).collect::<Result<_, _>>()?;
+    let first = all[0];
+    let rows = measure.count(first.shape);
+    let fits = |scores: &MemberOutput<'_>| {
+        let by_class = how != Combine::MaxConfidence;
+        if by_class { scores.shape == first.shape } else { measure.count(scores.shape) == rows }
+    };
+    match all.iter().position(|scores| !fits(scores)) {
+        Some(position) => Err(differs(&answers[0], &answers[position], &first, &all[position])),
+        None => Ok(rows),
     }
 }
 
 /// What the averaged scores say.
 struct Averaged {
-    classes: Vec<Vec<Option<usize>>>,
+    classes: Classes,
     confidence: f64,
 }
 
@@ -192,28 +218,6 @@ impl Averaged {
         let rows = measure.rows(scores, shape).unwrap_or_else(|_| Vec::new().into());
         Self { classes: measure.classes(scores, shape).unwrap_or_default(), confidence: rows.least() }
     }
-}
-
-fn classes(
-    measure: &Measure,
-    answers: &[MemberAnswer<'_>],
-    members: &[Scored<'_>],
-) -> Result<Vec<Vec<Vec<Option<usize>>>>, CombineError> {
-    // A class is another one where there are other classes.
-    let (first, shape) = (&members[0].scores, members[0].scores.shape);
-    if let Some(position) = members.iter().position(|member| member.scores.shape != shape) {
-        return Err(differs(&answers[0], &answers[position], first, &members[position].scores));
-    }
-    members
-        .iter()
-        .zip(answers)
-        .map(|(member, answer)| {
-            measure.classes(member.scores.elements, member.scores.shape).map_err(|_| CombineError::NoScores {
-                tier: answer.tier,
-                output: measure.output().to_owned(),
-            })
-        })
-        .collect()
 }
 
 /// From which member each row is taken.
@@ -228,14 +232,16 @@ impl Chosen {
         how: Combine,
         rows: usize,
         members: &[Scored<'_>],
-        classes: &[Vec<Vec<Option<usize>>>],
+        classes: &[Classes],
         averaged: Option<&Averaged>,
     ) -> Self {
         // How many members stand behind what a member says of a row.
         let support = |member: usize, row: usize| match (how, averaged) {
-            (Combine::Vote, _) => classes.iter().filter(|other| other[row] == classes[member][row]).count(),
+            (Combine::Vote, _) => {
+                classes.iter().filter(|other| other.of(row) == classes[member].of(row)).count()
+            }
             (Combine::Mean | Combine::WeightedMean, Some(averaged)) => {
-                usize::from(averaged.classes.get(row) == classes[member].get(row))
+                usize::from(averaged.classes.of(row) == classes[member].of(row))
             }
             (Combine::MaxConfidence, _) | (Combine::Mean | Combine::WeightedMean, None) => 0,
         };
@@ -291,9 +297,10 @@ fn mean(
     output: &MemberOutput<'_>,
     answers: &[MemberAnswer<'_>],
 ) -> Result<Vec<f64>, CombineError> {
-    let mut sums = vec![0.0; output.shape.iter().product()];
     let weight = |answer: &MemberAnswer<'_>| if how == Combine::WeightedMean { answer.weight } else { 1.0 };
     let all: f64 = answers.iter().map(weight).sum();
+    // As many as there are, whatever is claimed.
+    let mut sums = vec![0.0; output.elements.floats().unwrap_or_default()];
     for answer in answers {
         let Some(same) = find(answer, output.name) else { continue };
         if same.shape != output.shape {

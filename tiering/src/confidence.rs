@@ -3,7 +3,8 @@
 //! The last axis of the output holds the scores of one decision, one for each class; every axis before it counts
 //! decisions, the first one the rows of the batch. A row is as sure as its least sure decision, and a request as its
 //! least sure row. Where there is nothing to go by, no decision or a decision without scores, the confidence is 0:
-//! nothing says that the model is sure.
+//! nothing says that the model is sure. A shape without elements may claim any number of rows at no cost to whoever
+//! sends it; so what is done, and kept, goes by the elements that are there.
 //!
 //! An output of one axis holds one score a row, unless the model declares how long the axis is: then its elements
 //! are the scores of one decision. A single score stands for two classes: a probability p for p and 1 − p, a logit z
@@ -28,13 +29,21 @@ pub struct Measure {
     one_axis_is_one_decision: bool,
 }
 
-/// An output whose elements are no floating-point numbers.
+/// An output whose elements are no floating-point numbers, or not as many as its shape says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotScores;
 
-/// How sure a model is of each row of an answer.
+/// How sure a model is of each row of an answer. Where no row has a score there are none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rows(Vec<f64>);
+
+/// Which class each decision of each row is for. Where no row has a score there are none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Classes {
+    /// Row by row.
+    all: Vec<Option<u32>>,
+    per_row: usize,
+}
 
 impl Measure {
     /// What `spec` asks for, or everything that is wrong with it.
@@ -78,6 +87,11 @@ impl Measure {
         &self.output
     }
 
+    /// What the scores are.
+    pub(crate) const fn method(&self) -> ConfidenceMethod {
+        self.method
+    }
+
     /// How sure the model is, by the scores in its output.
     pub fn rows(&self, scores: Elements<'_>, shape: &[usize]) -> Result<Rows, NotScores> {
         let decisions = self.decisions(scores, shape)?;
@@ -94,24 +108,20 @@ impl Measure {
 
     /// Which class each decision of each row is for: the first of those with the largest score. Of a single score, 1
     /// stands for what it is the probability of, and 0 for the opposite. A decision without scores is for none.
-    pub(crate) fn classes(
-        &self,
-        scores: Elements<'_>,
-        shape: &[usize],
-    ) -> Result<Vec<Vec<Option<usize>>>, NotScores> {
+    pub(crate) fn classes(&self, scores: Elements<'_>, shape: &[usize]) -> Result<Classes, NotScores> {
         let decisions = self.decisions(scores, shape)?;
         let mut row = Vec::with_capacity(decisions.classes);
-        let of_row = |number: usize| {
-            let class = |decision| {
+        let mut all = Vec::with_capacity(decisions.rows * decisions.per_row);
+        for number in 0..decisions.rows {
+            for decision in 0..decisions.per_row {
                 decisions.read(number, decision, &mut row);
-                self.class(&row)
-            };
-            (0..decisions.per_row).map(class).collect()
-        };
-        Ok((0..decisions.rows).map(of_row).collect())
+                all.push(self.class(&row).and_then(|class| u32::try_from(class).ok()));
+            }
+        }
+        Ok(Classes { all, per_row: decisions.per_row })
     }
 
-    /// How many rows an output of this shape has.
+    /// How many rows an output of this shape says that it has.
     pub(crate) fn count(&self, shape: &[usize]) -> usize {
         self.axes(shape).0
     }
@@ -121,15 +131,22 @@ impl Measure {
             [] => (1, 1, 1),
             [length] if self.one_axis_is_one_decision => (1, 1, length),
             [length] => (length, 1, 1),
-            [rows, ref middle @ .., classes] => (rows, middle.iter().product(), classes),
+            [rows, ref middle @ .., classes] => {
+                (rows, middle.iter().copied().fold(1, usize::saturating_mul), classes)
+            }
         }
     }
 
     fn decisions<'a>(&self, scores: Elements<'a>, shape: &[usize]) -> Result<Decisions<'a>, NotScores> {
-        if !scores.are_floats() {
-            return Err(NotScores);
+        let count = scores.floats().ok_or(NotScores)?;
+        if count == 0 && shape.contains(&0) {
+            return Ok(Decisions { scores, rows: 0, per_row: 0, classes: 0 });
         }
         let (rows, per_row, classes) = self.axes(shape);
+        let claimed = rows.checked_mul(per_row).and_then(|decisions| decisions.checked_mul(classes));
+        if claimed != Some(count) {
+            return Err(NotScores);
+        }
         Ok(Decisions { scores, rows, per_row, classes })
     }
 
@@ -156,7 +173,7 @@ impl Measure {
             }
             return softmax(scores, self.temperature);
         }
-        if !scores.iter().all(|score| (-SLACK..=1.0 + SLACK).contains(score)) {
+        if !scores.iter().all(|score| may_be_probability(*score)) {
             return 0.0;
         }
         for score in scores.iter_mut() {
@@ -207,9 +224,17 @@ impl Rows {
         self.0.get(row).copied().unwrap_or(0.0)
     }
 
-    /// Of each row.
+    /// Of each row that has a score.
     pub fn as_slice(&self) -> &[f64] {
         &self.0
+    }
+}
+
+impl Classes {
+    /// Of one row; nothing where there is no such row.
+    pub(crate) fn of(&self, row: usize) -> &[Option<u32>] {
+        let first = row.saturating_mul(self.per_row);
+        self.all.get(first..first.saturating_add(self.per_row)).unwrap_or_default()
     }
 }
 
@@ -232,9 +257,14 @@ impl Decisions<'_> {
     fn read(&self, number: usize, decision: usize, row: &mut Vec<f64>) {
         let first = (number * self.per_row + decision) * self.classes;
         row.clear();
-        // A shape has exactly as many elements as there are; a score that is missing all the same makes nobody sure.
+        // There are as many elements as that; a score that is missing all the same makes nobody sure.
         row.extend((first..first + self.classes).map(|place| self.scores.float(place).unwrap_or(f64::NAN)));
     }
+}
+
+/// Whether a number may stand for a probability.
+pub(crate) fn may_be_probability(score: f64) -> bool {
+    (-SLACK..=1.0 + SLACK).contains(&score)
 }
 
 /// The largest probability that the softmax of these logits gives.

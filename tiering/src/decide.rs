@@ -7,7 +7,7 @@ use terrace_crds::Tier;
 use crate::cel::EvalError;
 use crate::facts::Facts;
 use crate::plan::{self, Plan};
-use crate::policy::Policy;
+use crate::policy::{Lacking, Policy};
 use crate::requirements::Requirements;
 use crate::rules::{Failed, Rule, RuleName, Scope, default_rules, first_match};
 use crate::snapshot::Snapshot;
@@ -114,6 +114,8 @@ pub enum Reason {
     Forwarded,
     /// The model has no policy, or none that was accepted.
     NoPolicy,
+    /// The model's policy goes by how sure the model is, and the model does not say how that is measured.
+    ConfidenceMissing,
     /// The request or its policy is private.
     PrivacyRequired,
     /// The request asks for the tier.
@@ -200,7 +202,7 @@ impl SkipReason {
             Self::TierNotConfigured => "is not configured in the model's policy",
             Self::SiteUnknown => "is one for each site, and this node's is not known",
             Self::NoEdgeAgent => "has no ready agent in this node's site",
-            Self::NotLoaded => "is this node, where the model is not loaded yet",
+            Self::NotLoaded => "is this node, where the model is not loaded (its /status says why)",
             Self::NotPlaced => "is this node, where the model does not belong",
             Self::DeadlineExceeded => "has too little time left",
             Self::PredictedTooLate => "takes longer than the time that is left",
@@ -212,14 +214,17 @@ impl SkipReason {
 
 impl Reason {
     /// What no rule may be called: decisions that no rule takes.
-    pub(crate) const RESERVED: [Self; 15] = [
+    pub(crate) const RESERVED: [Self; 18] = [
         Self::Forwarded,
         Self::NoPolicy,
+        Self::ConfidenceMissing,
         Self::PrivacyRequired,
         Self::RequestedTier,
         Self::NoRuleMatched,
         Self::RulesFailed,
         Self::TierNotConfigured,
+        Self::SiteUnknown,
+        Self::NoEdgeAgent,
         Self::Speculative,
         Self::VerifierHere,
         Self::Confident,
@@ -251,6 +256,7 @@ impl Reason {
         match self {
             Self::Forwarded => "Forwarded",
             Self::NoPolicy => "NoPolicy",
+            Self::ConfidenceMissing => "ConfidenceMissing",
             Self::PrivacyRequired => "PrivacyRequired",
             Self::RequestedTier => "RequestedTier",
             Self::LowComplexityTightDeadline => "LowComplexityTightDeadline",
@@ -276,7 +282,14 @@ impl Reason {
 
     /// Whether no rule was asked.
     pub(crate) const fn is_settled(&self) -> bool {
-        matches!(self, Self::Forwarded | Self::NoPolicy | Self::PrivacyRequired | Self::RequestedTier)
+        matches!(
+            self,
+            Self::Forwarded
+                | Self::NoPolicy
+                | Self::ConfidenceMissing
+                | Self::PrivacyRequired
+                | Self::RequestedTier
+        )
     }
 
     /// What the reason rules out, for a person: why there is no other tier to try.
@@ -284,8 +297,12 @@ impl Reason {
         match self {
             Self::Forwarded => Some("the request was forwarded once already"),
             Self::NoPolicy => Some("the model has no accepted policy"),
+            Self::ConfidenceMissing => {
+                Some("the model has no spec.confidence, which the mode of its policy goes by")
+            }
             Self::PrivacyRequired => Some("the request is private"),
             Self::RequestedTier => Some("the request asks for this tier alone"),
+            Self::QuorumNotMet => Some("fewer members can be asked than the policy's quorum"),
             Self::LowComplexityTightDeadline
             | Self::ModerateDeadline
             | Self::ModerateComplexity
@@ -302,8 +319,7 @@ impl Reason {
             | Self::NotConfident
             | Self::DeviceSlow
             | Self::DeviceFailed
-            | Self::Ensemble
-            | Self::QuorumNotMet => None,
+            | Self::Ensemble => None,
         }
     }
 }
@@ -373,8 +389,14 @@ pub(crate) fn decide_by(
 fn settled(policy: &Policy, requirements: &Requirements, here: Tier) -> Option<(Tier, Reason)> {
     if requirements.forwarded() {
         Some((here, Reason::Forwarded))
-    } else if policy.is_local_only() {
-        Some((here, Reason::NoPolicy))
+    } else if let Some(lacking) = policy.lacking() {
+        Some((
+            here,
+            match lacking {
+                Lacking::Policy => Reason::NoPolicy,
+                Lacking::Confidence => Reason::ConfidenceMissing,
+            },
+        ))
     } else if requirements.privacy_required() {
         Some((here, Reason::PrivacyRequired))
     } else {

@@ -5,7 +5,17 @@ use crate::complexity::{Elements, from_bf16, from_f16};
 impl Elements<'_> {
     /// Whether they are floating-point numbers.
     pub(crate) const fn are_floats(&self) -> bool {
-        matches!(self, Self::F16(_) | Self::Bf16(_) | Self::F32(_) | Self::F64(_))
+        self.floats().is_some()
+    }
+
+    /// How many there are, if they are floating-point numbers.
+    pub(crate) const fn floats(&self) -> Option<usize> {
+        match self {
+            Self::F16(values) | Self::Bf16(values) => Some(values.len()),
+            Self::F32(values) => Some(values.len()),
+            Self::F64(values) => Some(values.len()),
+            _ => None,
+        }
     }
 
     /// One element, if it is a floating-point number.
@@ -16,6 +26,17 @@ impl Elements<'_> {
             Self::F32(values) => values.get(place).map(|value| f64::from(*value)),
             Self::F64(values) => values.get(place).copied(),
             _ => None,
+        }
+    }
+
+    /// Whether all of them that are floating-point numbers are so.
+    pub(crate) fn all_floats(&self, is_so: impl Fn(f64) -> bool) -> bool {
+        match self {
+            Self::F16(values) => values.iter().all(|bits| is_so(from_f16(*bits))),
+            Self::Bf16(values) => values.iter().all(|bits| is_so(from_bf16(*bits))),
+            Self::F32(values) => values.iter().all(|value| is_so(f64::from(*value))),
+            Self::F64(values) => values.iter().all(|value| is_so(*value)),
+            _ => true,
         }
     }
 

@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use crate::budget::LocalTime;
+
 /// What a sample counts for halves in this time.
 const HALF_LIFE: Duration = Duration::from_secs(5);
 /// How many samples an estimate goes back, however fast they come.
@@ -37,13 +39,15 @@ pub struct Latency {
     at: Duration,
     /// The least that an answer ever took.
     least: Option<Duration>,
+    /// How many answers there were, ever.
+    answers: u32,
     /// When it was last tried although the samples say that it is too late.
     trial: Option<Duration>,
 }
 
 impl Default for Latency {
     fn default() -> Self {
-        Self { weights: [0.0; BUCKETS], at: Duration::ZERO, least: None, trial: None }
+        Self { weights: [0.0; BUCKETS], at: Duration::ZERO, least: None, answers: 0, trial: None }
     }
 }
 
@@ -53,6 +57,7 @@ impl Latency {
         self.fade(now);
         self.weights[bucket(took)] += 1.0;
         self.least = Some(self.least.map_or(took, |least| least.min(took)));
+        self.answers = self.answers.saturating_add(1);
         self.trial = None;
     }
 
@@ -87,6 +92,17 @@ impl Latency {
     /// The least that an answer ever took.
     pub const fn shortest(&self) -> Option<Duration> {
         self.least
+    }
+
+    /// The same as [`Self::predicted_p90`], of a place that has answered before.
+    pub fn shown(&self, now: Duration, prior: Option<Duration>) -> Option<Duration> {
+        self.predicted_p90(now, prior).filter(|_| self.answers > 0)
+    }
+
+    /// What there is to know of a node's own answers, but for their runs.
+    pub fn local_time(&self, now: Duration) -> LocalTime {
+        let predicted = self.predicted_p90(now, None);
+        LocalTime { longest_run: None, shortest: self.least, predicted, answers: self.answers }
     }
 
     /// Whether a tier that has `left` is asked: where nine of ten answers come in time. Where the samples say otherwise and

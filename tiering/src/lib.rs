@@ -19,6 +19,7 @@ mod elements;
 mod endpoints;
 mod explain;
 mod facts;
+mod fit;
 mod hedge;
 mod latency;
 mod mode;
@@ -29,12 +30,16 @@ mod policy;
 mod remote;
 mod requirements;
 mod rules;
+mod scores;
 mod snapshot;
 pub mod speculate;
+mod spelling;
 mod stated;
 
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
-pub use budget::{Attempt, attempt_timeout, reserve_for_combined, reserve_for_local, reserve_for_reply};
+pub use budget::{
+    Attempt, LocalTime, attempt_timeout, reserve_for_combined, reserve_for_local, reserve_for_reply,
+};
 pub use cel::{CompileError, EvalError};
 pub use combine::{CombineError, Combined, CombinedOutput, MemberAnswer, MemberOutput, combine};
 pub use complexity::{Complexity, Elements, entropy};
@@ -43,15 +48,17 @@ pub use decide::{Candidate, Decision, LocalModel, Node, Reason, SkipReason, Skip
 pub use endpoints::{EndpointState, pick};
 pub use explain::{ExplainedRule, Explanation, Outcome, explain};
 pub use facts::{Facts, Input};
+pub use fit::{Declared, Given, Misfit, fits};
 pub use hedge::HedgeBudget;
 pub use latency::Latency;
 pub use mode::{Combine, Ensemble, Member, Mode, Speculative};
 pub use outlook::{Outlook, outlook, passed_over};
 pub use place::{Place, SITE, SiteUrl, Sites};
 pub use plan::Plan;
-pub use policy::{Fault, Policy};
+pub use policy::{Fault, Lacking, Policy};
 pub use remote::{DEFAULT_TIMEOUT, Hedge, RemoteTier};
 pub use requirements::Requirements;
 pub use rules::{Failed, Rule, RuleName};
+pub use scores::{Impossible, are_scores};
 pub use snapshot::{LocalState, RemoteState, Snapshot};
 pub use stated::{ParameterValue, RequirementError, Stated};

@@ -50,7 +50,8 @@ pub struct Outlook {
 pub fn outlook(policy: &Policy, decision: &Decision, snapshot: &Snapshot, left: Option<Duration>) -> Outlook {
     let here = snapshot.node.tier;
     let look = |tier, left, reserve| would_skip(policy, snapshot, tier, (left, reserve));
-    let for_local = reserve_for_local(left, snapshot.local.longest_run);
+    let first = decision.candidates.first().and_then(|first| snapshot.remote(first.tier));
+    let for_local = reserve_for_local(left, &snapshot.local.time(), first.and_then(RemoteState::learned));
     let local_at = decision.candidates.iter().position(|candidate| candidate.tier == here);
     let candidates = decision.candidates.iter().enumerate().map(|(place, candidate)| {
         let local_comes_later = local_at.is_some_and(|local| local > place);

@@ -41,11 +41,20 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// What a model lacks whose requests stay on their node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lacking {
+    /// An accepted policy.
+    Policy,
+    /// A confidence, which its policy goes by.
+    Confidence,
+}
+
 /// Which tiers may answer the requests of a model, and what holds where a request states nothing stricter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// There is no policy: the node answers, or nobody.
-    local_only: bool,
+    /// There is no policy to go by: the node answers, or nobody.
+    lacking: Option<Lacking>,
     max_latency: Option<Duration>,
     privacy_required: bool,
     edge: Option<RemoteTier>,
@@ -63,8 +72,8 @@ impl Policy {
     /// This policy, as private as `other` is: an edit that keeps more to the node holds before anything else of it does.
     #[must_use]
     pub fn tightened_by(self, other: &Self) -> Self {
-        if other.local_only {
-            return Self::local_only();
+        if let Some(lacking) = other.lacking {
+            return Self::without(lacking);
         }
         Self { privacy_required: self.privacy_required || other.privacy_required, ..self }
     }
@@ -85,7 +94,7 @@ impl Policy {
         let mut faults = Vec::new();
         let request_headers = rules::headers(spec, &mut faults);
         let policy = Self {
-            local_only: false,
+            lacking: None,
             max_latency: positive(spec.defaults.max_latency, "spec.defaults.maxLatency", &mut faults),
             privacy_required: spec.defaults.privacy_required.unwrap_or(false),
             edge: remote_tier(spec.tiers.edge.as_ref(), Tier::Edge, &mut faults),
@@ -105,8 +114,13 @@ impl Policy {
     /// For a model that names no policy, or one that cannot be had: the node answers, or nobody; every request
     /// is private.
     pub const fn local_only() -> Self {
+        Self::without(Lacking::Policy)
+    }
+
+    /// The same for a model that lacks something else that its policy goes by.
+    pub const fn without(lacking: Lacking) -> Self {
         Self {
-            local_only: true,
+            lacking: Some(lacking),
             max_latency: None,
             privacy_required: true,
             edge: None,
@@ -119,9 +133,9 @@ impl Policy {
         }
     }
 
-    /// Whether this stands for the lack of a policy.
-    pub const fn is_local_only(&self) -> bool {
-        self.local_only
+    /// What the model lacks, where this stands for the lack of a policy.
+    pub const fn lacking(&self) -> Option<Lacking> {
+        self.lacking
     }
 
     /// The longest that a request may take where it states nothing shorter.
@@ -244,7 +258,7 @@ mod tests {
         let policy = Policy::parse(&TierPolicySpec::default()).unwrap();
         assert_eq!(policy.max_latency(), None);
         assert!(!policy.privacy_required());
-        assert!(!policy.is_local_only());
+        assert_eq!(policy.lacking(), None);
         assert_eq!(policy.fallback(), Some(&Tier::ALL[..]));
         assert!(Tier::ALL.into_iter().all(|tier| policy.remote(tier).is_none()));
     }

@@ -41,7 +41,10 @@ impl Requirements {
         let tier = all.tier.filter(|_| !forwarded);
         if let Some(asked) = tier.filter(|tier| *tier != here) {
             if policy.remote(asked).is_none() {
-                return Err(RequirementError::TierNotConfigured);
+                let has = |tier| policy.remote(tier).is_some();
+                let (edge, cloud) = (has(Tier::Edge), has(Tier::Cloud));
+                let lacking = policy.lacking();
+                return Err(RequirementError::TierNotConfigured { here, edge, cloud, lacking });
             }
             if private {
                 return Err(RequirementError::TierNotPrivate);
@@ -98,6 +101,7 @@ mod tests {
     use terrace_crds::policy::{RemoteTier, RequestDefaults, Tiers};
 
     use super::*;
+    use crate::policy::Lacking;
 
     fn policy(max_latency: Option<u64>, private: bool) -> Policy {
         let edge = RemoteTier { url: Some("http://edge:8000".to_owned()), ..RemoteTier::default() };
@@ -169,7 +173,11 @@ mod tests {
         let none = Stated::default();
         assert_eq!(tighten(&open, tier(Tier::Edge), none).unwrap().tier(), Some(Tier::Edge));
         assert_eq!(tighten(&open, none, tier(Tier::Device)).unwrap().tier(), Some(Tier::Device));
-        assert_eq!(tighten(&open, tier(Tier::Cloud), none), Err(RequirementError::TierNotConfigured));
+        let refused = |tightened: Result<Requirements, RequirementError>| tightened.unwrap_err().to_string();
+        assert_eq!(
+            refused(tighten(&open, tier(Tier::Cloud), none)),
+            "tier must be device or edge: the model's policy has no other on this node"
+        );
         assert_eq!(tighten(&open, tier(Tier::Edge), tier(Tier::Device)), Err(RequirementError::TierConflict));
         assert_eq!(tighten(&open, tier(Tier::Edge), privacy(true)), Err(RequirementError::TierNotPrivate));
         assert_eq!(
@@ -178,11 +186,19 @@ mod tests {
         );
         assert!(tighten(&open, tier(Tier::Device), privacy(true)).is_ok());
         let none_at_all = Policy::local_only();
-        assert_eq!(tighten(&none_at_all, tier(Tier::Edge), none), Err(RequirementError::TierNotConfigured));
+        assert_eq!(
+            refused(tighten(&none_at_all, tier(Tier::Edge), none)),
+            "tier must be device: the model has no accepted policy, so this node alone may answer"
+        );
+        let unsure = Policy::without(Lacking::Confidence);
+        assert!(refused(tighten(&unsure, tier(Tier::Cloud), none)).contains("no spec.confidence"));
         assert!(tighten(&none_at_all, tier(Tier::Device), none).is_ok());
         let at_the_edge = |asked| Requirements::tighten(&open, Tier::Edge, tier(asked), none);
         assert!(at_the_edge(Tier::Edge).is_ok());
-        assert_eq!(at_the_edge(Tier::Device), Err(RequirementError::TierNotConfigured));
+        assert_eq!(
+            refused(at_the_edge(Tier::Device)),
+            "tier must be edge: the model's policy has no other on this node"
+        );
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use terrace_crds::Tier;
 
-/// The beginning of every header of ours.
-const PREFIX: &str = "terrace-";
-/// How much of an unknown header's name an error repeats.
+use crate::policy::Lacking;
+use crate::spelling::{claims_to_be_ours, is_prefixed, meant};
+
+/// How much of an unknown name an error repeats.
 const MAX_NAME_CHARS: usize = 64;
 
 const MILLISECONDS: &str = "a finite number of milliseconds, 0 or more";
@@ -61,6 +62,20 @@ pub enum RequirementError {
         /// What is accepted.
         expected: &'static str,
     },
+    /// A parameter looks like ours and is not.
+    #[error("unknown parameter {name:?}: max_latency_ms, privacy_required, complexity and tier are known")]
+    UnknownParameter {
+        /// The parameter, cut to a sane length.
+        name: String,
+    },
+    /// A parameter is ours but for its spelling.
+    #[error("unknown parameter {name:?}: as a parameter it is called {known}")]
+    MisspeltParameter {
+        /// The parameter, cut to a sane length.
+        name: String,
+        /// What is meant.
+        known: &'static str,
+    },
     /// A header looks like ours and is not.
     #[error(
         "unknown header {name}: terrace-max-latency-ms, terrace-privacy-required, terrace-complexity and terrace-tier are known"
@@ -69,24 +84,44 @@ pub enum RequirementError {
         /// The header, cut to a sane length.
         name: String,
     },
+    /// A header is ours but for its spelling.
+    #[error("unknown header {name}: as a header it is called {known}")]
+    MisspeltHeader {
+        /// The header, cut to a sane length.
+        name: String,
+        /// What is meant.
+        known: &'static str,
+    },
     /// Two tiers are asked for.
     #[error("tier is stated more than once, and not the same")]
     TierConflict,
     /// The tier that is asked for is not among those that may answer.
-    #[error("tier asks for a tier that the model's policy does not configure on this node")]
-    TierNotConfigured,
+    #[error("tier must be {}", told(*here, *edge, *cloud, *lacking))]
+    TierNotConfigured {
+        /// The node's own tier.
+        here: Tier,
+        /// Whether the policy has the edge.
+        edge: bool,
+        /// Whether it has the cloud.
+        cloud: bool,
+        /// What the model lacks to have a policy at all.
+        lacking: Option<Lacking>,
+    },
     /// Another tier is asked for, and nothing may leave the node.
     #[error("tier asks for another tier than this node, and the request or the model's policy is private")]
     TierNotPrivate,
 }
 
 impl Stated {
-    /// What the parameters of a request state. Names that are not ours belong to others, and are passed over.
+    /// What the parameters of a request state. Names that are not ours belong to others, and are passed over; what is ours
+    /// but for its spelling is refused: nobody states that a request is private to have it passed over.
     pub fn from_parameters<'a>(
         parameters: impl IntoIterator<Item = (&'a str, ParameterValue<'a>)>,
     ) -> Result<Self, RequirementError> {
         parameters.into_iter().try_fold(Self::default(), |stated, (name, value)| {
-            let Some(name) = PARAMETERS.into_iter().find(|known| *known == name) else { return Ok(stated) };
+            let Some(name) = PARAMETERS.into_iter().find(|known| *known == name) else {
+                return unknown_parameter(name).map_or(Ok(stated), Err);
+            };
             let one = Self::from_parameter(name, value)
                 .map_err(|expected| RequirementError::Parameter { name, expected })?;
             stated.and(one)
@@ -118,19 +153,14 @@ impl Stated {
         }
     }
 
-    /// What the headers of a request state. Names are compared without regard to case; those that do not begin
-    /// with `terrace-` are passed over.
+    /// What the headers of a request state. Names are compared without regard to case. Those of others are passed over;
+    /// what begins with `terrace-`, or is ours but for its spelling, is refused.
     pub fn from_headers<'a, V: AsRef<[u8]>>(
         headers: impl IntoIterator<Item = (&'a str, V)>,
     ) -> Result<Self, RequirementError> {
         headers.into_iter().try_fold(Self::default(), |stated, (name, value)| {
-            if !name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX)) {
-                return Ok(stated);
-            }
             let Some(known) = HEADERS.into_iter().find(|known| known.eq_ignore_ascii_case(name)) else {
-                return Err(RequirementError::UnknownHeader {
-                    name: name.chars().take(MAX_NAME_CHARS).collect(),
-                });
+                return unknown_header(name).map_or(Ok(stated), Err);
             };
             // Bytes that are no text are no value that is accepted anywhere.
             let text = std::str::from_utf8(value.as_ref()).unwrap_or_default();
@@ -197,6 +227,47 @@ const HEADERS: [&str; 5] = [
     "terrace-tier",
     "terrace-hop",
 ];
+/// Headers as people misspell them: without what all of ours begin with, in the same order.
+const SHORT: [&str; 4] = ["max_latency_ms", "privacy_required", "complexity", "tier"];
+/// How many of those mean nothing else.
+const UNMISTAKABLE: usize = 2;
+
+/// What is wrong with a parameter's name that is not known; nothing, where it belongs to others.
+fn unknown_parameter(name: &str) -> Option<RequirementError> {
+    match meant(name, &PARAMETERS) {
+        Some(known) => Some(RequirementError::MisspeltParameter { name: cut(name), known }),
+        None => claims_to_be_ours(name).then(|| RequirementError::UnknownParameter { name: cut(name) }),
+    }
+}
+
+/// The same of a header. Without `terrace-` before them, `tier` and `complexity` are words of others.
+fn unknown_header(name: &str) -> Option<RequirementError> {
+    let known: &[&str] = if is_prefixed(name) { &SHORT } else { &SHORT[..UNMISTAKABLE] };
+    let of = |short: &str| SHORT.iter().zip(HEADERS).find(|(known, _)| **known == short);
+    match meant(name, known).and_then(of) {
+        Some((_, known)) => Some(RequirementError::MisspeltHeader { name: cut(name), known }),
+        None => claims_to_be_ours(name).then(|| RequirementError::UnknownHeader { name: cut(name) }),
+    }
+}
+
+/// Which tiers may be asked for, and why no other.
+fn told(here: Tier, edge: bool, cloud: bool, lacking: Option<Lacking>) -> String {
+    let is_there =
+        |tier: &Tier| *tier == here || (*tier == Tier::Edge && edge) || (*tier == Tier::Cloud && cloud);
+    let tiers: Vec<&str> = Tier::ALL.iter().filter(|tier| is_there(tier)).map(|tier| tier.as_str()).collect();
+    let why = match lacking {
+        None => "the model's policy has no other on this node",
+        Some(Lacking::Policy) => "the model has no accepted policy, so this node alone may answer",
+        Some(Lacking::Confidence) => {
+            "the model has no spec.confidence, which the mode of its policy goes by, so this node alone may answer"
+        }
+    };
+    format!("{}: {why}", tiers.join(" or "))
+}
+
+fn cut(name: &str) -> String {
+    name.chars().take(MAX_NAME_CHARS).collect()
+}
 
 fn boolean(text: &str) -> Option<bool> {
     match text {
@@ -316,11 +387,46 @@ mod tests {
         let message = header("terrace-privacy", "true").unwrap_err();
         assert!(message.starts_with("unknown header terrace-privacy: "), "{message}");
         assert!(header(&format!("terrace-{}", "a".repeat(9000)), "").unwrap_err().len() < 300);
-        for name in ["traceparent", "terrace", "x-terrace-tier", "tërrace-tier"] {
+        for name in
+            ["traceparent", "terrace", "x-terrace", "tërrace-tier", "tier", "complexity", "x-tier", "timeout"]
+        {
             assert_eq!(header(name, "whatever"), Ok(Stated::default()), "{name}");
         }
-        assert_eq!(parameter("terrace-tier", Str("fog")), Ok(Stated::default()));
-        assert_eq!(parameter("temperature", Double(0.7)), Ok(Stated::default()));
+        for name in ["temperature", "terrace", "terraced", "privacy", "frontier", "binary_data_output"] {
+            assert_eq!(parameter(name, Double(0.7)), Ok(Stated::default()), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_ours_in_another_spelling_is_refused_with_the_right_one() {
+        for (name, known) in [
+            ("terrace-privacy-required", "privacy_required"),
+            ("Privacy_Required", "privacy_required"),
+            ("privacyRequired", "privacy_required"),
+            ("maxLatencyMs", "max_latency_ms"),
+            ("terrace_tier", "tier"),
+            ("Tier", "tier"),
+            ("Complexity", "complexity"),
+            ("Timeout", "timeout"),
+        ] {
+            let message = parameter(name, Bool(true)).unwrap_err();
+            assert_eq!(message, format!("unknown parameter {name:?}: as a parameter it is called {known}"));
+        }
+        let message = parameter("terrace-privacy", Bool(true)).unwrap_err();
+        assert!(message.starts_with("unknown parameter \"terrace-privacy\": max_latency_ms, "), "{message}");
+        assert!(parameter(&format!("terrace-\n{}", "a".repeat(9000)), Int(1)).unwrap_err().len() < 300);
+        for (name, known) in [
+            ("terrace-privacy_required", "terrace-privacy-required"),
+            ("terrace_privacy_required", "terrace-privacy-required"),
+            ("privacy_required", "terrace-privacy-required"),
+            ("Privacy-Required", "terrace-privacy-required"),
+            ("max-latency-ms", "terrace-max-latency-ms"),
+            ("x-terrace-tier", "terrace-tier"),
+            ("terrace_complexity", "terrace-complexity"),
+        ] {
+            let message = header(name, "true").unwrap_err();
+            assert_eq!(message, format!("unknown header {name}: as a header it is called {known}"));
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 #![allow(clippy::float_cmp)] // 0 and 1 are exact
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests fail like tests
 
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 use terrace_crds::Tier::{self, Cloud, Device, Edge};
 use terrace_crds::confidence::{Confidence, ConfidenceMethod};
@@ -226,6 +228,57 @@ fn what_cannot_be_combined_names_the_member_and_the_output() {
     assert_eq!(combine(Mean, &measure(), &[]), Err(CombineError::Nobody));
 }
 
+/// A member that answers with an output of scores alone, of this shape.
+fn shaped<'a>(tier: Tier, shape: &'a [usize], scores: &'a [f64]) -> MemberAnswer<'a> {
+    let scores = MemberOutput { name: "scores", shape, elements: Elements::F64(scores) };
+    MemberAnswer { tier, weight: 1.0, outputs: vec![scores] }
+}
+
+#[test]
+fn members_without_elements_cost_nothing_however_many_rows_they_claim() {
+    const LONG: usize = 1 << 40;
+    let begun = Instant::now();
+    for how in ALL {
+        for shape in [&[LONG, 0][..], &[1, LONG, 0], &[LONG, LONG, 0], &[LONG, LONG, LONG, 0], &[0, LONG]] {
+            let both = [shaped(Device, shape, &[]), shaped(Cloud, shape, &[])];
+            let none = combine(how, &measure(), &both).unwrap();
+            let empty = match how {
+                Mean | WeightedMean => CombinedOutput::Mean(Vec::new()),
+                Vote | MaxConfidence => CombinedOutput::Whole(0),
+            };
+            assert_eq!((none.outputs, none.confidence), (vec![empty], 0.0), "{how:?} {shape:?}");
+            let alone = combine(how, &measure(), &both[..1]).unwrap();
+            assert_eq!(alone.confidence, 0.0, "{how:?} {shape:?}");
+            let beside = [shaped(Device, &[2, 2], &[0.9, 0.1, 0.2, 0.8]), shaped(Cloud, shape, &[])];
+            let error = combine(how, &measure(), &beside).unwrap_err().to_string();
+            assert!(error.contains("FP64 [2, 2] at device"), "{error}");
+        }
+    }
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_member_without_scores_for_its_rows_leaves_them_to_the_others() {
+    let (sure, none) = (shaped(Device, &[1, 2], &[0.9, 0.1]), shaped(Cloud, &[1, 0], &[]));
+    for (members, from) in [([sure.clone(), none.clone()], 0), ([none, sure], 1)] {
+        let both = combine(MaxConfidence, &measure(), &members).unwrap();
+        assert_eq!((both.outputs, both.confidence), (vec![CombinedOutput::Whole(from)], 0.9));
+        for how in [Mean, WeightedMean, Vote] {
+            assert!(combine(how, &measure(), &members).is_err(), "{how:?}: these are other classes");
+        }
+    }
+}
+
+/// Scores of a shape that they have, or of one that they do not.
+fn anything() -> impl Strategy<Value = (Vec<usize>, Vec<f64>)> {
+    let axis = prop_oneof![6 => 0_usize..3, 1 => any::<usize>()];
+    prop::collection::vec(axis, 0..4).prop_flat_map(|shape| {
+        let count = shape.iter().try_fold(1_usize, |count, axis| count.checked_mul(*axis));
+        let count = count.filter(|count| *count < 50).unwrap_or(0);
+        (Just(shape), prop::collection::vec(prop_oneof![3 => 0.0..=1.0, 1 => any::<f64>()], count))
+    })
+}
+
 fn member(tier: Tier) -> impl Strategy<Value = Answered> {
     let row = prop::collection::vec(0.01_f64..1.0, 3).prop_map(|parts| {
         let sum: f64 = parts.iter().sum();
@@ -236,6 +289,25 @@ fn member(tier: Tier) -> impl Strategy<Value = Answered> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn whatever_members_answer_nothing_grows_beyond_it(
+        one in anything(), other in anything(), same in any::<bool>(), how in prop::sample::select(ALL.to_vec()),
+    ) {
+        let other = if same { (one.0.clone(), one.1.iter().map(|score| 1.0 - score).collect()) } else { other };
+        let members = [shaped(Device, &one.0, &one.1), shaped(Cloud, &other.0, &other.1)];
+        if let Ok(both) = combine(how, &measure(), &members) {
+            prop_assert!((0.0..=1.0).contains(&both.confidence), "{both:?}");
+            match &both.outputs[..] {
+                [CombinedOutput::Mean(values)] => prop_assert_eq!(values.len(), one.1.len()),
+                [CombinedOutput::Whole(member)] => prop_assert!(*member < 2),
+                [CombinedOutput::Rows(rows)] => prop_assert!(rows.len() <= one.1.len().max(other.1.len())),
+                others => prop_assert!(false, "{others:?}"),
+            }
+        }
+    }
+
     #[test]
     fn a_combination_is_within_its_members(
         device in member(Device), edge in member(Edge), cloud in member(Cloud),

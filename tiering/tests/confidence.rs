@@ -3,6 +3,8 @@
 #![allow(clippy::float_cmp)] // 0 and 1 are exact
 #![allow(clippy::unwrap_used)] // helpers of tests fail like tests
 
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 use terrace_crds::confidence::ConfidenceMethod::{Entropy, Margin, Probability, Softmax};
 use terrace_crds::confidence::{Confidence, ConfidenceMethod};
@@ -21,7 +23,7 @@ fn rows(measure: &Measure, scores: &[f64], shape: &[usize]) -> Vec<f64> {
 
 /// Of one decision.
 fn of(method: ConfidenceMethod, temperature: f64, scores: &[f64]) -> f64 {
-    rows(&measure(method, temperature), scores, &[1, scores.len()])[0]
+    measure(method, temperature).rows(Elements::F64(scores), &[1, scores.len()]).unwrap().least()
 }
 
 fn near(one: f64, other: f64) -> bool {
@@ -88,11 +90,15 @@ fn what_says_nothing_is_not_sure() {
         }
         for temperature in [0.01, 1.0, 100.0] {
             let measure = measure(method, temperature);
-            assert_eq!(rows(&measure, &[], &[1, 0]), [0.0], "a row without scores");
-            assert_eq!(rows(&measure, &[], &[2, 0, 10]), [0.0, 0.0], "rows without decisions");
-            let none = measure.rows(Elements::F32(&[]), &[0, 10]).unwrap();
-            assert_eq!((none.as_slice(), none.least()), (&[][..], 0.0), "no row");
-            assert_eq!(measure.rows(Elements::F32(&[]), &[0]).unwrap().least(), 0.0, "no detection");
+            for (shape, what) in [
+                (&[1, 0][..], "a row without scores"),
+                (&[2, 0, 10], "rows without decisions"),
+                (&[0, 10], "no row"),
+                (&[0], "no detection"),
+            ] {
+                let none = measure.rows(Elements::F32(&[]), shape).unwrap();
+                assert_eq!((none.as_slice(), none.least(), none.get(0)), (&[][..], 0.0, 0.0), "{what}");
+            }
         }
     }
     for method in [Probability, Margin, Entropy] {
@@ -136,6 +142,35 @@ fn only_floating_point_numbers_are_scores() {
 }
 
 #[test]
+fn a_shape_without_elements_costs_nothing_however_long_its_axes_are_said_to_be() {
+    const LONG: usize = 1 << 40;
+    let begun = Instant::now();
+    for method in METHODS {
+        let by = measure(method, 1.0);
+        for shape in [
+            &[LONG, 0][..],
+            &[0, LONG],
+            &[1, LONG, 0],
+            &[LONG, 1, 0],
+            &[LONG, LONG, LONG, 0],
+            &[usize::MAX, 0, usize::MAX],
+        ] {
+            assert_eq!(by.rows(Elements::F32(&[]), shape).unwrap().least(), 0.0, "{shape:?}");
+        }
+    }
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_shape_of_other_elements_is_no_shape_of_scores() {
+    let by = measure(Softmax, 1.0);
+    for shape in [&[1, 3][..], &[2, 2], &[3], &[], &[0, 2], &[1 << 40, 2], &[usize::MAX, usize::MAX, 2]] {
+        assert!(by.rows(Elements::F32(&[0.5, 0.5]), shape).is_err(), "{shape:?}");
+    }
+    assert!(by.rows(Elements::F32(&[]), &[1 << 40, 2]).is_err());
+}
+
+#[test]
 fn a_measure_that_means_nothing_is_not_accepted() {
     let spec =
         |output: &str, temperature| Confidence { output: output.to_owned(), method: Softmax, temperature };
@@ -164,6 +199,11 @@ fn anything() -> impl Strategy<Value = Vec<f64>> {
     prop::collection::vec(prop_oneof![3 => any::<f64>(), 1 => 0.0..=1.0], 0..12)
 }
 
+/// How long an axis is said to be.
+fn axis() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => 0_usize..4, 1 => any::<usize>()]
+}
+
 /// Scores that fit the method: logits, or probabilities that add up to 1.
 fn fitting(method: ConfidenceMethod, parts: &[f64]) -> Vec<f64> {
     let sum: f64 = parts.iter().sum();
@@ -179,6 +219,20 @@ proptest! {
     ) {
         let confidence = of(method, temperature, &scores);
         prop_assert!((0.0..=1.0).contains(&confidence), "{method:?} {temperature} {scores:?}: {confidence}");
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_are_elements(
+        method in method(), scores in anything(), shape in prop::collection::vec(axis(), 0..5), whole in any::<bool>(),
+    ) {
+        let by = measure(method, 1.0);
+        let by = if whole { by.declared(&[4]) } else { by };
+        // Most shapes are not of these elements; of those that are, each row has one at least.
+        if let Ok(rows) = by.rows(Elements::F64(&scores), &shape) {
+            prop_assert!(rows.as_slice().len() <= scores.len(), "{shape:?}: {rows:?}");
+        }
+        let rows = by.rows(Elements::F64(&[]), &shape);
+        prop_assert_eq!(rows.is_ok(), shape.contains(&0), "{:?}", shape);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! * What a request is in: [`of_content`]; what its answer may be in: [`Accepted`].
 //! * Unpacking: [`Unpacker`], a step at a time, so that whoever counts memory counts it while it appears.
-//! * Packing: [`pack`], which gives up where it gains nothing.
+//! * Packing: [`pack`], which gives up where it gains nothing, and [`pack_while`] also where nobody waits any more.
 
 mod negotiate;
 mod pack;
@@ -15,7 +15,7 @@ mod unpack;
 use std::fmt;
 
 pub use negotiate::{Accepted, Unsupported, of_content};
-pub use pack::pack;
+pub use pack::{pack, pack_while};
 pub use unpack::{FREE, RATIO, UnpackError, Unpacker};
 
 /// A coding that is spoken here.

@@ -14,15 +14,30 @@ const WORTH_PERCENT: usize = 90;
 /// Room that is made at a time.
 const STEP: usize = 32 << 10;
 
+/// What is packed between two looks at whether anybody still waits.
+const STRETCH: usize = 256 << 10;
+
 /// Packs pieces that follow each other into one body. Nothing where that gains too little, unless it `must` be packed.
 pub fn pack(coding: Coding, pieces: &[&[u8]], must: bool) -> Option<Vec<u8>> {
+    pack_while(coding, pieces, must, || true)
+}
+
+/// The same, for as long as somebody waits for it; nothing once nobody does.
+pub fn pack_while(
+    coding: Coding,
+    pieces: &[&[u8]],
+    must: bool,
+    is_awaited: impl Fn() -> bool,
+) -> Option<Vec<u8>> {
     let total: usize = pieces.iter().map(|piece| piece.len()).sum();
     let mut encoder = Encoder::new(coding, total)?;
     let mut packed = Vec::with_capacity(STEP.min(total + 64));
     let mut read = 0;
-    let last = pieces.len().saturating_sub(1);
-    for (place, piece) in pieces.iter().enumerate() {
-        let is_last = place == last;
+    for piece in pieces.iter().flat_map(|piece| piece.chunks(STRETCH)) {
+        if !is_awaited() {
+            return None;
+        }
+        let is_last = read + piece.len() == total;
         if read >= TRIAL || total < 2 * TRIAL || must {
             encoder.run(piece, &mut packed, if is_last { End::Finish } else { End::Open })?;
         } else {
@@ -36,7 +51,7 @@ pub fn pack(coding: Coding, pieces: &[&[u8]], must: bool) -> Option<Vec<u8>> {
         }
         read += piece.len();
     }
-    if pieces.is_empty() {
+    if total == 0 {
         encoder.run(&[], &mut packed, End::Finish)?;
     }
     (must || is_worth_it(packed.len(), total)).then_some(packed)

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are tests
 
+use std::cell::Cell;
 use std::io::Write as _;
 
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use terrace_coding::{Coding, FREE, RATIO, UnpackError, Unpacker, pack};
+use terrace_coding::{Coding, FREE, RATIO, UnpackError, Unpacker, pack, pack_while};
 
 const LIMIT: usize = 16 << 20;
 
@@ -91,6 +92,25 @@ fn large_bodies_go_through_in_whatever_pieces_they_come() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn a_large_body_is_given_up_soon_after_nobody_waits_for_it() {
+    let (head, text) = ("x", "0.125,-17.5,".repeat(100_000));
+    let pieces = [head.as_bytes(), text.as_bytes()];
+    for coding in Coding::ALL {
+        let looks = Cell::new(0);
+        let waits_for = |patience| {
+            looks.set(0);
+            pack_while(coding, &pieces, true, || {
+                looks.set(looks.get() + 1);
+                looks.get() <= patience
+            })
+        };
+        assert_eq!((waits_for(2), looks.get()), (None, 3), "{coding}");
+        assert_eq!(waits_for(usize::MAX), pack(coding, &pieces, true), "{coding}");
+        assert_eq!(looks.get(), 1 + text.len().div_ceil(256 << 10), "{coding}: once in 256 KiB");
     }
 }
 

@@ -70,14 +70,16 @@ pub fn most_rows(session: &mut dyn Session, samples: &[&[Tensor]]) -> Result<usi
         let took = fastest(session, &larger).map_err(|_| Alone::Fails)?;
         let per_item = |took: Duration, count: usize| took.as_secs_f64() / count as f64;
         let is_worth_it = per_item(took, 2 * count) < WORTH * per_item(best, count);
-        let is_too_much = took > LONGEST_RUN
-            || begun.elapsed() > PATIENCE
-            || resident().zip(memory).is_some_and(|(now, before)| now > before + MEMORY);
+        let is_too_much =
+            took > LONGEST_RUN || resident().zip(memory).is_some_and(|(now, before)| now > before + MEMORY);
         if !is_worth_it || is_too_much {
             break;
         }
         best = took;
         count *= 2;
+        if begun.elapsed() > PATIENCE {
+            break;
+        }
     }
     if count > 1 { Ok(count * of_one) } else { Err(Alone::NoGain) }
 }

@@ -5,8 +5,10 @@
 mod batch;
 pub mod cases;
 mod compare;
+mod figures;
 mod learn;
 pub mod memory;
+mod model;
 pub mod onnxruntime;
 pub mod probe;
 pub mod provider;
@@ -25,11 +27,12 @@ use provider::Reason;
 use terrace_oip::{Datatype, Tensor};
 
 pub use compare::Comparison;
+pub use figures::LoadFigures;
+pub use model::{Batching, InferError, Model, ModelOptions, Request, StartError};
 pub use provider::{ExecutionProvider, Placement, ProviderKind};
 pub use statistics::{Runs, Statistics};
 pub use stop::Stop;
 pub use validate::InvalidInput;
-pub use worker::{Batching, InferError, LoadFigures, Model, ModelOptions, StartError};
 
 /// Something that loads models.
 pub trait Engine: Send + Sync + std::fmt::Debug {

@@ -10,9 +10,9 @@ use tracing::{info, warn};
 use crate::batch::{join, rows, takes_rows};
 use crate::cases::CaseFailure;
 use crate::learn::{self, Alone, check_independence};
+use crate::model::{Batching, ModelOptions, StartError};
 use crate::probe::zeros;
 use crate::weights::SharedWeights;
-use crate::worker::{Batching, ModelOptions, StartError};
 use crate::{Engine, Session, SessionOptions, Signature};
 
 /// The largest inputs of zeros that are made to try a model with that nobody gave any, in bytes.
@@ -20,6 +20,11 @@ const MOST_ZEROS: u64 = 16 << 20;
 
 /// Weights of its own are worth their memory to a session that takes at most this much of the time.
 const WORTH: f64 = 0.9;
+/// The same where they hardly take any.
+const WORTH_LITTLE: f64 = 0.98;
+/// So many bytes are little, if they are no more than this part of what there is.
+const LITTLE: u64 = 64 << 20;
+const LITTLE_PART: u64 = 16;
 /// Runs of each that are compared; the fastest counts, since whatever disturbs one makes it slower.
 const RUNS: usize = 5;
 /// How long comparing may take: a node that starts again should serve.
@@ -33,6 +38,8 @@ pub struct Sessions {
     pub all: Vec<Box<dyn Session>>,
     /// The most rows that run at once; 1 where each request runs alone.
     pub most_rows: usize,
+    /// What a run of a sample took; none where there are no samples.
+    pub run: Option<Duration>,
 }
 
 /// Opens a model's sessions. Each must pass `check`. `samples` are requests that it can answer.
@@ -59,7 +66,7 @@ pub fn open(
     let shared = scratch.and_then(|scratch| lay_out(model, scratch, &options.name));
     // What the runtime refuses only because its weights lie apart is loaded as it came, and refused there if at all.
     let of_shared = shared.as_ref().and_then(|shared| load(Some(shared)).ok());
-    let (first, most_rows, weights) = match (of_shared, &shared) {
+    let (mut first, most_rows, weights) = match (of_shared, &shared) {
         (Some(mut session), Some(shared)) if !is_room(shared.size(), instances, options.memory) => {
             info!(model = options.name, "no room for weights of each session's own: they share them");
             let most_rows = learn(&mut *session, options, samples);
@@ -69,7 +76,8 @@ pub fn open(
             let mut own = load(None)?;
             let most_rows = learn(&mut *own, options, samples);
             let took = compare([&mut *own, &mut *of_shared], most_rows, samples);
-            let is_own = took.is_some_and(|[own, shared]| is_worth_it(own, shared));
+            let worth = worth(shared.size().saturating_mul(instances as u64), options.memory);
+            let is_own = took.is_some_and(|[own, shared]| own.as_secs_f64() < worth * shared.as_secs_f64());
             info!(
                 model = options.name,
                 ?took,
@@ -84,11 +92,18 @@ pub fn open(
             (session, most_rows, None)
         }
     };
+    let run = samples.first().and_then(|sample| one_run(&mut *first, sample));
     let mut all = vec![first];
     while all.len() < instances {
         all.push(load(weights)?);
     }
-    Ok(Sessions { all, most_rows })
+    Ok(Sessions { all, most_rows, run })
+}
+
+/// What a run takes, which others came before.
+fn one_run(session: &mut dyn Session, sample: &[Tensor]) -> Option<Duration> {
+    let begun = Instant::now();
+    session.run(sample, None).ok().map(|_| begun.elapsed())
 }
 
 /// A model's weights in a file that sessions can share, if it has such and there is room for the file.
@@ -128,8 +143,10 @@ fn compare(
     Some(fastest)
 }
 
-fn is_worth_it(own: Duration, shared: Duration) -> bool {
-    own.as_secs_f64() < WORTH * shared.as_secs_f64()
+/// How much of the time a session with weights of its own may take, where all of them are so large.
+fn worth(bytes: u64, available: Option<u64>) -> f64 {
+    let is_little = bytes <= LITTLE && available.is_none_or(|available| bytes <= available / LITTLE_PART);
+    if is_little { WORTH_LITTLE } else { WORTH }
 }
 
 /// A request of as many rows as run at once.
@@ -212,10 +229,16 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_worth_it_for_a_tenth_of_the_time() {
-        let millis = Duration::from_millis;
-        assert!(is_worth_it(millis(89), millis(100)));
-        assert!(!is_worth_it(millis(91), millis(100)));
-        assert!(!is_worth_it(millis(0), millis(0)));
+    fn a_copy_is_worth_a_tenth_of_the_time_and_a_small_one_next_to_nothing() {
+        let gibibyte = 1 << 30;
+        for (bytes, available, expected) in [
+            (5 << 20, None, WORTH_LITTLE),
+            (LITTLE, Some(gibibyte), WORTH_LITTLE),
+            (LITTLE, Some(gibibyte - 1), WORTH),
+            (LITTLE + 1, Some(64 * gibibyte), WORTH),
+            (u64::MAX, None, WORTH),
+        ] {
+            assert!((worth(bytes, available) - expected).abs() < 1e-9, "{bytes} of {available:?}");
+        }
     }
 }

@@ -16,11 +16,11 @@ pub struct Statistics {
     pub failed: u64,
     /// Requests whose run was stopped: nobody waited for it any more.
     pub stopped: u64,
-    /// Rows that ran.
+    /// Rows that ran; a private request counts as one.
     pub rows: u64,
-    /// Bytes of the inputs that ran.
+    /// Bytes of the inputs that ran, but for private requests.
     pub input_bytes: u64,
-    /// Bytes of the outputs that came of it.
+    /// Bytes of the outputs that came of it, but for private requests.
     pub output_bytes: u64,
     /// How long requests waited, in all.
     pub waited: Duration,

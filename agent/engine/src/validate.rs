@@ -49,6 +49,16 @@ pub enum InvalidInput {
         /// What the model takes.
         expected: Vec<i64>,
     },
+    /// An input has no element, and claims very many all the same.
+    #[error(
+        "input {name:?}: shape {actual:?} has no element, so its other free dimensions may be {MOST_CLAIMED} in all at most"
+    )]
+    Claimed {
+        /// The input.
+        name: String,
+        /// What came.
+        actual: Vec<usize>,
+    },
     /// A text is not what the runtime can take.
     #[error(
         "input {name:?}: element {index} is not UTF-8 text without NUL, which is all that ONNX strings hold"
@@ -73,6 +83,9 @@ pub enum InvalidInput {
 const MAX_NAME_CHARS: usize = 64;
 /// The most names that an error tells.
 const MAX_NAMES: usize = 16;
+/// What the dimensions that the model leaves free may come to where one of them is 0. No byte has to be sent for them,
+/// and a model may make something of them all the same: rows of zeros, say.
+const MOST_CLAIMED: usize = 1 << 20;
 
 /// Checks that `inputs` are what the model takes.
 pub fn check_inputs(signature: &Signature, inputs: &[Tensor]) -> Result<(), InvalidInput> {
@@ -116,6 +129,14 @@ fn check_input(spec: &TensorSpec, tensor: &Tensor) -> Result<(), InvalidInput> {
     if !fits {
         let (actual, expected) = (tensor.shape().to_vec(), spec.shape.clone());
         return Err(InvalidInput::Shape { name: name(), actual, expected });
+    }
+    if tensor.data().is_empty() {
+        let free =
+            spec.shape.iter().zip(tensor.shape()).filter(|(wanted, actual)| **wanted < 0 && **actual > 0);
+        let claimed = free.map(|(_, actual)| *actual).fold(1, usize::saturating_mul);
+        if claimed > MOST_CLAIMED {
+            return Err(InvalidInput::Claimed { name: name(), actual: tensor.shape().to_vec() });
+        }
     }
     if let TensorData::Bytes(texts) = tensor.data() {
         let bad = texts.iter().position(|text| text.contains(&0) || std::str::from_utf8(text).is_err());
@@ -227,6 +248,35 @@ mod tests {
                     assert!(!said.contains("7.25"), "{said}");
                 }
                 (said, expected) => panic!("{said:?}, not {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_shape_without_elements_may_not_claim_very_many() {
+        let spec = |name: &str, shape: &[i64]| TensorSpec {
+            name: name.to_owned(),
+            datatype: Datatype::Fp32,
+            shape: shape.to_vec(),
+        };
+        for (declared, shape, fits) in [
+            (&[-1, -1][..], &[0, 1 << 20][..], true),
+            (&[-1, -1], &[1 << 20, 0], true),
+            (&[-1, -1], &[(1 << 20) + 1, 0], false),
+            (&[-1, -1], &[3_000_000_000, 0], false),
+            (&[-1, -1, -1], &[1 << 40, 1 << 40, 0], false),
+            (&[-1, -1, -1], &[0, 1 << 10, 1 << 11], false),
+            (&[-1, 1 << 10, 1 << 11], &[0, 1 << 10, 1 << 11], true),
+            (&[-1, 0], &[1 << 40, 0], false),
+            (&[-1, -1], &[0, 0], true),
+        ] {
+            let signature = Signature { inputs: vec![spec("x", declared)], optional: vec![], ..signature() };
+            let empty = Tensor::new("x", shape.to_vec(), TensorData::Fp32(Vec::new())).unwrap();
+            let checked = check_inputs(&signature, &[empty]);
+            assert_eq!(checked.is_ok(), fits, "{declared:?} {shape:?}");
+            if let Err(error) = checked {
+                let said = error.to_string();
+                assert!(said.contains("1048576 in all at most"), "{said}");
             }
         }
     }

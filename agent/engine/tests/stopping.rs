@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use support::models::turning;
 use support::runtime;
-use terrace_engine::{Batching, InferError, Model, ModelOptions};
+use terrace_engine::{Batching, InferError, Model, ModelOptions, Request};
 use terrace_oip::{Tensor, TensorData};
 
 /// How long something may take that takes no time.
@@ -37,7 +37,7 @@ fn rounds(count: i64) -> Vec<Tensor> {
 
 /// What one round gives, asked without a deadline.
 async fn one_round(model: &Model) -> Vec<Tensor> {
-    let answer = tokio::time::timeout(SOON, model.infer(rounds(1), None, None)).await;
+    let answer = tokio::time::timeout(SOON, model.infer(Request::new(rounds(1)))).await;
     answer.expect("the thread is free").unwrap()
 }
 
@@ -46,7 +46,7 @@ async fn a_run_past_its_deadline_is_stopped_and_the_next_one_is_answered() {
     let model = model();
     for _ in 0..3 {
         let deadline = Instant::now() + Duration::from_millis(50);
-        let late = model.infer(rounds(i64::MAX), None, Some(deadline)).await;
+        let late = model.infer(Request { deadline: Some(deadline), ..Request::new(rounds(i64::MAX)) }).await;
         assert_eq!(late, Err(InferError::DeadlineExceeded));
         let TensorData::Int64(sums) = one_round(&model).await[0].data().clone() else {
             panic!("not numbers")
@@ -70,7 +70,7 @@ async fn a_run_whose_caller_has_gone_is_stopped() {
             }
         };
         tokio::select! {
-            answer = model.infer(rounds(i64::MAX), None, None) => panic!("{answer:?}"),
+            answer = model.infer(Request::new(rounds(i64::MAX))) => panic!("{answer:?}"),
             () = gone => {}
         }
         one_round(&model).await;

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use support::onnx::{Element, Graph, node, tensor, tensor_type, value};
 use support::runtime;
-use terrace_engine::{Batching, Model, ModelOptions};
+use terrace_engine::{Batching, Model, ModelOptions, Request};
 use terrace_oip::{Tensor, TensorData};
 
 /// Rows and columns of each of two matrices: 16 MiB each.
@@ -65,7 +65,7 @@ async fn answers(model: &Model) -> Vec<f32> {
         let row = (0..usize::try_from(SIDE).unwrap()).map(|index| ((first + index) % 17) as f32 - 8.0);
         let shape = vec![1, usize::try_from(SIDE).unwrap()];
         let input = Tensor::new("x", shape, TensorData::Fp32(row.collect())).unwrap();
-        let outputs = model.infer(vec![input], None, None).await.unwrap();
+        let outputs = model.infer(Request::new(vec![input])).await.unwrap();
         let TensorData::Fp32(numbers) = outputs[0].data() else { panic!("no floats") };
         answers.extend_from_slice(numbers);
     }

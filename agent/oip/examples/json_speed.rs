@@ -36,6 +36,8 @@ fn main() {
         println!("{name}: {} elements, {} bytes", outputs[0].data().len(), body.len());
         report("parse request", || InferRequest::from_json(black_box(request.as_bytes())).is_ok());
         report("write response", || black_box(&response).to_json().is_ok());
+        report("pass over response", || RelayedResponse::from_json(black_box(&body)).is_ok());
+        report("check response", || RelayedResponse::check(black_box(&body), None).is_ok());
         report("relay response", || {
             RelayedResponse::from_json(black_box(&body)).is_ok_and(|response| response.to_json().is_ok())
         });

@@ -199,6 +199,9 @@ pub enum EncodeError {
         /// The parameter's name.
         parameter: String,
     },
+    /// Nobody waits for it any more.
+    #[error("given up: nobody waits for it any more")]
+    NotAwaited,
     /// The JSON writer failed.
     #[error("cannot write JSON")]
     Json(#[from] serde_json::Error),

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::error::{DecodeError, Fault};
 use crate::limits::{MAX_PARAMETERS, MAX_RANK, MAX_TENSORS};
+use crate::outline::{Outline, check_message};
 use crate::parameters::{Parameter, Parameters};
 use crate::proto::infer_parameter::ParameterChoice;
 use crate::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
@@ -13,7 +14,7 @@ use crate::proto::model_infer_response::InferOutputTensor;
 use crate::proto::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
 use crate::request::{InferRequest, InputTensor, RequestedOutput};
 use crate::response::DecodedResponse;
-use crate::tensor::{Datatype, Tensor, TensorData, element_count};
+use crate::tensor::{Datatype, Tensor, TensorData};
 
 pub use crate::wire::check;
 
@@ -175,30 +176,25 @@ pub fn extend_parameters(message: &mut ModelInferResponse, parameters: &Paramete
     message.parameters.extend(write_parameters(parameters));
 }
 
-/// Whether an answer can be passed on as it is: as many elements as its shapes say, each once, and names that differ. Typed
-/// elements are looked at when they are needed.
-pub fn check_response(message: &ModelInferResponse) -> Result<(), DecodeError> {
+/// Whether an answer can be passed on as it is: as many elements as its shapes say, each once, and names that differ; and
+/// what its outputs are. The elements themselves are looked at when they are needed.
+pub fn check_response(message: &ModelInferResponse) -> Result<Vec<Outline>, DecodeError> {
     let ModelInferResponse { outputs, raw_output_contents: raw, .. } = message;
     check_counts(outputs.len(), raw.len(), "raw_output_contents")?;
+    let mut outlines: Vec<Outline> = Vec::with_capacity(outputs.len());
     for (index, output) in outputs.iter().enumerate() {
         let locate = |error: DecodeError| error.in_named(&output.name).in_item(index).in_field("outputs");
-        if let Some(first) = outputs[..index].iter().position(|known| known.name == output.name) {
+        if let Some(first) = outlines.iter().position(|known| known.name == output.name) {
             return Err(locate(DecodeError::new(Fault::DuplicateName { first }).in_field("name")));
         }
         let datatype = Datatype::parse(&output.datatype)
             .ok_or_else(|| locate(DecodeError::new(Fault::UnknownDatatype).in_field("datatype")))?;
         let shape =
             read_shape(&output.shape).map_err(|fault| locate(DecodeError::new(fault).in_field("shape")))?;
-        let expected =
-            element_count(&shape).zip(datatype.size()).and_then(|(count, size)| count.checked_mul(size));
-        let actual = raw.get(index).map(Bytes::len);
-        if let (Some(actual), Some(_)) = (actual, datatype.size())
-            && expected != Some(actual)
-        {
-            return Err(locate(Fault::BinarySize { datatype: datatype.as_str(), shape, actual }.into()));
-        }
+        check_message(datatype, &shape, raw.get(index), output.contents.as_ref()).map_err(locate)?;
+        outlines.push(Outline { name: output.name.clone(), datatype: Some(datatype), shape });
     }
-    Ok(())
+    Ok(outlines)
 }
 
 fn check_counts(tensors: usize, raw: usize, field: &str) -> Result<(), DecodeError> {

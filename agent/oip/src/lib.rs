@@ -8,7 +8,7 @@
 //! * Requests: [`InferRequest::from_http`], [`InferRequest::from_grpc`]; [`InferRequest::http_head`],
 //!   [`InferRequest::grpc_head`] and [`InferRequest::raw_inputs`] to pass one on in another form.
 //! * Responses: [`InferResponse::to_json_but`]; [`RelayedResponse`] passes an upstream's answer on without decoding
-//!   its tensors, [`DecodedResponse`] decodes them.
+//!   its tensors, once [`RelayedResponse::check`] has counted them; [`DecodedResponse`] decodes them.
 //! * Tensors elsewhere in JSON: [`WireTensor`].
 //! * Server and model metadata, health, errors: [`metadata`].
 //!
@@ -33,6 +33,7 @@
 //! an absent optional field, an empty list of requested outputs asks for all, `BOOL` takes `true` and `false`
 //! only, `data` may be flat or nested.
 
+mod awaited;
 mod elements;
 mod error;
 mod forward;
@@ -41,6 +42,7 @@ mod half_text;
 mod json;
 pub mod limits;
 pub mod metadata;
+mod outline;
 mod parameters;
 pub mod proto;
 mod raw;
@@ -53,6 +55,7 @@ mod tensor_text;
 mod wire;
 
 pub use error::{DecodeError, EncodeError, Fault, JsonKind};
+pub use outline::Outline;
 pub use parameters::{Parameter, Parameters};
 pub use raw::Raw;
 pub use relay::RelayedResponse;

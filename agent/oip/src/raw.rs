@@ -4,7 +4,8 @@
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::{DecodeError, Fault};
-use crate::tensor::{Datatype, TensorData, element_count};
+use crate::outline::check_raw;
+use crate::tensor::{Datatype, TensorData};
 
 #[cfg(target_endian = "big")]
 compile_error!("tensors lie in memory as they are sent, which is little-endian");
@@ -48,15 +49,8 @@ impl TensorData {
 
     /// Reads the elements of a tensor of this shape. The bytes may lie anywhere, aligned or not.
     pub(crate) fn from_raw(datatype: Datatype, shape: &[usize], raw: &[u8]) -> Result<Self, DecodeError> {
-        let Some(size) = datatype.size() else { return texts(raw).map(Self::Bytes) };
-        let expected = element_count(shape).and_then(|count| count.checked_mul(size));
-        if expected != Some(raw.len()) {
-            return Err(Fault::BinarySize {
-                datatype: datatype.as_str(),
-                shape: shape.to_vec(),
-                actual: raw.len(),
-            }
-            .into());
+        if datatype.size().is_some() {
+            check_raw(Some(datatype), shape, raw)?;
         }
         Ok(match datatype {
             Datatype::Bool => Self::Bool(booleans(raw)?),
@@ -158,6 +152,16 @@ fn texts(raw: &[u8]) -> Result<Vec<Vec<u8>>, DecodeError> {
         texts.push(text.to_vec());
     }
     Ok(texts)
+}
+
+/// How many elements of `BYTES` these are.
+pub(crate) fn count_texts(raw: &[u8]) -> Result<usize, DecodeError> {
+    let (mut count, mut rest) = (0, raw);
+    while !rest.is_empty() {
+        text(&mut rest).ok_or_else(|| DecodeError::new(Fault::LengthTooLarge).in_element(count))?;
+        count += 1;
+    }
+    Ok(count)
 }
 
 fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {

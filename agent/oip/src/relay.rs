@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use crate::error::{DecodeError, EncodeError};
 use crate::json::{Reader, decode};
+use crate::outline::{Outline, read_outlines};
 use crate::parameters::Parameters;
+use crate::raw::Tail;
 
 /// An upstream's inference response. What is typed here may be changed; outputs and fields that the protocol
 /// does not know are passed on as they came. Their syntax is checked, and that outputs are an array.
@@ -26,6 +28,22 @@ impl<'a> RelayedResponse<'a> {
     /// Reads a body.
     pub fn from_json(body: &'a [u8]) -> Result<Self, DecodeError> {
         decode(body, Self::read)
+    }
+
+    /// Whether a body can be read so, and what its outputs are. The first `json_length` bytes are JSON, where a header says
+    /// so, and what follows are binary tensors. Each output has as many elements as its shape says, each once.
+    pub fn check(body: &'a [u8], json_length: Option<usize>) -> Result<Vec<Outline>, DecodeError> {
+        let (json, mut tail) = Tail::split(body, json_length)?;
+        let mut outlines = Vec::new();
+        let read = |reader: &mut Reader<'a>| {
+            Self::read_with(reader, |reader| {
+                outlines = read_outlines(reader, &mut tail)?;
+                Ok("")
+            })
+        };
+        decode(json, read)?;
+        tail.end()?;
+        Ok(outlines)
     }
 
     /// The outputs' text, an array.
@@ -66,6 +84,13 @@ impl<'a> RelayedResponse<'a> {
     }
 
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+        Self::read_with(reader, Reader::skip_array)
+    }
+
+    fn read_with(
+        reader: &mut Reader<'a>,
+        mut read_outputs: impl FnMut(&mut Reader<'a>) -> Result<&'a str, DecodeError>,
+    ) -> Result<Self, DecodeError> {
         let mut model_name = None;
         let mut model_version = None;
         let mut id = None;
@@ -78,7 +103,7 @@ impl<'a> RelayedResponse<'a> {
                 "model_version" => model_version = reader.optional(Reader::string)?,
                 "id" => id = reader.optional(Reader::string)?,
                 "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
-                "outputs" => outputs = Some(reader.skip_array()?),
+                "outputs" => outputs = Some(read_outputs(reader)?),
                 _ => rest.push((key.to_owned(), reader.skip()?)),
             }
             Ok(())

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::awaited::AwaitedText;
 use crate::error::{DecodeError, EncodeError};
 use crate::json::{Reader, decode};
 use crate::parameters::Parameters;
@@ -55,12 +56,16 @@ struct Body<'a> {
 impl InferResponse<'_> {
     /// Writes the body. Output data is flat.
     pub fn to_json(&self) -> Result<Vec<u8>, EncodeError> {
-        self.to_json_but(|_| false)
+        self.to_json_but(|_| false, || true)
     }
 
     /// Writes the JSON part of a body in which the elements of some outputs follow it in binary, in their order: see
-    /// [`crate::TensorData::into_raw`].
-    pub fn to_json_but(&self, is_binary: impl Fn(&str) -> bool) -> Result<Vec<u8>, EncodeError> {
+    /// [`crate::TensorData::into_raw`]. It is given up soon after nobody waits for it any more.
+    pub fn to_json_but(
+        &self,
+        is_binary: impl Fn(&str) -> bool,
+        is_awaited: impl Fn() -> bool,
+    ) -> Result<Vec<u8>, EncodeError> {
         self.parameters.check()?;
         let outputs: Vec<TensorText<'_>> = self
             .outputs
@@ -71,9 +76,9 @@ impl InferResponse<'_> {
 
         // Small answers stay below the kilobyte up to which memory is had at once.
         let size = outputs.iter().map(TensorText::size).sum::<usize>() + 512;
-        let mut body = Vec::with_capacity(size);
-        serde_json::to_writer(
-            &mut body,
+        let mut text = AwaitedText::with_capacity(size, is_awaited);
+        let written = serde_json::to_writer(
+            &mut text,
             &Body {
                 model_name: self.model_name,
                 model_version: self.model_version,
@@ -81,7 +86,9 @@ impl InferResponse<'_> {
                 parameters: self.parameters,
                 outputs,
             },
-        )?;
+        );
+        let body = text.into_body().ok_or(EncodeError::NotAwaited)?;
+        written?;
         Ok(body)
     }
 }

@@ -118,13 +118,16 @@ fn read_fields(reader: &mut Reader<'_>, tail: &mut Tail<'_>) -> Result<(Tensor, 
 /// How many bytes of the tail hold the elements, if they are there. How they came says nothing once they are read.
 fn binary_size(parameters: &mut Parameters) -> Result<Option<usize>, DecodeError> {
     let Some(size) = parameters.remove(BINARY_SIZE) else { return Ok(None) };
-    let size = size.as_i64().and_then(|size| usize::try_from(size).ok());
-    let size = size
-        .ok_or_else(|| DecodeError::new(Fault::NotADimension).in_field(BINARY_SIZE).in_field("parameters"))?;
-    Ok(Some(size))
+    let size = to_size(size.as_i64());
+    size.map(Some).map_err(|error| error.in_field(BINARY_SIZE).in_field("parameters"))
 }
 
-fn read_shape(reader: &mut Reader<'_>) -> Result<Vec<usize>, DecodeError> {
+/// A number of bytes.
+pub(crate) fn to_size(number: Option<i64>) -> Result<usize, DecodeError> {
+    number.and_then(|size| usize::try_from(size).ok()).ok_or_else(|| Fault::NotADimension.into())
+}
+
+pub(crate) fn read_shape(reader: &mut Reader<'_>) -> Result<Vec<usize>, DecodeError> {
     let mut shape = Vec::new();
     reader.array(|reader, index| {
         if index == MAX_RANK {
@@ -143,7 +146,7 @@ fn read_datatype(reader: &mut Reader<'_>) -> Result<Datatype, DecodeError> {
 
 /// For an error: the name of the tensor at the reader, as far as that can be found.
 #[cold]
-fn name_of(mut reader: Reader<'_>) -> Option<String> {
+pub(crate) fn name_of(mut reader: Reader<'_>) -> Option<String> {
     let mut name = None;
     // It stops at the fault, too; where the name comes after that, the tensor's index has to do.
     let _ = reader.object(|reader, key| {

@@ -188,7 +188,7 @@ proptest! {
         let parameters = Parameters::new();
         let outputs = [one, two];
         let response = InferResponse { model_name: "m", model_version: Some("1"), id: None, parameters: &parameters, outputs: &outputs };
-        let mut body = response.to_json_but(|_| true).unwrap();
+        let mut body = response.to_json_but(|_| true, || true).unwrap();
         let json_length = body.len();
         let raw: Vec<Vec<u8>> = outputs.iter().map(|tensor| tensor.data().clone().into_raw().as_ref().to_vec()).collect();
         for raw in &raw {

@@ -102,6 +102,7 @@ proptest! {
         let _ = InferRequest::from_json(&body);
         let _ = DecodedResponse::from_json(&body);
         let _ = RelayedResponse::from_json(&body);
+        let _ = RelayedResponse::check(&body, Some(body.len() / 2));
     }
 
     #[test]
@@ -127,6 +128,36 @@ proptest! {
         let response = InferResponse { model_name: "m", model_version: None, id: None, parameters: &parameters, outputs: &tensors };
         let body = response.to_json().unwrap();
         prop_assert_eq!(RelayedResponse::from_json(&body).unwrap().to_json().unwrap(), body);
+    }
+
+    #[test]
+    fn an_answer_is_checked_without_its_tensors_and_nothing_that_they_are_is_refused(
+        tensors in vec(tensor(), 0..3), binary in any::<bool>(), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+    ) {
+        let parameters = Parameters::new();
+        let response = InferResponse { model_name: "m", model_version: None, id: None, parameters: &parameters, outputs: &tensors };
+        let json = response.to_json_but(|_| binary, || true).unwrap();
+        let length = binary.then_some(json.len());
+        let mut body = json;
+        if binary {
+            for tensor in &tensors {
+                body.extend_from_slice(tensor.data().clone().into_raw().as_ref());
+            }
+        }
+        for (at, byte) in damage {
+            let at = at.index(body.len());
+            body[at] = byte;
+        }
+        let checked = RelayedResponse::check(&body, length);
+        if let Ok(decoded) = DecodedResponse::from_http(&body, length) {
+            let outlines = checked.unwrap();
+            prop_assert_eq!(outlines.len(), decoded.outputs.len());
+            for (outline, tensor) in outlines.iter().zip(&decoded.outputs) {
+                prop_assert_eq!(&outline.name, tensor.name());
+                prop_assert_eq!(outline.datatype, Some(tensor.datatype()));
+                prop_assert_eq!(&outline.shape, tensor.shape());
+            }
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+use std::cell::Cell;
+
 use half::f16;
 use terrace_oip::{
-    DecodedResponse, InferResponse, Parameter, Parameters, RelayedResponse, Tensor, TensorData,
+    DecodedResponse, EncodeError, InferResponse, Parameter, Parameters, RelayedResponse, Tensor, TensorData,
 };
 
 fn tensor(name: &str, data: TensorData) -> Tensor {
@@ -47,6 +49,35 @@ fn a_response_has_the_protocols_fields_and_the_shortest_numbers() {
         )
     );
     assert_eq!(written(&[]).unwrap(), r#"{"model_name":"m","outputs":[]}"#);
+}
+
+#[test]
+fn a_response_is_given_up_soon_after_nobody_waits_for_it() {
+    let outputs = [tensor("y", TensorData::Uint8(vec![0; 1_000_000]))];
+    let parameters = Parameters::new();
+    let response = InferResponse {
+        model_name: "m",
+        model_version: None,
+        id: None,
+        parameters: &parameters,
+        outputs: &outputs,
+    };
+    let looks = Cell::new(0);
+    let waits_for = |patience| {
+        looks.set(0);
+        response.to_json_but(
+            |_| false,
+            || {
+                looks.set(looks.get() + 1);
+                looks.get() <= patience
+            },
+        )
+    };
+    assert!(matches!(waits_for(3), Err(EncodeError::NotAwaited)));
+    assert_eq!(looks.get(), 4, "it is not written on");
+    let whole = waits_for(usize::MAX).unwrap();
+    assert_eq!(whole, response.to_json().unwrap());
+    assert_eq!(looks.get(), whole.len() >> 16, "once in 64 KiB");
 }
 
 #[test]

@@ -19,9 +19,12 @@ use crate::sync::Instructions;
 
 /// Where the cluster is, as files and environment say; nothing is sent.
 pub async fn config() -> anyhow::Result<kube::Config> {
-    kube::Config::infer().await.context(
-        "nothing says what to serve: give --manifests DIR, or run in a pod with a ServiceAccount (or with KUBECONFIG)",
-    )
+    // Its own text has every cause already.
+    kube::Config::infer().await.map_err(|error| {
+        anyhow::anyhow!(
+            "nothing says what to serve: give --manifests DIR, or run in a pod with a ServiceAccount (or with KUBECONFIG): {error}"
+        )
+    })
 }
 
 /// The way to this node's object.

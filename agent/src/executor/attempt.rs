@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use terrace_crds::Tier;
 use terrace_egress::causes;
-use terrace_engine::InferError;
+use terrace_engine::{InferError, Request};
 use terrace_tiering::{self as tiering, Candidate, SkipReason};
 use tracing::debug;
 
@@ -82,8 +82,10 @@ async fn run_here(job: &Job<'_>, served: &Arc<Served>, left: Option<Duration>) -
         let refusal = Refusal::Failed("the request was run here before".to_owned());
         return Err(Failure { outcome: "Failed", refusal, last: false });
     };
+    let is_private = job.decision.privacy_required;
+    let request = Request { inputs, outputs, deadline: job.deadline, is_private };
     let begun = Instant::now();
-    let ran = served.model.infer(inputs, outputs, job.deadline).await;
+    let ran = served.model.infer(request).await;
     let now = job.node.upstream.now();
     match ran {
         Ok(tensors) => {
@@ -147,6 +149,10 @@ async fn forward(
             }
             UpstreamError::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. } => {
                 Failure { outcome, refusal: Refusal::TooLargeThere { tier: tier.as_str() }, last: false }
+            }
+            // The deadline cut it short, and not what the policy grants the tier.
+            error @ UpstreamError::TimedOut { .. } if allowed.is_some_and(|allowed| allowed <= limit) => {
+                Failure { outcome, refusal: Refusal::Deadline(format!("{tier}: {error}")), last: false }
             }
             error => Failure { outcome, refusal: Refusal::NoTier(format!("{tier}: {error}")), last: false },
         }

@@ -2,7 +2,9 @@
 
 use half::{bf16, f16};
 use terrace_oip::{Tensor, TensorData};
-use terrace_tiering::{self as tiering, Combine, CombinedOutput, Measure, MemberAnswer, MemberOutput};
+use terrace_tiering::{
+    self as tiering, Combine, CombinedOutput, Impossible, Measure, MemberAnswer, MemberOutput,
+};
 
 use super::ensemble::Answered;
 use super::scores::elements;
@@ -31,6 +33,11 @@ pub fn combined(
         .collect();
     let tensors = tensors.ok_or_else(|| Refusal::Failed("an output of a member is not there".to_owned()))?;
     Ok((tensors, combined.confidence))
+}
+
+/// Whether what a member answered can be combined with what others do.
+pub fn are_scores(how: Combine, measure: &Measure, answered: &Answered) -> Result<(), Impossible> {
+    tiering::are_scores(how, measure, &read(answered))
 }
 
 fn read(answered: &Answered) -> MemberAnswer<'_> {

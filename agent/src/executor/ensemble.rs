@@ -6,20 +6,22 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use terrace_oip::Tensor;
-use terrace_tiering::{self as tiering, Candidate, Member, Mode, Reason, Source};
+use terrace_tiering::{self as tiering, Candidate, Combine, Measure, Member, Mode, Reason, Source};
 use tokio::time::{timeout, timeout_at};
+use tracing::debug;
 
 use super::attempt::{Failure, attempt, left, too_late};
-use super::combine::combined;
+use super::combine::{are_scores, combined};
+use super::nobody::Quorum;
 use super::scores::Extra;
 use super::walk::walk;
-use super::{Answer, Job, Output, Tried};
+use super::{ANSWERED, Answer, Job, Output, Tried};
 use crate::heavy::heavy;
 use crate::refusal::Refusal;
 use crate::registry::Served;
 
 /// Shorter than this, a timer is no shorter.
-const A_MOMENT: Duration = Duration::from_millis(2);
+pub const A_MOMENT: Duration = Duration::from_millis(2);
 
 /// What one member answered.
 #[derive(Debug)]
@@ -59,15 +61,20 @@ pub async fn run(job: &Job<'_>, members: &[Member]) -> Result<Answer, Refusal> {
     let mut tried = Tried::default();
     let mut answered: Vec<Answered> = Vec::with_capacity(members.len());
     for (member, End { ended, took }) in members.iter().zip(ask_all(job, members).await) {
-        match ended {
+        match ended.and_then(|answer| scored(ensemble.combine, measure, answer)) {
             Ok(answer) => {
-                tried.note(job, member.tier, "Answered", took);
+                tried.note(job, member.tier, ANSWERED, took);
                 answered.push(answer);
             }
             Err(failure) => tried.passed_over(job, member.tier, failure, took),
         }
     }
     if answered.len() < ensemble.quorum {
+        tried.quorum = Some(Quorum {
+            needed: ensemble.quorum,
+            answered: answered.len(),
+            members: ensemble.members.len(),
+        });
         return fall_back(job, &extra, answered, tried).await;
     }
     let size = answered.iter().map(Answered::size).sum();
@@ -159,6 +166,20 @@ fn decoded(member: Member, output: Output) -> Result<Answered, Failure> {
         }
     };
     Ok(Answered { member, tensors, version, served })
+}
+
+/// A member whose scores can be none is left out.
+fn scored(how: Combine, measure: &Measure, answer: Answered) -> Result<Answered, Failure> {
+    let Err(impossible) = heavy(answer.size(), || are_scores(how, measure, &answer)) else {
+        return Ok(answer);
+    };
+    let tier = answer.member.tier;
+    debug!(%tier, %impossible, "a member is left out");
+    Err(Failure {
+        outcome: "NotScores",
+        refusal: Refusal::Incompatible(format!("{tier}: {impossible}")),
+        last: false,
+    })
 }
 
 /// Too few answered. Of those that did, the first in the fallback order stands for all; where none is in it, the tiers

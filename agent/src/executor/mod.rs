@@ -3,6 +3,8 @@
 mod attempt;
 mod combine;
 mod ensemble;
+mod fit;
+mod nobody;
 pub mod scores;
 mod speculative;
 mod walk;
@@ -21,6 +23,10 @@ use crate::registry::{Entry, Served};
 use crate::serve::millis;
 use crate::upstream::{Outgoing, Relayed, Trace};
 use attempt::{Failure, left};
+use nobody::{Nobody, Quorum};
+
+/// How a try is said to have ended that gave an answer.
+const ANSWERED: &str = "Answered";
 
 /// What is to be answered.
 #[derive(Debug)]
@@ -142,6 +148,8 @@ struct Tried {
     rejected: Option<Refusal>,
     /// How sure the answer is, where that was measured.
     confidence: Option<f64>,
+    /// Too few members of an ensemble answered.
+    quorum: Option<Quorum>,
 }
 
 impl Tried {
@@ -195,34 +203,20 @@ impl Tried {
         }
     }
 
-    /// What the client is told when nobody answered: of all that went wrong, what it can do something about.
-    fn nobody(mut self, job: &Job<'_>) -> Refusal {
+    /// What the client is told when nobody answered.
+    fn nobody(self, job: &Job<'_>) -> Refusal {
         if self.attempts.is_empty() {
             return Refusal::NoTier(job.decision.refusal());
         }
         if let Some(rejected) = self.rejected {
             return rejected;
         }
-        if left(job.deadline).is_some_and(|left| left.is_zero()) {
-            return Refusal::Deadline(format!(
-                "no tier answered within the deadline: {}",
-                told(&self.attempts)
-            ));
-        }
-        match self.refusals.len() {
-            1 => self.refusals.remove(0),
-            _ if self.refusals.iter().all(|refusal| matches!(refusal, Refusal::Deadline(_))) => {
-                Refusal::Deadline(format!("no tier can answer within the deadline: {}", told(&self.attempts)))
-            }
-            _ => Refusal::NoTier(format!("no tier answered: {}", told(&self.attempts))),
-        }
+        let nobody = Nobody {
+            attempts: &self.attempts,
+            skipped: &job.decision.skipped,
+            quorum: self.quorum,
+            is_over: left(job.deadline).is_some_and(|left| left.is_zero()),
+        };
+        nobody.refusal(self.refusals)
     }
-}
-
-fn told(attempts: &[Attempt]) -> String {
-    let told: Vec<String> = attempts
-        .iter()
-        .map(|attempt| format!("{} {} after {} ms", attempt.tier, attempt.outcome, attempt.ms))
-        .collect();
-    told.join(", ")
 }

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use terrace_crds::Tier;
 use terrace_tiering::speculate::{self, Device, Next, Verifier};
 use terrace_tiering::{self as tiering, Candidate, Source, Speculative};
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 use super::attempt::{Tried as Try, attempt, left};
+use super::ensemble::A_MOMENT;
+use super::fit;
 use super::scores::{self, Extra};
 use super::walk::walk;
-use super::{Answer, Job, Output, Tried};
+use super::{ANSWERED, Answer, Job, Output, Tried};
 use crate::refusal::Refusal;
 
 /// One try under way. Dropped, it stops what it began.
@@ -58,6 +60,7 @@ impl<'a> Side<'a> {
 pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
     let here = Candidate { tier: job.tier, source: Source::Primary };
     let above = Candidate { tier: plan.verifier, source: Source::Verifier };
+    let wanted = fit::wanted(job);
     let extra = Extra::ask_for_scores(job);
     let mut tried = Tried::default();
     let (mut device, mut verifier) = (Side::idle(here.tier), Side::idle(above.tier));
@@ -66,18 +69,22 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
     let mut slow = plan.parallel_after == Some(Duration::ZERO);
     let slow_after = plan.parallel_after;
     let begun = device.begun;
+    // What the verifier leaves of the time, and until when it is waited for where that is less than the node's answer needs.
+    let (mut left_by_it, mut give_up) = (Duration::ZERO, None);
     loop {
         match speculate::next(plan, node, above_it, slow) {
             Next::Wait => tokio::select! {
                 biased;
                 ended = device.ended() => match ended.ended {
                     Ok(output) => {
-                        tried.note(job, device.tier, "Answered", device.begun.elapsed());
+                        tried.note(job, device.tier, ANSWERED, device.begun.elapsed());
                         let confidence = scores::confidence(job, &output);
                         tried.confidence = confidence;
                         // Of what cannot be measured nobody is sure.
                         node = Device::Answered(confidence.unwrap_or(0.0));
-                        device.output = Some(extra.take_from(output));
+                        let output = extra.take_from(output);
+                        give_up = earlier(job, &output, left_by_it).filter(|_| above_it == Verifier::Running);
+                        device.output = Some(output);
                     }
                     Err(failure) => {
                         tried.failed(job, device.tier, failure, device.begun.elapsed())?;
@@ -87,9 +94,10 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                 ended = verifier.ended() => {
                     let took = verifier.begun.elapsed();
                     let hedged = ended.hedged;
-                    match ended.ended {
+                    let own = device.output.as_ref();
+                    match ended.ended.and_then(|output| fit::fitting(job, wanted.as_deref(), own, output)) {
                         Ok(output) => {
-                            tried.note(job, verifier.tier, "Answered", took);
+                            tried.note(job, verifier.tier, ANSWERED, took);
                             verifier.output = Some(output);
                             above_it = Verifier::Answered;
                         }
@@ -100,13 +108,18 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                     }
                     tried.hedged(hedged);
                 },
+                () = until(give_up), if give_up.is_some() => {
+                    verifier.running = None;
+                    give_up = None;
+                    tried.note(job, verifier.tier, "TimedOut", verifier.begun.elapsed());
+                    above_it = Verifier::Failed;
+                }
                 () = slow_since(begun, slow_after), if !slow && slow_after.is_some() => slow = true,
             },
             Next::AskVerifier => {
-                let size = device.output.as_ref().map_or(0, |output| output.text_size(|_| false));
-                let reserve = tiering::reserve_for_reply(left(job.deadline), size);
+                left_by_it = reserve(job, device.output.as_ref());
                 let asked = &above;
-                verifier.start(attempt(job, asked, reserve));
+                verifier.start(attempt(job, asked, left_by_it));
                 above_it = Verifier::Running;
             }
             Next::TakeDevice(source, reason) => {
@@ -131,6 +144,30 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                 return Ok(Answer { reason: Some(tiering::Reason::DeviceFailed), ..answer });
             }
         }
+    }
+}
+
+/// How long it takes to write an answer of the node, if it is there.
+fn reserve(job: &Job<'_>, output: Option<&Output>) -> Duration {
+    let size = output.map_or(0, |output| output.text_size(|_| false));
+    tiering::reserve_for_reply(left(job.deadline), size)
+}
+
+/// Until when a verifier may take that was asked before the node answered: it leaves so much of the time, which may be
+/// less than this answer takes to write. None where it is given up by itself in time.
+fn earlier(job: &Job<'_>, output: &Output, left_by_it: Duration) -> Option<Instant> {
+    let needed = reserve(job, Some(output));
+    let is_earlier = needed >= left_by_it.saturating_add(A_MOMENT);
+    job.deadline
+        .filter(|_| is_earlier)
+        .map(|deadline| deadline.checked_sub(needed).unwrap_or_else(Instant::now))
+}
+
+/// Ends at that time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

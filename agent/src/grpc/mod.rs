@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use hyper::body::Incoming;
@@ -72,7 +72,20 @@ fn router(node: Arc<Node>) -> Router {
     let service = GrpcInferenceServiceServer::new(Inference { node })
         .max_decoding_message_size(limits.bytes)
         .max_encoding_message_size(usize::MAX);
-    Routes::new(service).prepare().into_axum_router().layer(from_fn_with_state(limits, held::hold))
+    let routes = Routes::new(service).prepare().into_axum_router();
+    routes.layer(from_fn_with_state(limits, held::hold)).layer(from_fn(told))
+}
+
+/// Has a call that is not answered here end with words: its client shows nothing else.
+async fn told(request: axum::extract::Request, next: Next) -> axum::response::Response {
+    const NO_SUCH_CALL: &str = "this agent has no such call: models are not loaded, unloaded or set up here, they come from InferenceModel resources";
+    let response = next.run(request).await;
+    let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok());
+    let is_bare = !response.headers().contains_key("grpc-message");
+    if code.is_some_and(|code| code == "12") && is_bare {
+        return Status::unimplemented(NO_SUCH_CALL).into_http();
+    }
+    response
 }
 
 /// The service.
@@ -291,7 +304,8 @@ impl Exchange for Grpc<'_> {
     fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
         let (version, parameters, outputs) = match reply.output {
             Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
-            Output::Relayed(Relayed::Grpc(mut message)) => {
+            Output::Relayed(Relayed::Grpc(answer)) => {
+                let mut message = answer.message;
                 // As it came, but for what this node says of it.
                 message.model_name = reply.model_name.into_owned();
                 message.id = reply.request.id.clone().unwrap_or_default();
@@ -299,7 +313,7 @@ impl Exchange for Grpc<'_> {
                     message.parameters.remove(ours);
                 }
                 grpc::extend_parameters(&mut message, &reply.parameters);
-                return Ok(*message);
+                return Ok(message);
             }
             Output::Combined { version, tensors } => (version.unwrap_or_default(), reply.parameters, tensors),
             Output::Relayed(relayed) => {

@@ -34,7 +34,7 @@ pub fn registry<'a>(serving: impl Iterator<Item = (&'a ModelKey, &'a Served)>) -
         family
     };
     let runs = count("runs", "Runs, each of one or several requests");
-    let rows = count("rows", "Rows that ran");
+    let rows = count("rows", "Rows that ran; a private request counts as one");
     let failures = count("failures", "Requests whose run failed");
     let stopped = count("stopped", "Requests whose run was stopped, because nobody waited for it any more");
     let mut bytes = |name: &str, help: &str| {
@@ -42,8 +42,8 @@ pub fn registry<'a>(serving: impl Iterator<Item = (&'a ModelKey, &'a Served)>) -
         registry.register_with_unit(name, help, Unit::Bytes, family.clone());
         family
     };
-    let input = bytes("input", "Bytes of the inputs that ran");
-    let output = bytes("output", "Bytes of the outputs that came of it");
+    let input = bytes("input", "Bytes of the inputs that ran, but for private requests");
+    let output = bytes("output", "Bytes of the outputs that came of it, but for private requests");
     let mut time = |name: &str, help: &str| {
         let family = Family::<Labels, Counter<f64, AtomicU64>>::default();
         registry.register_with_unit(name, help, Unit::Seconds, family.clone());

@@ -1,23 +1,18 @@
 //! A reply as a response body: JSON, and behind it, without a copy, the outputs that the client wants in binary.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
-use http_body::{Frame, SizeHint};
 use terrace_coding::{Accepted, Coding};
-use terrace_oip::{InferRequest, InferResponse, Parameters, Tensor};
+use terrace_oip::{EncodeError, InferRequest, InferResponse, Parameters, Tensor};
 
 use crate::executor::Output;
 use crate::heavy::heavy;
 use crate::message::{JSON_LENGTH, content_type};
+use crate::pieces::Pieces;
 use crate::refusal::Refusal;
-use crate::serve::{OURS, Reply};
+use crate::serve::{Due, OURS, Reply, unwritten};
 use crate::unpacking::texts;
 use crate::upstream::Relayed;
 
@@ -47,14 +42,14 @@ impl Encoded {
     pub fn new(reply: Reply<'_>) -> Result<Self, Refusal> {
         let relayed = match reply.output {
             Output::Local { served, tensors } => {
-                let Reply { request, model_name, parameters, .. } = reply;
+                let Reply { request, model_name, parameters, due, .. } = reply;
                 let response = response(request, &model_name, Some(served.revision()), &parameters);
-                return Self::computed(response, request, tensors);
+                return Self::computed(response, request, tensors, due);
             }
             Output::Combined { version, tensors } => {
-                let Reply { request, model_name, parameters, .. } = reply;
+                let Reply { request, model_name, parameters, due, .. } = reply;
                 let response = response(request, &model_name, version.as_deref(), &parameters);
-                return Self::computed(response, request, tensors);
+                return Self::computed(response, request, tensors, due);
             }
             Output::Relayed(Relayed::Http(relayed)) => relayed,
             Output::Relayed(relayed) => {
@@ -64,9 +59,9 @@ impl Encoded {
                     parameters.remove(ours);
                 }
                 parameters.extend(reply.parameters);
-                let Reply { request, model_name, .. } = reply;
+                let Reply { request, model_name, due, .. } = reply;
                 let response = response(request, &model_name, told.model_version.as_deref(), &parameters);
-                return Self::computed(response, request, told.outputs);
+                return Self::computed(response, request, told.outputs, due);
             }
         };
         let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
@@ -86,15 +81,15 @@ impl Encoded {
         })
     }
 
-    /// In a coding, if its request asks for one and that gains something.
-    pub fn packed(mut self, asked: &HeaderMap) -> Self {
+    /// In a coding, if its request asks for one and that gains something before it is `due`.
+    pub fn packed(mut self, asked: &HeaderMap, due: Due) -> Self {
         let accepted = Accepted::of(texts(asked, &header::ACCEPT_ENCODING));
         let worth = |_: &Coding| accepted.is_required || self.size() >= ONE_PACKET;
         if let Some(coding) = accepted.coding.filter(worth) {
             let pieces: Vec<&[u8]> =
                 std::iter::once(&*self.json).chain(self.tail.iter().map(|frame| &**frame)).collect();
             let packed = heavy(self.size().saturating_mul(TOIL), || {
-                terrace_coding::pack(coding, &pieces, accepted.is_required)
+                terrace_coding::pack_while(coding, &pieces, accepted.is_required, || due.is_ahead())
             });
             self.packed = packed.map(|packed| (coding, packed));
         }
@@ -106,10 +101,11 @@ impl Encoded {
         response: InferResponse<'_>,
         request: &InferRequest,
         tensors: Vec<Tensor>,
+        due: Due,
     ) -> Result<Self, Refusal> {
         let is_binary = |name: &str| request.wants_binary(name);
         let json = InferResponse { outputs: &tensors, ..response }
-            .to_json_but(is_binary)
+            .to_json_but(is_binary, || due.is_ahead())
             .map_err(|error| unwritable(&error))?;
         let binary: Vec<Tensor> = tensors.into_iter().filter(|tensor| is_binary(tensor.name())).collect();
         Ok(Self {
@@ -155,7 +151,7 @@ impl Encoded {
             }
             return Body::from(self.json);
         }
-        Body::new(Frames(std::iter::once(Bytes::from(self.json)).chain(self.tail).collect()))
+        Body::new(Pieces::new(std::iter::once(Bytes::from(self.json)).chain(self.tail)))
     }
 }
 
@@ -175,32 +171,11 @@ fn raw(tensor: Tensor) -> Option<Bytes> {
     (data.raw_size() > 0).then(|| Bytes::from_owner(data.into_raw()))
 }
 
-fn unwritable(error: &terrace_oip::EncodeError) -> Refusal {
+fn unwritable(error: &EncodeError) -> Refusal {
+    if matches!(error, EncodeError::NotAwaited) {
+        return unwritten();
+    }
     Refusal::Failed(format!(
         "the outputs cannot be written as JSON: {error}; ask for them in binary (binary_data_output)"
     ))
-}
-
-/// A body of pieces whose length is known.
-#[derive(Debug)]
-struct Frames(VecDeque<Bytes>);
-
-impl http_body::Body for Frames {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|bytes| bytes.len() as u64).sum())
-    }
 }

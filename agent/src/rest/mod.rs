@@ -273,7 +273,8 @@ impl Exchange for Http {
     }
 
     fn encode(&self, reply: Reply<'_>) -> Result<Encoded, Refusal> {
-        Ok(Encoded::new(reply)?.packed(&self.headers))
+        let due = reply.due;
+        Ok(Encoded::new(reply)?.packed(&self.headers, due))
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Standalone {
     behind: bool,
     /// Models that have no entry in a spec, because their digest is not known yet.
     waiting: BTreeSet<ModelKey>,
+    /// Files that were refused when the folder was read last.
+    refused: BTreeSet<String>,
 }
 
 impl Standalone {
@@ -81,6 +83,7 @@ impl Standalone {
             behind: false,
             spec,
             waiting: BTreeSet::new(),
+            refused: BTreeSet::new(),
         })
     }
 
@@ -106,6 +109,11 @@ impl Standalone {
                 for fault in &faults {
                     warn!(%fault, "manifest refused; what it said before still holds");
                 }
+                let refused: BTreeSet<String> = faults.iter().map(|fault| fault.file.clone()).collect();
+                for file in self.refused.difference(&refused) {
+                    info!(file, "manifest accepted again, or gone");
+                }
+                self.refused = refused;
                 self.was_read = true;
                 self.remember(|state| state.accept(accepted)).await;
                 self.watch_checksums();

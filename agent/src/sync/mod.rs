@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use terrace_crds::InferenceNodeSpec;
 use terrace_crds::node::{ModelError, ModelPhase};
-use terrace_tiering::Policy;
+use terrace_tiering::{Lacking, Policy};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
@@ -527,7 +527,7 @@ fn policy(revision: &Revision) -> Policy {
         && revision.model.confidence.is_none()
     {
         warn!(model = %revision.key(), "the policy goes by a confidence that the model does not have; every request stays on this node");
-        return Policy::local_only();
+        return Policy::without(Lacking::Confidence);
     }
     parsed.unwrap_or_else(|faults| {
         let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();

@@ -1,54 +1,12 @@
-//! Bodies on their way to a tier and back: in pieces, and nothing copied that is whole already.
-
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+//! Bodies on their way back from a tier: nothing is copied that is whole already.
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
 use super::error::UpstreamError;
-
-/// A body of pieces whose length is known.
-#[derive(Clone, Debug)]
-pub struct Pieces(VecDeque<Bytes>);
-
-impl Pieces {
-    /// Of these, in order.
-    pub fn new(pieces: impl Iterator<Item = Bytes>) -> Self {
-        Self(pieces.filter(|piece| !piece.is_empty()).collect())
-    }
-
-    /// What is left of them.
-    #[cfg(test)]
-    pub fn all(&self) -> impl Iterator<Item = &Bytes> {
-        self.0.iter()
-    }
-}
-
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|bytes| bytes.len() as u64).sum())
-    }
-}
 
 /// A whole answer: its bytes, and what came behind them. Memory is taken as it arrives, up to `limit`.
 pub async fn whole(mut body: Incoming, limit: usize) -> Result<(Bytes, HeaderMap), UpstreamError> {

@@ -15,9 +15,9 @@ use terrace_tiering::{Breaker, BreakerSettings, BreakerState, Failure, Pass, Rem
 use tracing::{info, warn};
 use url::Url;
 
-use super::body::Pieces;
 use super::credentials::{CredentialsDir, Secrets, Wanted};
 use super::error::UpstreamError;
+use crate::pieces::Pieces;
 
 /// What tells endpoints apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -32,6 +32,11 @@ impl Route {
         self.with(|latency| latency.predicted_p90(now, self.endpoint.connect_time()))
     }
 
+    /// The same, where there was an answer.
+    pub fn shown(&self, now: Duration) -> Option<Duration> {
+        self.with(|latency| latency.shown(now, self.endpoint.connect_time()))
+    }
+
     /// Whether an answer may come in this time.
     pub fn admits(&self, now: Duration, allowed: Duration) -> bool {
         self.with(|latency| latency.admits(now, allowed, self.endpoint.connect_time()))

@@ -7,10 +7,11 @@ use terrace_oip::proto::ModelInferResponse;
 use tonic::{Code, Status};
 use url::Url;
 
-use super::body::{Pieces, whole};
+use super::body::whole;
 use super::error::{UpstreamError, grpc_error};
 use super::relayed::Relayed;
-use super::{Ask, Sender, headers};
+use super::{Ask, Sender, post};
+use crate::pieces::Pieces;
 
 /// The method.
 const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
@@ -22,10 +23,10 @@ const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// The call, as it is sent.
 pub fn request(ask: &Ask<'_>, base: &Url) -> Option<Request<Pieces>> {
     let body = ask.outgoing.grpc(ask.model)?;
-    let uri = base.join(PATH).ok()?;
-    let mut request = Request::post(uri.as_str()).version(Version::HTTP_2).body(body).ok()?;
+    let to = base.join(PATH).ok()?.as_str().parse().ok()?;
+    let mut request = post(to, ask, HeaderValue::from_static("application/grpc"), body);
+    *request.version_mut() = Version::HTTP_2;
     let fields = request.headers_mut();
-    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     fields.insert(header::TE, HeaderValue::from_static("trailers"));
     fields.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
     if let Some(left) = ask.left() {
@@ -33,7 +34,6 @@ pub fn request(ask: &Ask<'_>, base: &Url) -> Option<Request<Pieces>> {
         let micros = left.as_micros().min(99_999_999);
         fields.insert(TIMEOUT, HeaderValue::try_from(format!("{micros}u")).ok()?);
     }
-    headers(fields, ask);
     Some(request)
 }
 
@@ -102,7 +102,7 @@ mod tests {
     fn an_answer_is_one_message_that_is_whole() {
         let answer = ModelInferResponse { model_name: "digits".to_owned(), ..ModelInferResponse::default() };
         let good = framed(&answer);
-        assert!(matches!(message(good.clone().into()), Ok(Relayed::Grpc(read)) if *read == answer));
+        assert!(matches!(message(good.clone().into()), Ok(Relayed::Grpc(read)) if read.message == answer));
         let mut compressed = good.clone();
         compressed[0] = 1;
         let (short, two) = (good[..good.len() - 1].to_vec(), [good.clone(), good].concat());

@@ -1,13 +1,14 @@
 //! One request to a tier over the Open Inference Protocol's HTTP binding.
 
-use http::{HeaderValue, Request, Uri, header};
+use http::{HeaderValue, Request, Uri};
 use url::Url;
 
-use super::body::{Pieces, whole};
+use super::body::whole;
 use super::error::{UpstreamError, is_rejection, json_error};
 use super::relayed::Relayed;
-use super::{Ask, Sender, headers};
+use super::{Ask, Sender, post};
 use crate::message::{JSON_LENGTH, Message, content_type};
+use crate::pieces::Pieces;
 
 /// `<base>/v2/models/<model>/infer`
 pub fn infer_uri(base: &Url, model: &str) -> Option<Uri> {
@@ -19,13 +20,10 @@ pub fn infer_uri(base: &Url, model: &str) -> Option<Uri> {
 /// The request, as it is sent.
 pub fn request(ask: &Ask<'_>, base: &Url) -> Option<Request<Pieces>> {
     let (body, json_length) = ask.outgoing.http()?;
-    let mut request = Request::post(infer_uri(base, ask.model)?).body(body).ok()?;
-    let fields = request.headers_mut();
-    fields.insert(header::CONTENT_TYPE, content_type(json_length));
+    let mut request = post(infer_uri(base, ask.model)?, ask, content_type(json_length), body);
     if let Some(length) = json_length {
-        fields.insert(JSON_LENGTH, HeaderValue::from(length));
+        request.headers_mut().insert(JSON_LENGTH, HeaderValue::from(length));
     }
-    headers(fields, ask);
     Some(request)
 }
 

@@ -21,18 +21,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use terrace_crds::Tier;
 use terrace_egress::{Egress, Link, TierClient, Tiers};
 use terrace_tiering::Policy;
+
+use crate::pieces::Pieces;
 
 pub use error::UpstreamError;
 pub use outgoing::{Original, Outgoing};
 pub use reach::{Reach, TierReach};
 pub use relayed::Relayed;
 
-use body::Pieces;
 use credentials::CredentialsDir;
 use endpoint::{Clock, Endpoint, EndpointKey, Told, lock};
 use flight::Route;
@@ -188,8 +189,13 @@ impl Upstream {
     }
 }
 
-/// What every request says beside its body.
-fn headers(fields: &mut HeaderMap, ask: &Ask<'_>) {
+/// A request to a tier: a body of a type, and what every request says beside it.
+fn post(to: Uri, ask: &Ask<'_>, kind: HeaderValue, body: Pieces) -> Request<Pieces> {
+    let mut request = Request::new(body);
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = to;
+    let fields = request.headers_mut();
+    fields.insert(header::CONTENT_TYPE, kind);
     fields.insert(HOP, HeaderValue::from_static(ask.from.as_str()));
     fields.insert(header::USER_AGENT, USER_AGENT);
     fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -201,6 +207,7 @@ fn headers(fields: &mut HeaderMap, ask: &Ask<'_>) {
         fields.insert(TRACE_PARENT, parent.clone());
         fields.extend(state.clone().map(|state| (TRACE_STATE, state)));
     }
+    request
 }
 
 /// Sends one request, and knows by which connection.

@@ -5,8 +5,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use terrace_crds::policy::Protocol;
 use terrace_oip::{EncodeError, InferRequest};
 
-use super::body::Pieces;
 use crate::message::Message;
+use crate::pieces::Pieces;
 
 /// `raw_input_contents` of a `ModelInferRequest`, and its `model_name`: field numbers with the wire type of bytes.
 const RAW_TAG: u8 = 7 << 3 | 2;

@@ -77,15 +77,25 @@ impl Reach {
 }
 
 impl TierReach {
-    /// What is known of the endpoint that would be asked; where none would, of the first whose breaker is not open.
-    fn state(&self, now: Duration) -> RemoteState {
+    /// The endpoint that would be asked; where none would, the first whose breaker is not open.
+    fn next(&self, now: Duration) -> Option<&Route> {
         let place = match &self.routes[..] {
             [_] => 0,
             _ => pick(self.endpoints(now, None), self.turn.load(Ordering::Relaxed))
                 .or_else(|| self.routes.iter().position(|route| !route.endpoint.is_left_alone(now)))
                 .unwrap_or(0),
         };
-        self.routes.get(place).map(|route| self.state_of(route, now)).unwrap_or_default()
+        self.routes.get(place).map(|route| &**route)
+    }
+
+    /// How long an answer takes, nine times out of ten, where there was one.
+    pub fn shown(&self, now: Duration) -> Option<Duration> {
+        self.next(now)?.shown(now)
+    }
+
+    /// What is known of it.
+    fn state(&self, now: Duration) -> RemoteState {
+        self.next(now).map(|route| self.state_of(route, now)).unwrap_or_default()
     }
 
     fn state_of(&self, route: &Route, now: Duration) -> RemoteState {

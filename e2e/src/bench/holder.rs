@@ -1,4 +1,4 @@
-//! A C program that holds the session which an agent holds: the floor of its start and of its memory.
+//! A C program that holds the sessions which an agent holds: the floor of its start and of its memory.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub struct Holder {
     library: PathBuf,
 }
 
-/// A holder that has run its model once and waits. Ends when dropped.
+/// A holder that has run each of its models once and waits. Ends when dropped.
 pub struct Holding(Child);
 
 impl Holder {
@@ -35,11 +35,12 @@ impl Holder {
         Ok(Self { folder, library })
     }
 
-    /// Runs it until it is ready.
-    pub fn start(&self) -> Result<Holding> {
+    /// Runs it with these models of the digits until it is ready.
+    pub fn start(&self, models: &[&str]) -> Result<Holding> {
+        let models = models.iter().map(|name| digits::folder().join(format!("models/{name}.onnx")));
         let mut child = Command::new(self.folder.path().join("holder"))
             .arg(&self.library)
-            .arg(digits::folder().join("models/digits-device.onnx"))
+            .args(models)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -21,6 +21,9 @@ const IDLE: Duration = Duration::from_secs(1);
 pub struct Memory {
     pub all: f64,
     pub anonymous: f64,
+    /// Pages of the program's own file, and of ONNX Runtime's library.
+    pub program: f64,
+    pub runtime: f64,
 }
 
 pub async fn measure(report: &mut Report) -> Result<()> {
@@ -50,7 +53,7 @@ pub async fn measure(report: &mut Report) -> Result<()> {
         agents.push(memory(agent.pid())?);
         agent.kill9()?;
 
-        let holding = holder.start()?;
+        let holding = holder.start(&["digits-device"])?;
         floors.push(memory(holding.pid())?);
     }
     let cells = |memories: &[Memory]| {
@@ -83,10 +86,53 @@ pub fn resident(pid: u32) -> Result<f64> {
 /// The memory of a process.
 pub fn memory(pid: u32) -> Result<Memory> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let mebibytes = |name: &str| {
-        let line = rollup.lines().find_map(|line| line.strip_prefix(name));
-        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-        kilobytes.map(|kilobytes| kilobytes / 1024.0).with_context(|| format!("no {name} of process {pid}"))
+    let part = |name: &str| {
+        let line = rollup.lines().find(|line| line.starts_with(name));
+        line.map(mebibytes).with_context(|| format!("no {name} of process {pid}"))
     };
-    Ok(Memory { all: mebibytes("Pss:")?, anonymous: mebibytes("Pss_Anon:")? })
+    let program = fs::read_link(format!("/proc/{pid}/exe"))?;
+    let program = program.to_str().context("the program has a name that is no text")?;
+    let files = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    Ok(Memory {
+        all: part("Pss:")?,
+        anonymous: part("Pss_Anon:")?,
+        program: of_file(&files, |file| file == program),
+        runtime: of_file(&files, |file| file.contains("libonnxruntime")),
+    })
+}
+
+/// What pages that a file backs take of what `smaps` tells; those written to since are no longer the file's.
+fn of_file(smaps: &str, is_it: impl Fn(&str) -> bool) -> f64 {
+    let (mut total, mut is_its) = (0.0, false);
+    for line in smaps.lines() {
+        let is_figure = line.split_whitespace().next().is_some_and(|name| name.ends_with(':'));
+        if !is_figure {
+            is_its = line.split_whitespace().nth(5).is_some_and(&is_it);
+        } else if is_its && line.starts_with("Pss:") {
+            total += mebibytes(line);
+        } else if is_its && line.starts_with("Anonymous:") {
+            total -= mebibytes(line);
+        }
+    }
+    total
+}
+
+/// The figure of a line of `smaps`.
+fn mebibytes(line: &str) -> f64 {
+    let kilobytes = line.split_whitespace().nth(1).and_then(|figure| figure.parse::<f64>().ok());
+    kilobytes.unwrap_or(0.0) / 1024.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_told_by_the_file_that_backs_them() {
+        let smaps = "55d0-55e0 r-xp 00000000 fe:00 12   /bin/agent\nPss:   2048 kB\nAnonymous:   0 kB\nVmFlags: rd ex\n\
+                     55e0-55f0 rw-p 00000000 fe:00 12   /bin/agent\nPss:   1024 kB\nAnonymous:   512 kB\n\
+                     7f00-7f10 rw-p 00000000 00:00 0 \nPss:   4096 kB\nAnonymous:   4096 kB\n";
+        assert!((of_file(smaps, |file| file == "/bin/agent") - 2.5).abs() < 1e-9);
+        assert!(of_file(smaps, |file| file.contains("onnxruntime")).abs() < 1e-9);
+    }
 }

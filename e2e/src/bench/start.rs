@@ -43,7 +43,7 @@ pub async fn measure(report: &mut Report) -> Result<()> {
         running.kill9()?;
 
         let begun = Instant::now();
-        let holding = holder.start()?;
+        let holding = holder.start(&["digits-device"])?;
         floor.push(begun.elapsed().as_secs_f64() * 1e3);
         drop(holding);
     }

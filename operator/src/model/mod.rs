@@ -69,7 +69,7 @@ async fn resolve(model: &InferenceModel, context: &Context, queues: &Queues) -> 
         }),
         _ => None,
     };
-    let policy = policy.and_then(|(_, policy)| policy).filter(|policy| plan.suits(policy));
+    let policy = policy.and_then(|(_, policy)| policy);
     let revision = digest.map(|digest| model_revision(&plan, digest, policy.as_ref()));
     Findings { plan: Some(plan), revision, obstacle, again: known.again.unwrap_or(RESYNC).min(RESYNC) }
 }

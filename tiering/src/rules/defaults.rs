@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use terrace_crds::Tier;
 use terrace_crds::policy::TierRule as Spec;
 
-use super::{Choice, Failed, Rule};
+use super::{Choice, Failed, Rule, RuleName};
 use crate::decide::Reason;
 
 /// Below this complexity a request is easy.
@@ -63,7 +63,13 @@ pub(crate) fn in_cel() -> &'static [Rule] {
             rule("request.complexity < 0.7", Tier::Edge, Some("ModerateComplexity")),
             rule("true", Tier::Cloud, Some("HighComplexity")),
         ];
-        super::parse(Some(&rules), &[], &mut Vec::new()).unwrap_or_default()
+        let mut rules = super::parse(Some(&rules), &[], &mut Vec::new()).unwrap_or_default().to_vec();
+        if let Some((first, name)) = rules.first_mut().zip(RuleName::parse(Reason::PrivacyRequired.as_str()))
+        {
+            // No rule of a policy may have the name: it is asked where this one has been.
+            first.name = name;
+        }
+        rules.into()
     });
     &RULES
 }

@@ -4,7 +4,9 @@ use terrace_crds::Tier::{self, Cloud, Device, Edge};
 use terrace_crds::node::{EdgeAddress, NodeSite};
 use terrace_crds::policy::SITE_LABEL;
 use terrace_tiering::Source::{Fallback, Primary};
-use terrace_tiering::{LocalModel, Node, Policy, Reason, Sites, SkipReason, Skipped, Source, Stated};
+use terrace_tiering::{
+    Lacking, LocalModel, Node, Policy, Reason, Sites, SkipReason, Skipped, Source, Stated,
+};
 
 use crate::{DEVICE, Sketch, decided, tiers};
 
@@ -106,10 +108,17 @@ fn a_requested_tier_answers_or_nobody() {
 
 #[test]
 fn without_a_policy_the_node_answers() {
-    let decision = decided(&Policy::local_only(), DEVICE, Stated::default(), HARD);
-    assert_eq!(decision.reason, Reason::NoPolicy);
-    assert_eq!(tiers(&decision), [Device]);
-    assert!(decision.privacy_required);
+    for (lacking, reason) in
+        [(Lacking::Policy, Reason::NoPolicy), (Lacking::Confidence, Reason::ConfidenceMissing)]
+    {
+        let decision = decided(&Policy::without(lacking), DEVICE, Stated::default(), HARD);
+        assert_eq!(decision.reason, reason);
+        assert_eq!(tiers(&decision), [Device]);
+        assert!(decision.privacy_required);
+        // An edit that takes a model's confidence away holds at once.
+        let open = Sketch::both_tiers().policy();
+        assert_eq!(open.tightened_by(&Policy::without(lacking)).lacking(), Some(lacking));
+    }
 }
 
 #[test]
@@ -119,7 +128,7 @@ fn a_refusal_says_what_rules_each_tier_out() {
     let open = Sketch::both_tiers().policy();
     assert_eq!(
         refusal(&open, at(Device, LocalModel::NotLoaded), private),
-        "no tier may answer: device is this node, where the model is not loaded yet; the request is private"
+        "no tier may answer: device is this node, where the model is not loaded (its /status says why); the request is private"
     );
     assert_eq!(
         refusal(&Policy::local_only(), at(Edge, LocalModel::NotPlaced), Stated::default()),

@@ -58,9 +58,9 @@ fn each_candidate_of_the_rules_is_looked_at_with_what_the_deadline_leaves_it() {
     };
     for (deadline, expected) in [
         (None, [(Cloud, None), (Device, None), (Edge, None)]),
-        // 32.5 ms are kept for the node.
+        // Half is kept for the node, which has answered little.
         (Some(250.0), [(Cloud, None), (Device, None), (Edge, None)]),
-        // 25 ms are kept for it, which is too much for who comes before it, and none for who comes after.
+        // Half is too little for who comes before it, and nothing is kept from who comes after.
         (Some(100.0), [(Edge, Some(PredictedTooLate)), (Device, None), (Cloud, None)]),
         (
             Some(2.0),

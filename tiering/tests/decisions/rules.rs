@@ -217,7 +217,7 @@ fn faults_have_the_rules_place() {
             rule("true", Some("Easy")),
             rule("request.maxLatency < 50", Some("Easy")),
             rule("request.bytes", Some("lower")),
-            rule("request.headers['x-b'] == ''", Some("NoRuleMatched")),
+            rule("request.headers['x-b'] == ''", Some("NoEdgeAgent")),
             rule("true", Some("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456")),
         ]),
         request_headers: ["x-a", "x-a", "X-B", "authorization", "terrace-tier", ""]
@@ -334,6 +334,26 @@ fn an_explanation_tells_what_each_rule_read_and_said() {
     assert_eq!(told[2], (Outcome::NotMatched, known));
     assert_eq!(told[3], (Outcome::Matched, read(&[("request.complexity", Some("0.4"))])));
     assert_eq!(told[4], (Outcome::NotAsked, read(&[])));
+}
+
+#[test]
+fn the_default_rules_are_explained_by_the_reasons_that_they_give() {
+    let policy = Sketch::both_tiers().policy();
+    let stated = Stated { privacy_required: Some(true), ..Stated::default() };
+    let requirements = Requirements::tighten(&policy, Tier::Device, stated, Stated::default()).unwrap();
+    let explanation = explain(&policy, &requirements, &Snapshot::of(DEVICE), &|| 0.5);
+    let names: Vec<&str> = explanation.rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "PrivacyRequired",
+            "LowComplexityTightDeadline",
+            "ModerateDeadline",
+            "ModerateComplexity",
+            "HighComplexity"
+        ]
+    );
+    assert_eq!(reason(&explanation.decision), names[0]);
 }
 
 fn complexity_of(expression: &str, facts: &Cell<usize>) -> Decision {
@@ -495,8 +515,8 @@ proptest! {
             explanation.rules.iter().filter(|rule| rule.outcome == Outcome::Matched).collect();
         let is_ruled = !matches!(
             decision.reason,
-            Reason::Forwarded | Reason::NoPolicy | Reason::PrivacyRequired | Reason::RequestedTier
-                | Reason::NoRuleMatched | Reason::RulesFailed
+            Reason::Forwarded | Reason::NoPolicy | Reason::ConfidenceMissing | Reason::PrivacyRequired
+                | Reason::RequestedTier | Reason::NoRuleMatched | Reason::RulesFailed
         );
         prop_assert_eq!(matched.len(), usize::from(is_ruled), "{:?}", explanation);
         if let [rule] = matched[..] && decision.reason != Reason::TierNotConfigured {

@@ -160,6 +160,12 @@ impl<'a> Reader<'a> {
         Ok(&self.text[start..self.at])
     }
 
+    /// Passes over an array in the same way, and counts what its rows and their rows hold.
+    pub(crate) fn count(&mut self) -> Result<usize, DecodeError> {
+        self.expect(JsonKind::Array, "an array")?;
+        self.skip_at(MAX_DEPTH)
+    }
+
     /// The same for what must be an array.
     pub(crate) fn skip_array(&mut self) -> Result<&'a str, DecodeError> {
         self.expect(JsonKind::Array, "an array")?;
@@ -269,7 +275,8 @@ impl<'a> Reader<'a> {
         self.next_is(close)
     }
 
-    fn skip_at(&mut self, depth: usize) -> Result<(), DecodeError> {
+    /// How many values there are that are no arrays; those within an object do not count.
+    fn skip_at(&mut self, depth: usize) -> Result<usize, DecodeError> {
         let kind = self.kind()?;
         let inner = match (kind, depth.checked_sub(1)) {
             (JsonKind::Array | JsonKind::Object, None) => {
@@ -278,17 +285,17 @@ impl<'a> Reader<'a> {
             (_, inner) => inner.unwrap_or_default(),
         };
         match kind {
-            JsonKind::Null => self.literal("null"),
-            JsonKind::Boolean => self.boolean().map(drop),
-            JsonKind::Number => self.number("a number").map(drop),
-            JsonKind::String => self.string().map(drop),
+            JsonKind::Null => self.literal("null").map(|()| 1),
+            JsonKind::Boolean => self.boolean().map(|_| 1),
+            JsonKind::Number => self.number("a number").map(|_| 1),
+            JsonKind::String => self.string().map(|_| 1),
             JsonKind::Array => {
-                let mut more = self.open_array()?;
+                let (mut count, mut more) = (0, self.open_array()?);
                 while more {
-                    self.skip_at(inner)?;
+                    count += self.skip_at(inner)?;
                     more = self.more_items()?;
                 }
-                Ok(())
+                Ok(count)
             }
             JsonKind::Object => {
                 let mut more = self.open_object()?;
@@ -297,7 +304,7 @@ impl<'a> Reader<'a> {
                     self.skip_at(inner)?;
                     more = self.more_members()?;
                 }
-                Ok(())
+                Ok(1)
             }
         }
     }

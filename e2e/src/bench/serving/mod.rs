@@ -24,7 +24,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 use super::figures::Report;
-use super::machine;
+use super::{machine, setting};
 use crate::checkout;
 use peers::Peers;
 use raw::Raw;
@@ -156,9 +156,4 @@ fn done(command: &mut Command) -> Result<()> {
         command.stdout(Stdio::null()).status().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "{command:?} ended with {status}");
     Ok(())
-}
-
-#[allow(clippy::disallowed_methods)] // a bench has no flags of its own
-fn setting(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -3,15 +3,15 @@
 mod batching;
 
 use std::pin::{Pin, pin};
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use terrace_oip::{Datatype, TensorData};
 
 use super::*;
-use crate::SessionOptions;
-
-use crate::{RuntimeInfo, TensorSpec};
+use crate::{RunError, RuntimeInfo, SessionOptions, TensorSpec};
 
 /// How long something may take that takes no time.
 const SOON: Duration = Duration::from_secs(20);
@@ -163,9 +163,7 @@ fn queue(
     let (reply, answer) = oneshot::channel();
     let job = Job {
         number: 0,
-        inputs: number("x", x),
-        outputs: None,
-        deadline,
+        request: Request { deadline, ..Request::new(number("x", x)) },
         queued: Instant::now(),
         span: Span::none(),
         reply,
@@ -188,7 +186,7 @@ async fn every_caller_gets_the_answer_to_its_own_question() {
     let asked: Vec<_> = (0..200)
         .map(|x| {
             let model = Arc::clone(&model);
-            tokio::spawn(async move { (x, model.infer(number("x", x), None, None).await) })
+            tokio::spawn(async move { (x, model.infer(Request::new(number("x", x))).await) })
         })
         .collect();
     for answer in asked {
@@ -202,7 +200,7 @@ async fn a_request_that_does_not_fit_is_never_queued() {
     let gated = Gated::new(1, 4);
     let unknown_output = Some(vec!["z".to_owned()]);
     for (inputs, outputs) in [(number("z", 1), None), (number("x", 1), unknown_output)] {
-        let mut refused = pin!(gated.model.infer(inputs, outputs, None));
+        let mut refused = pin!(gated.model.infer(Request { outputs, ..Request::new(inputs) }));
         let Poll::Ready(Err(InferError::InvalidInput(_))) = poll(&mut refused) else {
             panic!("it is refused at once")
         };
@@ -213,14 +211,14 @@ async fn a_request_that_does_not_fit_is_never_queued() {
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_and_serves_those_who_wait() {
     let gated = Gated::new(1, 2);
-    let mut running = pin!(gated.model.infer(number("x", 1), None, None));
+    let mut running = pin!(gated.model.infer(Request::new(number("x", 1))));
     assert!(poll(&mut running).is_pending());
     assert_eq!(gated.next_run(), 1);
-    let mut waiting = pin!(gated.model.infer(number("x", 2), None, None));
-    let mut waiting_too = pin!(gated.model.infer(number("x", 3), None, None));
+    let mut waiting = pin!(gated.model.infer(Request::new(number("x", 2))));
+    let mut waiting_too = pin!(gated.model.infer(Request::new(number("x", 3))));
     assert!(poll(&mut waiting).is_pending() && poll(&mut waiting_too).is_pending());
 
-    let mut refused = pin!(gated.model.infer(number("x", 4), None, None));
+    let mut refused = pin!(gated.model.infer(Request::new(number("x", 4))));
     assert_eq!(poll(&mut refused), Poll::Ready(Err(InferError::QueueFull)));
 
     (0..3).for_each(|_| gated.gate.send(()).unwrap());
@@ -228,7 +226,7 @@ async fn a_full_queue_refuses_at_once_and_serves_those_who_wait() {
         assert_eq!(number_of(&answer.unwrap()), expected);
     }
     gated.gate.send(()).unwrap();
-    assert_eq!(number_of(&gated.model.infer(number("x", 5), None, None).await.unwrap()), 6);
+    assert_eq!(number_of(&gated.model.infer(Request::new(number("x", 5))).await.unwrap()), 6);
 }
 
 #[tokio::test]
@@ -238,7 +236,7 @@ async fn a_caller_hears_of_its_deadline_while_it_waits_and_is_not_run_afterwards
     assert_eq!(gated.next_run(), 1);
 
     let deadline = Instant::now() + Duration::from_millis(30);
-    let late = gated.model.infer(number("x", 2), None, Some(deadline)).await;
+    let late = gated.model.infer(Request { deadline: Some(deadline), ..Request::new(number("x", 2)) }).await;
     assert_eq!(late, Err(InferError::DeadlineExceeded));
     assert!(Instant::now() >= deadline, "it was told before its deadline");
 
@@ -250,7 +248,8 @@ async fn a_caller_hears_of_its_deadline_while_it_waits_and_is_not_run_afterwards
 async fn a_caller_hears_of_its_deadline_while_its_request_runs() {
     let gated = Gated::new(1, 4);
     let deadline = Instant::now() + Duration::from_millis(100);
-    let mut late = pin!(gated.model.infer(number("x", 1), None, Some(deadline)));
+    let mut late =
+        pin!(gated.model.infer(Request { deadline: Some(deadline), ..Request::new(number("x", 1)) }));
     assert!(poll(&mut late).is_pending());
     assert_eq!(gated.next_run(), 1);
     assert_eq!(late.await, Err(InferError::DeadlineExceeded));
@@ -276,7 +275,7 @@ async fn a_request_whose_caller_is_gone_is_not_run() {
     let first = queue(&gated.model, 1, None);
     assert_eq!(gated.next_run(), 1);
     {
-        let mut gone = pin!(gated.model.infer(number("x", 2), None, None));
+        let mut gone = pin!(gated.model.infer(Request::new(number("x", 2))));
         assert!(poll(&mut gone).is_pending());
     }
     let stays = queue(&gated.model, 3, None);
@@ -294,10 +293,10 @@ async fn a_run_that_panics_or_fails_is_told_without_its_words_and_the_next_one_w
         _ => Ok(()),
     });
     for x in [1, 2, 1] {
-        let failed = model.infer(number("x", x), None, None).await.unwrap_err();
+        let failed = model.infer(Request::new(number("x", x))).await.unwrap_err();
         assert_eq!(failed, InferError::Failed);
         assert!(!format!("{failed} {failed:?}").contains("7.25"));
-        assert_eq!(number_of(&model.infer(number("x", 3), None, None).await.unwrap()), 4);
+        assert_eq!(number_of(&model.infer(Request::new(number("x", 3))).await.unwrap()), 4);
     }
     assert_eq!(model.load_figures().running, 0);
 }
@@ -328,7 +327,7 @@ async fn a_model_whose_threads_are_gone_says_so() {
     let (figures, requests) = (Arc::default(), AtomicU64::new(0));
     let placement = Placement::whole("test");
     let model = Model { queue, signature, placement, figures, most_rows: 1, underway: Vec::new(), requests };
-    assert_eq!(model.infer(vec![], None, None).await, Err(InferError::Stopped));
+    assert_eq!(model.infer(Request::new(vec![])).await, Err(InferError::Stopped));
 }
 
 #[tokio::test]
@@ -352,6 +351,28 @@ async fn instances_run_side_by_side_and_the_figures_count_them() {
     assert!(after.longest_run.is_some_and(|longest| longest > Duration::ZERO));
 }
 
+#[test]
+fn what_a_sample_takes_is_known_before_the_first_request() {
+    const TAKES: Duration = Duration::from_millis(5);
+    let (ended, _ends) = mpsc::channel();
+    let runtime = RuntimeInfo { name: "fake", version: "1".to_owned() };
+    let run = |_| {
+        let begun = Instant::now();
+        while begun.elapsed() < TAKES {
+            thread::yield_now();
+        }
+        Ok(())
+    };
+    let engine = Fake { run: Arc::new(run), ended, runtime };
+    let sample = number("x", 1);
+    let loaded = Model::load(&engine, b"model", &options(1, 1), &[&sample], |_| Ok(())).unwrap();
+    assert!(loaded.load_figures().longest_run.is_some_and(|longest| longest >= TAKES));
+    assert_eq!(loaded.statistics(), Statistics::default(), "nobody asked");
+    let failing = Fake { run: Arc::new(|_| Err(RunError::Failed(String::new()))), ..engine };
+    let loaded = Model::load(&failing, b"model", &options(1, 1), &[&sample], |_| Ok(())).unwrap();
+    assert_eq!(loaded.load_figures().longest_run, None);
+}
+
 #[tokio::test]
 async fn a_models_threads_are_called_by_its_name() {
     let (name, names) = mpsc::channel();
@@ -360,26 +381,10 @@ async fn a_models_threads_are_called_by_its_name() {
         let here = thread::current().name().map(str::to_owned);
         name.lock().unwrap().send(here).map_err(|error| RunError::Failed(error.to_string()))
     });
-    model.infer(number("x", 1), None, None).await.unwrap();
+    model.infer(Request::new(number("x", 1))).await.unwrap();
     assert_eq!(names.recv_timeout(SOON).unwrap().as_deref(), Some("counter"));
     // A NUL in a thread's name panics.
     assert_eq!(thread_name("a\0b"), "ab");
-}
-
-#[test]
-fn the_longest_run_grows_at_once_and_is_forgotten_slowly() {
-    let figures = Figures::default();
-    let mut longest = Vec::new();
-    for millis in [10, 160, 0, 0, 150, 1000] {
-        figures.took(Duration::from_millis(millis));
-        longest.push(Duration::from_nanos(figures.longest_run_nanos.load(Ordering::Relaxed)).as_micros());
-    }
-    assert_eq!(longest, [10_000, 160_000, 150_000, 140_625, 150_000, 1_000_000]);
-    (0..200).for_each(|_| figures.took(Duration::from_millis(1)));
-    let late = figures.longest_run_nanos.load(Ordering::Relaxed);
-    assert!((1_000_000..1_100_000).contains(&late), "{late}");
-    figures.took(Duration::MAX);
-    assert_eq!(figures.longest_run_nanos.load(Ordering::Relaxed), u64::MAX);
 }
 
 #[test]

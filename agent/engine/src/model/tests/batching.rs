@@ -60,6 +60,13 @@ fn column(numbers: &[i64]) -> Vec<Tensor> {
 
 type Asked = tokio::task::JoinHandle<Result<Vec<Tensor>, InferError>>;
 
+/// Lets requests go as far as to where they wait, behind the moment in which one lets others be queued first.
+async fn waits() {
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+    }
+}
+
 impl Scene {
     /// Asks, and waits until the request is queued or taken.
     async fn ask(
@@ -69,9 +76,11 @@ impl Scene {
         deadline: Option<Instant>,
     ) -> Asked {
         let model = Arc::clone(&self.model);
-        let asked = tokio::spawn(async move { model.infer(inputs, outputs, deadline).await });
-        // The task runs up to where it waits.
-        tokio::task::yield_now().await;
+        let asked =
+            tokio::spawn(
+                async move { model.infer(Request { outputs, deadline, ..Request::new(inputs) }).await },
+            );
+        waits().await;
         asked
     }
 
@@ -236,7 +245,7 @@ async fn requests_that_come_together_run_together_where_some_did_before() {
     let asked: Vec<Asked> = (3..=6)
         .map(|number| {
             let model = Arc::clone(&scene.model);
-            tokio::spawn(async move { model.infer(column(&[number]), None, None).await })
+            tokio::spawn(async move { model.infer(Request::new(column(&[number]))).await })
         })
         .collect();
     let runs = scene.open();
@@ -244,4 +253,31 @@ async fn requests_that_come_together_run_together_where_some_did_before() {
         numbers(asked).await;
     }
     assert_eq!(runs.try_iter().collect::<Vec<_>>(), [[3, 4, 5, 6]]);
+}
+
+#[tokio::test]
+async fn a_private_request_counts_as_one_row_and_no_bytes_alone_and_in_company() {
+    let ask = |scene: &Scene, numbers: &[i64], is_private| {
+        let (model, inputs) = (Arc::clone(&scene.model), column(numbers));
+        tokio::spawn(async move { model.infer(Request { is_private, ..Request::new(inputs) }).await })
+    };
+    for is_private in [false, true] {
+        let scene = scene(8);
+        let first = ask(&scene, &[1, 2, 3], is_private);
+        waits().await;
+        assert_eq!(scene.ran(), [1, 2, 3]);
+        let others = [ask(&scene, &[4, 5], is_private), ask(&scene, &[6, 7], false)];
+        waits().await;
+        let model = Arc::clone(&scene.model);
+        let runs = scene.open();
+        for asked in [first].into_iter().chain(others) {
+            numbers(asked).await;
+        }
+        assert_eq!(runs.try_iter().collect::<Vec<_>>(), [[4, 5, 6, 7]]);
+        let done = model.statistics();
+        let of_runs: Vec<usize> = done.runs.keys().copied().collect();
+        let (rows, bytes, expected) = if is_private { (4, 16, [1, 3]) } else { (7, 56, [3, 4]) };
+        assert_eq!((done.rows, done.input_bytes, done.output_bytes), (rows, bytes, bytes));
+        assert_eq!((of_runs.as_slice(), done.answered), (&expected[..], 3));
+    }
 }

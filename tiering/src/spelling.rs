@@ -1,0 +1,122 @@
+//! Names that are ours but for their spelling: what a request states under one of them would be passed over without a
+//! word, and a private request would leave the node.
+
+/// What people put before a name of ours.
+const PREFIXES: [&str; 2] = ["x_terrace_", "terrace_"];
+
+/// The one of these `known` names that `name` spells otherwise: in other letters' case, with `-` or nothing in the place of
+/// `_`, or behind `terrace-`.
+pub(crate) fn meant(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    let bare = PREFIXES.iter().find_map(|prefix| behind(name.as_bytes(), prefix));
+    let is = |text: &[u8], known: &str| behind(text, known).is_some_and(<[u8]>::is_empty);
+    let spelt = |known: &&str| is(name.as_bytes(), known) || bare.is_some_and(|bare| is(bare, known));
+    known.iter().copied().find(|known| spelt(known))
+}
+
+/// Whether `name` has what all our headers begin with, in some spelling.
+pub(crate) fn is_prefixed(name: &str) -> bool {
+    PREFIXES.iter().any(|prefix| behind(name.as_bytes(), prefix).is_some())
+}
+
+/// Whether `name` begins as no name does but ours.
+pub(crate) fn claims_to_be_ours(name: &str) -> bool {
+    let start = name.as_bytes().get(..="terrace".len());
+    start.is_some_and(|start| {
+        start.eq_ignore_ascii_case(b"terrace-") || start.eq_ignore_ascii_case(b"terrace_")
+    })
+}
+
+/// What follows a spelling of `known` in `text`.
+fn behind<'a>(text: &'a [u8], known: &str) -> Option<&'a [u8]> {
+    let mut rest = text;
+    for byte in known.bytes() {
+        rest = match rest.split_first() {
+            Some((b'-' | b'_', behind)) if byte == b'_' => behind,
+            // Nothing stands for it: privacyRequired.
+            _ if byte == b'_' => rest,
+            Some((first, behind)) if first.eq_ignore_ascii_case(&byte) => behind,
+            _ => return None,
+        };
+    }
+    Some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KNOWN: [&str; 3] = ["max_latency_ms", "privacy_required", "tier"];
+
+    #[test]
+    fn a_name_is_known_however_it_is_spelt_and_no_other_is() {
+        for name in [
+            "privacy_required",
+            "Privacy_Required",
+            "privacy-required",
+            "privacyRequired",
+            "PRIVACYREQUIRED",
+            "terrace_privacy_required",
+            "terrace-privacy-required",
+            "Terrace-Privacy_required",
+            "terracePrivacyRequired",
+            "x-terrace-privacy-required",
+        ] {
+            assert_eq!(meant(name, &KNOWN), Some("privacy_required"), "{name}");
+        }
+        assert_eq!(meant("maxLatencyMs", &KNOWN), Some("max_latency_ms"));
+        assert_eq!(meant("terrace-tier", &KNOWN), Some("tier"));
+        for name in [
+            "",
+            "-",
+            "terrace",
+            "terrace-",
+            "privacy",
+            "privacy__required",
+            "privacy_required_",
+            "_privacy_required",
+            "my_privacy_required",
+            "ti-er",
+            "tiers",
+            "frontier",
+            "max_latency",
+            "prıvacy_required",
+        ] {
+            assert_eq!(meant(name, &KNOWN), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_begins_with_our_name_claims_to_be_ours() {
+        for (name, is_ours) in [
+            ("terrace-x", true),
+            ("Terrace_", true),
+            ("terrace", false),
+            ("terraces", false),
+            ("x-terrace-x", false),
+            ("tërrace-x", false),
+        ] {
+            assert_eq!(claims_to_be_ours(name), is_ours, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_spelling_of_a_known_name_slips_through(
+            known in prop::sample::select(KNOWN.to_vec()),
+            prefix in prop::sample::select(vec!["", "terrace-", "terrace_", "x-terrace-", "X_Terrace_"]),
+            choices in prop::collection::vec(0..3, 16),
+        ) {
+            let spelt: String = known.chars().zip(choices).map(|(letter, choice)| match (letter, choice) {
+                ('_', 0) => "_".to_owned(),
+                ('_', 1) => "-".to_owned(),
+                ('_', _) => String::new(),
+                (letter, 0) => letter.to_ascii_uppercase().to_string(),
+                (letter, _) => letter.to_string(),
+            }).collect();
+            let name = format!("{prefix}{spelt}");
+            prop_assert_eq!(meant(&name, &KNOWN), Some(known));
+        }
+    }
+}
