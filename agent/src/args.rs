@@ -8,9 +8,9 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser};
 use terrace_crds::Tier;
 
+use crate::allowed::Allowed;
 use crate::callers::CallerArgs;
 use crate::tools::Tool;
-use terrace_egress::Allowance;
 
 /// Serves ONNX models on this node, and decides per request whether the device, the edge or the cloud answers.
 #[derive(Clone, Debug, Parser)]
@@ -65,29 +65,9 @@ pub struct Args {
     #[arg(long, env = "TERRACE_DEFAULT_NAMESPACE", value_name = "NAME", default_value = "default")]
     pub default_namespace: String,
 
-    /// Folder below which `file://` sources are read: `file:///a.onnx` is DIR/a.onnx. Repeatable; the first
-    /// folder that has the file wins. Without one, no `file://` source is read.
-    #[arg(long = "file-root", env = "TERRACE_FILE_ROOTS", value_name = "DIR", value_delimiter = ',')]
-    pub file_roots: Vec<PathBuf>,
-
-    /// Read `http://` sources too. Their bytes are still checked against the digest, but anyone on the path can
-    /// see them, and can change a checksum file.
-    #[arg(long, env = "TERRACE_ALLOW_HTTP_SOURCES")]
-    pub allow_http_sources: bool,
-
-    /// What sources and tiers may be reached: a host name, an address or a network. Repeatable. Without one,
-    /// everything but loopback and link-local addresses and the cluster's API server; with one, only what is listed.
-    #[arg(
-        long = "allow-upstream",
-        env = "TERRACE_ALLOW_UPSTREAM",
-        value_name = "HOST|CIDR",
-        value_delimiter = ','
-    )]
-    pub allow_upstream: Vec<Allowance>,
-
-    /// The address of the cluster's API server, as every pod is told it: not reached unless it is listed.
-    #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
-    pub kubernetes_service_host: Option<String>,
+    /// What it may read and reach.
+    #[command(flatten)]
+    pub allowed: Allowed,
 
     /// Folder of credentials for tiers: DIR/NAMESPACE/NAME/{token,username,password,ca.crt,tls.crt,tls.key}, each usable by
     /// resources of that namespace alone, read again when they change.

@@ -1,4 +1,4 @@
-//! An explanation of a decision, for programs (JSON) and for people (text). The values of a request's headers and
+//! An explanation of a decision, and who of those that it names would be passed over now: for programs (JSON) and for people (text). The values of a request's headers and
 //! sizes stand in it: it goes to whoever asked, and nowhere else.
 
 use std::fmt;
@@ -6,7 +6,8 @@ use std::fmt;
 use serde::Serialize;
 use terrace_crds::Tier;
 use terrace_tiering::{
-    ExplainedRule, Facts, Outcome, Plan, Policy, RequirementError, Requirements, Snapshot, Stated, explain,
+    ExplainedRule, Facts, Mode, Outcome, Plan, Policy, RequirementError, Requirements, SkipReason, Snapshot,
+    Stated, explain, outlook,
 };
 
 /// An explanation of a decision.
@@ -20,10 +21,13 @@ pub struct Explained {
     reason: String,
     /// Who answers where the node is not sure.
     #[serde(skip_serializing_if = "Option::is_none")]
-    verifier: Option<&'static str>,
+    verifier: Option<Asked>,
     /// Who is asked at once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    members: Vec<&'static str>,
+    members: Vec<Asked>,
+    /// How many of them must answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quorum: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     complexity: Option<f64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -40,10 +44,21 @@ pub struct Explained {
     rules: Vec<Rule>,
 }
 
+/// A tier that would be asked, or would be if it were not passed over.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Asked {
+    tier: &'static str,
+    /// Why it would be passed over now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_skip: Option<&'static str>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Candidate {
-    tier: &'static str,
     source: &'static str,
+    #[serde(flatten)]
+    asked: Asked,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -82,22 +97,34 @@ impl Explained {
         let requirements = Requirements::tighten(policy, snapshot.node.tier, parameters, headers)?;
         let explanation = explain(policy, &requirements, snapshot, facts);
         let decision = explanation.decision;
-        let candidates: Vec<Candidate> = decision
-            .candidates
-            .iter()
-            .map(|one| Candidate { tier: one.tier.as_str(), source: one.source.as_str() })
+        let outlook = outlook(policy, &decision, snapshot, requirements.max_latency());
+        let candidates = decision.candidates.iter().zip(outlook.candidates);
+        let candidates: Vec<Candidate> = candidates
+            .map(|(one, why)| Candidate { source: one.source.as_str(), asked: Asked::of(one.tier, why) })
             .collect();
         let skipped =
             decision.skipped.iter().map(|one| Skipped { tier: one.tier.as_str(), why: one.why.as_str() });
-        let (verifier, members) = match &decision.plan {
-            Plan::Walk => (None, Vec::new()),
-            Plan::Speculate(speculative) => (Some(speculative.verifier.as_str()), Vec::new()),
-            Plan::Ensemble(members) => (None, members.iter().map(|member| member.tier.as_str()).collect()),
+        let (mut verifier, mut members) = (None, Vec::new());
+        match &decision.plan {
+            Plan::Walk => {}
+            Plan::Speculate(plan) => verifier = Some(Asked::of(plan.verifier, outlook.verifier)),
+            Plan::Ensemble(asked) => {
+                let asked = asked.iter().zip(outlook.members);
+                members.extend(asked.map(|(member, why)| Asked::of(member.tier, why)));
+            }
+        }
+        let quorum = match policy.mode() {
+            Mode::Ensemble(ensemble) => Some(ensemble.quorum),
+            Mode::Select | Mode::Speculative(_) => None,
         };
+        // The other modes ask none.
+        let has_rules = *policy.mode() == Mode::Select;
+        let rules = explanation.rules.into_iter().filter(|_| has_rules);
         Ok(Self {
             mode: policy.mode().as_str(),
             verifier,
             members,
+            quorum,
             model: format!("{}.{}", facts.model_namespace(), facts.model_name()),
             node: snapshot.node.tier.as_str(),
             reason: decision.reason.as_str().to_owned(),
@@ -108,9 +135,20 @@ impl Explained {
             refusal: (candidates.is_empty() && decision.plan == Plan::Walk).then(|| decision.refusal()),
             candidates,
             skipped: skipped.collect(),
-            default_rules: explanation.is_default,
-            rules: explanation.rules.into_iter().map(Rule::from).collect(),
+            default_rules: has_rules && explanation.is_default,
+            rules: rules.map(Rule::from).collect(),
         })
+    }
+}
+
+impl Asked {
+    fn of(tier: Tier, would_skip: Option<SkipReason>) -> Self {
+        Self { tier: tier.as_str(), would_skip: would_skip.map(SkipReason::as_str) }
+    }
+
+    /// That it would be, for a person.
+    fn passed_over(&self) -> String {
+        self.would_skip.map(|why| format!(": would be passed over now: {why}")).unwrap_or_default()
     }
 }
 
@@ -177,13 +215,20 @@ impl Explained {
     fn write_decision(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nreason {}", self.reason)?;
         if !self.members.is_empty() {
-            writeln!(f, "  at once: {}", self.members.join(", "))?;
+            f.write_str("  at once:\n")?;
         }
-        if let Some(verifier) = self.verifier {
-            writeln!(f, "  where the node is not sure: {verifier}")?;
+        for member in &self.members {
+            writeln!(f, "    {}{}", member.tier, member.passed_over())?;
         }
-        for (place, candidate) in self.candidates.iter().enumerate() {
-            writeln!(f, "  {}. {} ({})", place + 1, candidate.tier, candidate.source)?;
+        if let Some(quorum) = self.quorum.filter(|_| !self.members.is_empty() && !self.candidates.is_empty())
+        {
+            writeln!(f, "  where fewer than {quorum} of them answer:")?;
+        }
+        for (place, Candidate { source, asked }) in self.candidates.iter().enumerate() {
+            writeln!(f, "  {}. {} ({source}){}", place + 1, asked.tier, asked.passed_over())?;
+            if let Some(verifier) = self.verifier.as_ref().filter(|_| place == 0) {
+                writeln!(f, "     where it is not sure: {}{}", verifier.tier, verifier.passed_over())?;
+            }
         }
         for skipped in &self.skipped {
             writeln!(f, "  not {}: {}", skipped.tier, skipped.why)?;

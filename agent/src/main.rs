@@ -2,6 +2,7 @@
 
 mod activity;
 mod admin;
+mod allowed;
 mod args;
 mod callers;
 mod cluster;
@@ -136,9 +137,7 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
         Some(_) => None,
         None => Some(cluster::config().await?),
     };
-    let egress = Egress::new(args.allow_upstream.clone()).guarding(
-        args.kubernetes_service_host.iter().map(String::as_str).chain(cluster.iter().filter_map(api_server)),
-    );
+    let egress = args.allowed.egress(cluster.as_ref().and_then(api_server));
     let parts = wire(&args, &egress)?;
     info!(
         tier = %args.tier, http = %data_port.local_addr()?, grpc = %grpc_port.local_addr()?, admin = %admin_port.local_addr()?,
@@ -218,8 +217,8 @@ fn wire(args: &Args, egress: &Egress) -> anyhow::Result<Wired> {
     let fetcher = Arc::new(Fetcher::new(FetchOptions {
         store: Arc::clone(&store),
         egress: egress.clone(),
-        file_roots: args.file_roots.clone(),
-        allow_http: args.allow_http_sources,
+        file_roots: args.allowed.file_roots.clone(),
+        allow_http: args.allowed.allow_http_sources,
         max_bytes: args.max_model_bytes,
     })?);
     let recorder = args.record_decisions.clone().map(|file| {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use terrace_crds::Tier;
 use terrace_tiering::{BreakerState, LocalModel, LocalState, Node, RemoteState, Snapshot};
 
@@ -28,12 +29,21 @@ pub struct SeenHere {
     placed: bool,
     queue_depth: usize,
     in_flight: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     shortest_run_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     longest_run_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     predicted_latency_ms: Option<f64>,
+    /// How many answers that is learned from.
+    #[serde(skip_serializing_if = "is_none")]
+    answers: u32,
+}
+
+/// Whether there are none.
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+const fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Another tier.
@@ -42,11 +52,14 @@ pub struct SeenHere {
 pub struct SeenTier {
     available: bool,
     breaker: Breaker,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     rtt_ms: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     predicted_latency_ms: Option<f64>,
     in_flight: usize,
+    /// Nobody was there last time.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    away: bool,
 }
 
 /// What a circuit breaker says, by its name in rules.
@@ -69,6 +82,7 @@ impl Default for SeenHere {
             shortest_run_ms: None,
             longest_run_ms: None,
             predicted_latency_ms: None,
+            answers: 0,
         }
     }
 }
@@ -81,6 +95,7 @@ impl Default for SeenTier {
             rtt_ms: None,
             predicted_latency_ms: None,
             in_flight: 0,
+            away: false,
         }
     }
 }
@@ -96,6 +111,7 @@ impl From<&Snapshot> for Seen {
             shortest_run_ms: local.shortest_run.map(millis),
             longest_run_ms: local.longest_run.map(millis),
             predicted_latency_ms: local.predicted.map(millis),
+            answers: local.answers,
         };
         Self { device, edge: (&snapshot.edge).into(), cloud: (&snapshot.cloud).into() }
     }
@@ -113,6 +129,7 @@ impl From<&RemoteState> for SeenTier {
             rtt_ms: state.rtt.map(millis),
             predicted_latency_ms: state.predicted_p90.map(millis),
             in_flight: state.in_flight,
+            away: state.away,
         }
     }
 }
@@ -133,6 +150,7 @@ impl Seen {
             shortest_run: duration(here.shortest_run_ms),
             longest_run: duration(here.longest_run_ms),
             predicted: duration(here.predicted_latency_ms),
+            answers: here.answers,
         };
         snapshot.edge = self.edge.state();
         snapshot.cloud = self.cloud.state();
@@ -162,7 +180,18 @@ impl SeenTier {
             predicted_p90: duration(self.predicted_latency_ms),
             rtt: duration(self.rtt_ms),
             in_flight: self.in_flight,
+            away: self.away,
         }
+    }
+}
+
+/// A time that something took, where it is known.
+fn milliseconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    match Option::<f64>::deserialize(deserializer)? {
+        Some(time) if !(time.is_finite() && time >= 0.0) => {
+            Err(D::Error::custom("must be a number of milliseconds, 0 or more"))
+        }
+        time => Ok(time),
     }
 }
 
@@ -178,6 +207,7 @@ mod tests {
     fn a_snapshot_survives_as_text() {
         let mut snapshot = Snapshot::of(Node { tier: Tier::Edge, model: LocalModel::NotLoaded });
         snapshot.local.queued = 3;
+        snapshot.local.answers = 17;
         snapshot.local.longest_run = Some(Duration::from_micros(1_500));
         snapshot.cloud = RemoteState {
             available: false,
@@ -185,6 +215,7 @@ mod tests {
             predicted_p90: Some(Duration::from_millis(80)),
             rtt: Some(Duration::from_micros(2_250)),
             in_flight: 4,
+            away: true,
         };
         let text = serde_json::to_string(&Seen::from(&snapshot)).unwrap();
         assert!(text.contains(r#""breaker":"half-open""#), "{text}");

@@ -4,13 +4,14 @@
 //! word, and the executor only walks the candidates that it named.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
 use terrace_oip::{InferRequest, Parameter, Parameters, RequestedOutput};
 use terrace_tiering::{
-    self as tiering, Decision, LocalModel, LocalState, Plan, RequirementError, Requirements, Snapshot, Stated,
+    self as tiering, Decision, LocalModel, LocalState, LocalTime, Plan, RequirementError, Requirements,
+    Snapshot, Stated,
 };
 use tracing::debug;
 
@@ -150,6 +151,7 @@ async fn answer<E: Exchange>(
             .as_ref()
             .map(|outputs| outputs.iter().map(|output| output.name.clone()).collect()),
     };
+    let sure = OnceLock::new();
     let job = Job {
         node,
         tier,
@@ -158,14 +160,16 @@ async fn answer<E: Exchange>(
         work: Mutex::new(Some(work)),
         outgoing,
         trace: call.trace.as_ref(),
+        sure: record.as_ref().filter(|record| !record.private).map(|_| &sure),
         deadline: at(requirements.max_latency()),
     };
     let due = Due(job.deadline);
-    let answer = executor::run(job).await.map_err(|refusal| refusal.once_late(!due.is_ahead()))?;
-    *by = Some((answer.tier, answer.source.as_str()));
+    let ended = executor::run(job).await.map_err(|refusal| refusal.once_late(!due.is_ahead()));
     if let Some(record) = record {
-        record.happened.attempts = answer.attempts.iter().map(Into::into).collect();
+        record.ended(ended.as_ref().ok(), sure.get().copied());
     }
+    let answer = ended?;
+    *by = Some((answer.tier, answer.source.as_str()));
     if let Some(confidence) = answer.confidence {
         node.metrics.confidence(&entry.label, confidence);
     }
@@ -292,16 +296,14 @@ pub fn snapshot(entry: &Entry, tier: Tier, now: Duration) -> Snapshot {
     let mut snapshot = Snapshot::of(tiering::Node { tier, model: standing(entry) });
     if let Some(served) = entry.served() {
         let figures = served.model.load_figures();
-        // One guard for both: taken twice, it would wait for itself.
-        let pace = served.pace();
-        let (shortest_run, predicted) = (pace.shortest(), pace.predicted_p90(now, None));
-        drop(pace);
+        let LocalTime { shortest: shortest_run, predicted, answers, .. } = served.pace().local_time(now);
         snapshot.local = LocalState {
             queued: figures.queued,
             in_flight: figures.running,
             longest_run: figures.longest_run,
             shortest_run,
             predicted,
+            answers,
         };
     }
     snapshot.edge = entry.reach.state(Tier::Edge, now);

@@ -10,6 +10,7 @@ use terrace_e2e::agent::{Agent, executable};
 use terrace_e2e::http::Request;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
+use terrace_e2e::opinions::PROBABILITIES;
 use terrace_e2e::site::Site;
 use terrace_e2e::upstreams::Refused;
 use terrace_e2e::{checkout, digits, scenes, wait};
@@ -130,6 +131,127 @@ async fn recorded_decisions_are_replayed_and_hold_nothing_of_a_private_request()
     let other: Value = serde_json::from_slice(&tool(&line)?.stdout)?;
     assert_eq!(other["would"]["tiers"], json!({"edge": 2}), "{other}");
     assert_eq!(other["moved"], json!([{"from": "device", "to": "edge", "requests": 1}]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_explanation_says_who_would_be_passed_over_and_the_next_request_does() -> Result<()> {
+    let site = Site::new()?;
+    let nobody = Refused::new()?;
+    let breaker = "breaker: {failures: 2, period: 10m, maxPeriod: 10m}";
+    let policy = Policy::named("near").edge(&nobody.url()).having(breaker);
+    site.manifests().policy(&policy.with("rules: [{when: 'true', tier: Edge}]"))?;
+    site.manifests().model(&Model::digits("digits-device")?.policy("near"))?;
+    let agent = site.agent().ready().await?;
+    let mut explain = image().request();
+    explain.path = "/explain/digits".to_owned();
+    let explained = async || agent.ask_admin(&explain).await?.answered()?.json();
+
+    let before = explained().await?;
+    assert_eq!(before["candidates"][0], json!({"tier": "edge", "source": "primary"}), "{before}");
+    for _ in 0..2 {
+        agent.infer(&image()).await?.answered()?;
+    }
+    let after = explained().await?;
+    let edge = json!({"tier": "edge", "source": "primary", "wouldSkip": "BreakerOpen"});
+    assert_eq!(after["candidates"][0], edge, "{after}");
+    assert_eq!(agent.infer(&image()).await?.answered()?.walk()?, "edge BreakerOpen, device Answered");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_threshold_is_tried_on_requests_that_the_node_answered_by_itself() -> Result<()> {
+    let site = Site::new()?;
+    let file = site.folder().join("decisions.jsonl");
+    site.manifests().policy(&Policy::named("record").with("rules: [{when: 'true', tier: Device}]"))?;
+    site.manifests().model(&Model::digits("digits-device")?.confidence(PROBABILITIES).policy("record"))?;
+    let agent = site.agent().set("--record-decisions", &file).ready().await?;
+    let images = &digits::test_set().images[..24];
+    let mut sure = Vec::new();
+    for image in images {
+        let scores = agent.infer(&Ask::image(image)).await?.answered()?.probabilities()?;
+        sure.push(scores.into_iter().fold(0.0, f64::max));
+    }
+    agent.infer(&image().outputs(&["label"])).await?.answered()?;
+    agent.infer(&image().private()).await?.answered()?;
+    let all = sure.len() + 2;
+    let records = wait::until("the records", || async {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        ensure!(text.lines().count() == all, "{text}");
+        Ok(text)
+    })
+    .await?;
+    assert_eq!(records.matches("nodeConfidence").count(), sure.len(), "of those whose scores were there");
+
+    let careful = site.folder().join("careful.yaml");
+    let policy = Policy::named("careful")
+        .cloud("https://cloud.example")
+        .speculative("{verifier: Cloud, threshold: 0.9}");
+    fs::write(&careful, policy.yaml())?;
+    let (policy, requests) = (careful.to_str().context("no text")?, file.to_str().context("no text")?);
+    let line = [
+        "simulate",
+        "--policy",
+        policy,
+        "--requests",
+        requests,
+        "--model",
+        "digits",
+        "--thresholds=0.5,0.99",
+        "--json",
+    ];
+    let told = tool(&line)?;
+    let told: Value = serde_json::from_slice(&told.stdout).with_context(|| text(&told.stderr))?;
+    let up = |threshold: f64| sure.iter().filter(|sure| **sure <= threshold).count();
+    let speculated = &told["speculated"];
+    assert_eq!((&speculated["known"], &speculated["notKnown"]), (&json!(sure.len()), &json!(1)), "{told}");
+    for (place, threshold) in [0.9, 0.5, 0.99].into_iter().enumerate() {
+        let found = &speculated["thresholds"][place];
+        assert_eq!((&found["threshold"], &found["requests"]), (&json!(threshold), &json!(up(threshold))));
+    }
+    assert!(up(0.5) < up(0.99), "{sure:?}");
+    let nothing = tool(&["simulate", "--policy", policy, "--requests", requests, "--model", "digit"])?;
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(text(&nothing.stderr).contains("it has default.digits"), "{}", text(&nothing.stderr));
+    Ok(())
+}
+
+#[test]
+fn what_a_cluster_is_given_is_accepted_for_a_cluster_and_the_quickstart_with_its_agents_flags() -> Result<()>
+{
+    let manifests = checkout().join("e2e/manifests");
+    let mut files: Vec<String> = Vec::new();
+    for folder in ["cluster", "examples"] {
+        for entry in fs::read_dir(manifests.join(folder))? {
+            files.push(entry?.path().to_str().context("no text")?.to_owned());
+        }
+    }
+    files.sort();
+    assert!(files.len() >= 6, "{files:?}");
+    let check = |more: &[&str], files: &[&str]| tool(&[&["check"][..], more, files].concat());
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let checked = check(&["--for", "cluster", "--strict"], &files)?;
+    ensure!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
+    assert!(
+        text(&checked.stdout).contains("sites.yaml: accepted: 2 models, 1 policy\n"),
+        "{}",
+        text(&checked.stdout)
+    );
+    let sites = manifests.join("examples/sites.yaml");
+    let both = check(&[], &[sites.to_str().context("no text")?])?;
+    assert_eq!(both.status.code(), Some(1));
+    assert!(
+        text(&both.stdout).contains("a standalone agent refuses this, an operator does not"),
+        "{}",
+        text(&both.stdout)
+    );
+
+    let device = manifests.join("quickstart/device");
+    let device = device.to_str().context("no text")?;
+    let flags = ["--for", "standalone", "--strict", "--file-root", "/srv", "--allow-upstream", "127.0.0.1"];
+    let checked = check(&flags, &[device])?;
+    ensure!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
+    assert_eq!(check(&flags[..2], &[device])?.status.code(), Some(1));
     Ok(())
 }
 

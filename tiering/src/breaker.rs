@@ -133,7 +133,9 @@ impl Breaker {
     /// How much longer it lets nothing through; none where it would.
     pub fn left(&self, now: Duration) -> Option<Duration> {
         match self.state {
-            State::Open { until } | State::Probing { until, .. } if now < until => Some(until - now),
+            State::Open { until } | State::Probing { until, .. } if now < until => {
+                Some(until.saturating_sub(now))
+            }
             _ => None,
         }
     }

@@ -108,17 +108,17 @@ impl Latency {
     /// Whether a tier that has `left` is asked: where nine of ten answers come in time. Where the samples say otherwise and
     /// have faded, it is asked once, and not again before that is over or `left` has passed.
     pub fn admits(&mut self, now: Duration, left: Duration, prior: Option<Duration>) -> bool {
-        let in_time = self.predicted_p90(now, prior).is_none_or(|predicted| predicted <= left);
+        let in_time = is_in_time(self.predicted_p90(now, prior), Some(left));
         let total = self.total();
         let seen = (total > 0.0).then(|| middle(self.place(SHARE * total, None)));
-        in_time && (seen.is_none_or(|seen| seen <= left) || self.tries(now, left))
+        in_time && (is_in_time(seen, Some(left)) || self.tries(now, left))
     }
 
     /// Whether a node's own model is asked: unless no answer of it ever came in `left`. By what it can do and not by what it
     /// did of late: that was waiting, for the most part, and a queue that is gone should turn nobody away. Where it was not
     /// asked for a while, its first answers may just have been slow: it is asked once.
     pub fn admits_shortest(&mut self, now: Duration, left: Duration) -> bool {
-        let in_time = self.least.is_none_or(|least| least <= left);
+        let in_time = is_in_time(self.least, Some(left));
         in_time || (now.saturating_sub(self.at) > HALF_LIFE && self.tries(now, left.max(HALF_LIFE)))
     }
 
@@ -157,6 +157,11 @@ impl Latency {
         self.weights.iter_mut().for_each(|weight| *weight *= faded);
         self.at = now.max(self.at);
     }
+}
+
+/// Whether what takes so long, as far as is known, is over before no time is left.
+pub(crate) fn is_in_time(takes: Option<Duration>, left: Option<Duration>) -> bool {
+    takes.zip(left).is_none_or(|(takes, left)| takes <= left)
 }
 
 /// Where a time is counted.

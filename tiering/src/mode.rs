@@ -60,18 +60,18 @@ impl Mode {
     /// The mode that `spec` asks for. Adds what is wrong with it to `faults`.
     pub(crate) fn parse(policy: &TierPolicySpec, faults: &mut Vec<Fault>) -> Self {
         let mode = policy.mode.unwrap_or_default();
-        let fits = |named: spec::Mode, is_there: bool| (mode == named) == is_there;
-        if !fits(spec::Mode::Speculative, policy.speculative.is_some()) {
-            faults.push(Fault::new(
-                "spec.speculative",
-                "goes with mode: Speculative, which needs it, and with no other mode",
-            ));
-        }
-        if !fits(spec::Mode::Ensemble, policy.ensemble.is_some()) {
-            faults.push(Fault::new(
-                "spec.ensemble",
-                "goes with mode: Ensemble, which needs it, and with no other mode",
-            ));
+        for (named, name, field, is_there) in [
+            (spec::Mode::Speculative, "Speculative", "spec.speculative", policy.speculative.is_some()),
+            (spec::Mode::Ensemble, "Ensemble", "spec.ensemble", policy.ensemble.is_some()),
+        ] {
+            match (mode == named, is_there) {
+                (true, false) => faults.push(Fault::new(field, format!("is missing: mode: {name} needs it"))),
+                (false, true) => {
+                    let message = format!("goes with mode: {name} alone, and this policy has mode: {mode:?}");
+                    faults.push(Fault::new(field, message));
+                }
+                (true, true) | (false, false) => {}
+            }
         }
         let speculative = policy.speculative.as_ref().map(|asked| speculative(asked, &policy.tiers, faults));
         let ensemble = policy.ensemble.as_ref().map(|asked| ensemble(asked, &policy.tiers, faults));
@@ -229,6 +229,18 @@ mod tests {
         ] {
             assert_eq!(faults(&fields), expected, "{fields}");
         }
+    }
+
+    #[test]
+    fn a_mode_without_its_fields_is_told_from_fields_without_their_mode() {
+        let told = |fields: &Value| {
+            let found = Policy::parse(&spec(fields)).unwrap_err();
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let missing = "spec.speculative: is missing: mode: Speculative needs it";
+        assert_eq!(told(&json!({"mode": "Speculative"})), [missing]);
+        let alone = "spec.ensemble: goes with mode: Ensemble alone, and this policy has mode: Select";
+        assert_eq!(told(&json!({"ensemble": {"members": ["Device", "Edge"]}})), [alone]);
     }
 
     #[test]

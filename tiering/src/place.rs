@@ -94,6 +94,7 @@ impl Place {
                     "must be the key of a label, such as example.com/store",
                 ),
             },
+            (None, None) if tier != Tier::Edge => fault(format!("{field}.url"), "is missing"),
             (Some(_), Some(_)) | (None, None) => fault(field.to_owned(), "needs exactly one of url and site"),
         }
     }

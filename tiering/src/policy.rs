@@ -273,6 +273,17 @@ mod tests {
     }
 
     #[test]
+    fn a_cloud_without_a_url_lacks_it_and_an_edge_lacks_one_of_two() {
+        let bare = || Some(RemoteTierSpec::default());
+        for (tiers, field) in [
+            (Tiers { edge: None, cloud: bare() }, "spec.tiers.cloud.url"),
+            (Tiers { edge: bare(), cloud: None }, "spec.tiers.edge"),
+        ] {
+            assert_eq!(fields(&TierPolicySpec { tiers, ..TierPolicySpec::default() }), [field]);
+        }
+    }
+
+    #[test]
     fn every_fault_is_told_at_once() {
         let spec = TierPolicySpec {
             defaults: RequestDefaults { max_latency: Some(Duration::ZERO.into()), privacy_required: None },

@@ -6,6 +6,7 @@ use std::time::Duration;
 use terrace_crds::Tier;
 
 use crate::breaker::BreakerState;
+use crate::budget::LocalTime;
 use crate::decide::Node;
 
 /// A node's view of one model at one moment.
@@ -34,6 +35,8 @@ pub struct LocalState {
     pub longest_run: Option<Duration>,
     /// How long an answer takes, nine times out of ten. None before the first.
     pub predicted: Option<Duration>,
+    /// How many answers that is learned from.
+    pub answers: u32,
 }
 
 /// Another tier, as this node last saw it: the best of its endpoints.
@@ -49,6 +52,28 @@ pub struct RemoteState {
     pub rtt: Option<Duration>,
     /// Requests that it has from this node now.
     pub in_flight: usize,
+    /// Nobody was there last time.
+    pub away: bool,
+}
+
+impl LocalState {
+    /// How long its answers take.
+    pub const fn time(&self) -> LocalTime {
+        let Self { longest_run, shortest_run: shortest, predicted, answers, .. } = *self;
+        LocalTime { longest_run, shortest, predicted, answers }
+    }
+}
+
+impl RemoteState {
+    /// How long an answer takes where there was one: what is known before is how long connecting took.
+    pub fn learned(&self) -> Option<Duration> {
+        self.predicted_p90.filter(|_| self.predicted_p90 != self.rtt)
+    }
+
+    /// Whether it was away, and may be there again: that is seen without a request, which others would answer meanwhile.
+    pub fn is_back(&self) -> bool {
+        self.away && self.breaker == BreakerState::HalfOpen
+    }
 }
 
 impl Snapshot {

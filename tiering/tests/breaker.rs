@@ -1,5 +1,7 @@
 //! When a circuit breaker opens and closes, by examples and by properties.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use std::time::Duration;
 
 use proptest::prelude::*;

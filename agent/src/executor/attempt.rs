@@ -10,7 +10,7 @@ use terrace_engine::{InferError, Request};
 use terrace_tiering::{self as tiering, Candidate, SkipReason};
 use tracing::debug;
 
-use super::{Job, Output, Work};
+use super::{Job, Output, Work, scores};
 use crate::refusal::Refusal;
 use crate::registry::Served;
 use crate::upstream::{Ask, TierReach, UpstreamError};
@@ -90,6 +90,7 @@ async fn run_here(job: &Job<'_>, served: &Arc<Served>, left: Option<Duration>) -
     match ran {
         Ok(tensors) => {
             served.pace().observe(now, begun.elapsed());
+            scores::note(job, &tensors);
             Ok(Output::Local { served: Arc::clone(served), tensors })
         }
         Err(error) => {

@@ -9,7 +9,7 @@ pub mod scores;
 mod speculative;
 mod walk;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -45,6 +45,8 @@ pub struct Job<'a> {
     pub outgoing: Option<Outgoing>,
     /// The trace that it is part of.
     pub trace: Option<&'a Trace>,
+    /// Where to note how sure this node's own model is; none where nobody records it.
+    pub sure: Option<&'a OnceLock<f64>>,
     /// When the answer is due, if ever.
     pub deadline: Option<Instant>,
 }

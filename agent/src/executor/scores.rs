@@ -48,6 +48,15 @@ pub fn confidence(job: &Job<'_>, output: &Output) -> Option<f64> {
     of(measure, tensors)
 }
 
+/// Notes how sure this node's model is, where that is recorded and the scores are there.
+pub fn note(job: &Job<'_>, tensors: &[Tensor]) {
+    let (Some(sure), Some(measure)) = (job.sure, &job.entry.measure) else { return };
+    if let Some(confidence) = of(measure, tensors) {
+        // A request is run here once.
+        sure.get_or_init(|| confidence);
+    }
+}
+
 fn of(measure: &Measure, tensors: &[Tensor]) -> Option<f64> {
     let scores = tensors.iter().find(|tensor| tensor.name() == measure.output())?;
     let rows = heavy(scores.data().raw_size(), || measure.rows(elements(scores.data()), scores.shape()));

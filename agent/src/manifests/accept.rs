@@ -44,11 +44,13 @@ pub(crate) struct GoodFile {
     pub set: FileSet,
     /// Where each resource is named.
     pub(super) lines: BTreeMap<ResourceKey, u64>,
+    /// How many resources of others it holds.
+    pub(super) others: usize,
 }
 
 /// What tells resources apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ResourceKey {
+pub(crate) struct ResourceKey {
     /// The kind's name.
     pub(super) kind: &'static str,
     /// The namespace.
@@ -76,7 +78,7 @@ impl FileSet {
         models.chain(self.policies.iter().map(|policy| ResourceKey::of("TierPolicy", policy)))
     }
 
-    fn holds(&self, key: &ResourceKey) -> bool {
+    pub(super) fn holds(&self, key: &ResourceKey) -> bool {
         self.keys().any(|held| held == *key)
     }
 }

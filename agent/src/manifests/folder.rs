@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::accept::{FileSet, GoodFile, Reading, ResourceKey};
+use super::accept::{GoodFile, Reading, ResourceKey};
 use super::document::{self, Context, Document};
 use super::{Fault, yaml};
 
@@ -137,7 +137,21 @@ pub(super) fn check(file: &str, text: &str, context: &Context<'_>) -> Result<Goo
             }
         };
         match document::read(file, &document, context) {
-            Ok(resource) => faults.extend(add(&mut good, file, &document, resource)),
+            Ok(Document::Other) => good.others += 1,
+            Ok(Document::Model(model)) => {
+                let key = ResourceKey::of("InferenceModel", model.as_ref());
+                match good.name(file, &document, key) {
+                    Ok(()) => good.set.models.push(*model),
+                    Err(fault) => faults.push(fault),
+                }
+            }
+            Ok(Document::Policy(policy)) => {
+                let key = ResourceKey::of("TierPolicy", policy.as_ref());
+                match good.name(file, &document, key) {
+                    Ok(()) => good.set.policies.push(*policy),
+                    Err(fault) => faults.push(fault),
+                }
+            }
             Err(found) => faults.extend(found),
         }
     }
@@ -152,25 +166,18 @@ pub(super) fn check(file: &str, text: &str, context: &Context<'_>) -> Result<Goo
     Err(faults)
 }
 
-/// Adds a resource to its file, unless the file has it already.
-fn add(good: &mut GoodFile, file: &str, document: &yaml::Document, resource: Document) -> Option<Fault> {
-    const PATH: &str = "metadata.name";
-    let key = match &resource {
-        Document::Model(model) => ResourceKey::of("InferenceModel", model.as_ref()),
-        Document::Policy(policy) => ResourceKey::of("TierPolicy", policy.as_ref()),
-    };
-    let line = document.line(PATH);
-    if let Some(first) = good.lines.get(&key) {
-        let message = format!("{key} stands in line {first} already: remove one of the two");
-        return Some(Fault { file: file.to_owned(), line: Some(line), path: PATH.to_owned(), message });
+impl GoodFile {
+    /// Notes where a resource is named, unless the file has it already.
+    fn name(&mut self, file: &str, document: &yaml::Document, key: ResourceKey) -> Result<(), Fault> {
+        const PATH: &str = "metadata.name";
+        let line = document.line(PATH);
+        if let Some(first) = self.lines.get(&key) {
+            let message = format!("{key} stands in line {first} already: remove one of the two");
+            return Err(Fault { file: file.to_owned(), line: Some(line), path: PATH.to_owned(), message });
+        }
+        self.lines.insert(key, line);
+        Ok(())
     }
-    good.lines.insert(key, line);
-    let FileSet { models, policies } = &mut good.set;
-    match resource {
-        Document::Model(model) => models.push(*model),
-        Document::Policy(policy) => policies.push(*policy),
-    }
-    None
 }
 
 #[cfg(test)]

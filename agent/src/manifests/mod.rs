@@ -7,29 +7,47 @@
 mod accept;
 mod check;
 mod document;
+mod doubts;
 mod fault;
+mod flags;
 mod folder;
+mod plain;
 mod watch;
 mod yaml;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) use accept::{Accepted, Reading, accept};
-pub(crate) use check::{Checked, check_folder, check_text, read_text};
+pub(crate) use accept::{Accepted, FileSet, Reading, accept};
+pub(crate) use check::{Checked, Input, check, read_folder, read_text};
+pub(crate) use doubts::{Doubt, doubts};
 pub(crate) use fault::Fault;
+pub(crate) use flags::Flags;
 pub(crate) use folder::{FolderError, MOST_BYTES};
+pub(crate) use plain::read_plain;
 
 use document::Context;
 use watch::{Timing, Watch};
 
-/// What this agent's flags allow. Asked once the text is well-formed; an `Err` is told to the manifest's author, and
-/// should say which flag would allow it.
+/// What whoever follows the manifests allows: an agent, by its flags. Asked once the text is well-formed; an `Err` is told to
+/// the manifest's author, and should say which flag would allow it.
 pub(crate) trait Admission: Send + Sync {
-    /// Whether a model, a checksum file or a file of cases may come from here.
+    /// Whether a model or a file of cases may come from here.
     fn source(&self, uri: &str) -> Result<(), String>;
     /// Whether requests may be forwarded here.
     fn tier(&self, url: &str) -> Result<(), String>;
+    /// Whether a checksum file may come from here.
+    fn checksums(&self, uri: &str) -> Result<(), String> {
+        self.source(uri)
+    }
+    /// Whether a tier may be found by the site of a node.
+    fn site(&self) -> Result<(), String> {
+        Err("needs a cluster, whose operator finds the agents of a site; a standalone agent knows no other: give a url, in which {site} stands for the value of --node-label topology.kubernetes.io/zone=…".to_owned())
+    }
+    /// Whether documents of kinds that are not ours may stand beside them.
+    fn passes_over_others(&self) -> bool {
+        false
+    }
 }
 
 /// Follows a folder of manifests.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use terrace_crds::Tier;
 use terrace_tiering::{Decision, Facts as _, Policy, Snapshot, Stated};
 
-use crate::executor::Attempt;
+use crate::executor::{Answer, Attempt};
 use crate::facts::RequestFacts;
 use crate::seen::Seen;
 pub use writer::{Recorder, Settings};
@@ -108,10 +108,16 @@ pub struct Happened {
     /// As what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// Why, where that was known only once the answer was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The status that the client saw.
     pub code: u16,
     /// From its headers to its answer.
     pub latency_ms: f64,
+    /// How sure this node's own model was, where it answered and its scores were there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_confidence: Option<f64>,
     /// What was tried, where somebody answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Tried>,
@@ -126,15 +132,27 @@ pub struct Tried {
     pub outcome: String,
     /// How long it took.
     pub ms: f64,
+    /// It was asked a second time, because the first answer was late.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hedged: bool,
 }
 
 impl From<&Attempt> for Tried {
     fn from(attempt: &Attempt) -> Self {
-        Self { tier: attempt.tier.to_owned(), outcome: attempt.outcome.to_owned(), ms: attempt.ms }
+        let &Attempt { tier, outcome, ms, hedged } = attempt;
+        Self { tier: tier.to_owned(), outcome: outcome.to_owned(), ms, hedged }
     }
 }
 
 impl Record {
+    /// Somebody answered, or nobody; and the node's own model was so sure, where that was noted.
+    pub fn ended(&mut self, answer: Option<&Answer>, sure: Option<f64>) {
+        self.happened.node_confidence = sure;
+        let Some(answer) = answer else { return };
+        self.happened.reason = answer.reason.as_ref().map(|reason| reason.as_str().to_owned());
+        self.happened.attempts = answer.attempts.iter().map(Into::into).collect();
+    }
+
     /// A decision that was just taken; what happens is filled in later.
     pub fn begin(
         policy: &Policy,

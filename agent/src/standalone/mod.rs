@@ -4,7 +4,6 @@
 //! its checksum files resolved to, in a journal of its own: a manifest that is broken later, or a checksum file that
 //! cannot be read any more, takes nothing away.
 
-mod admission;
 mod checksums;
 mod state;
 
@@ -23,13 +22,12 @@ use tracing::{error, info, warn};
 
 use crate::args::Args;
 use crate::fetch::Fetcher;
-use crate::manifests::{self, Fault, FolderError, Follower, Reading};
+use crate::manifests::{self, Fault, Flags, FolderError, Follower, Reading};
 use crate::node::Node;
 use crate::registry::ModelKey;
 use crate::status::{MANIFESTS_ACCEPTED, POLICIES_FOUND, Verdict};
 use crate::store::journal::{read_json, tidy, write_json};
 use crate::sync::{Instruction, Instructions};
-use admission::Flags;
 use checksums::Checksums;
 use state::{Resolved, State};
 
@@ -72,7 +70,7 @@ impl Standalone {
         let journal = args.data_dir.join(JOURNAL);
         tidy(&journal)?;
         let state = read_json(&journal)?.unwrap_or_default();
-        let flags = Flags::new(args, fetcher.egress().clone());
+        let flags = Flags::new(&args.allowed, &args.node_labels, fetcher.egress().clone());
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Ok(Self {
             node,

@@ -6,10 +6,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use terrace_crds::Tier;
 use terrace_oip::InferRequest;
 
-use super::policy::PolicyArgs;
+use super::given::{LabelArgs, PolicyArgs};
 use crate::args;
 use crate::explained::Explained;
 use crate::facts::RequestFacts;
+use crate::manifests;
 use crate::registry::ModelKey;
 use crate::requirements;
 use crate::seen::Seen;
@@ -39,6 +40,9 @@ pub struct Args {
     #[arg(long, value_name = "TIER", default_value = "device", value_parser = args::tier)]
     tier: Tier,
 
+    #[command(flatten)]
+    labels: LabelArgs,
+
     /// What the node knows of itself and of other tiers, as JSON or YAML; by default nothing yet.
     #[arg(long, value_name = "FILE")]
     state: Option<String>,
@@ -59,8 +63,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let explained = explained(args)?;
     if args.json {
-        serde_json::to_writer_pretty(&mut *out, &explained)?;
-        writeln!(out)?;
+        writeln!(out, "{}", serde_json::to_string_pretty(&explained)?)?;
     } else {
         write!(out, "{explained}")?;
     }
@@ -68,18 +71,18 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 fn explained(args: &Args) -> anyhow::Result<Explained> {
-    let policy = args.policy.policy()?;
+    let policy = args.policy.read()?;
     let text = super::text(&args.request, MOST_BYTES)?;
     let request = InferRequest::from_json(text.as_bytes())
         .map_err(|error| anyhow::anyhow!("{}: {error}", args.request))?;
     let seen = match &args.state {
         None => Seen::default(),
-        Some(file) => serde_saphyr::from_str(&super::text(file, MOST_BYTES)?)
-            .map_err(|error| anyhow::anyhow!("{file}: {error}"))?,
+        Some(file) => manifests::read_plain(file, &super::text(file, MOST_BYTES)?)
+            .map_err(|fault| anyhow::anyhow!("{fault}"))?,
     };
     let headers: HeaderMap = args.headers.iter().cloned().collect();
     let stated = (requirements::from_parameters(&request.parameters)?, requirements::from_headers(&headers)?);
-    let labels = args.policy.labels();
+    let labels = args.labels.read();
     let model = ModelKey::from_url(&args.model, "default");
     let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
     let facts = RequestFacts { request: &request, model: &model, labels: &labels, header: &header };
@@ -91,8 +94,8 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::super::parsed;
     use super::*;
+    use crate::tools::parsed;
 
     const POLICY: &str = r"
 apiVersion: terrace.dev/v1alpha1
@@ -112,21 +115,29 @@ spec:
     - when: node.labels.hall == '3'
       tier: Edge
 ";
+    const STATE: &str = "cloud: {rttMs: 250, breaker: open}\nedge: {predictedLatencyMs: 88.5}\ndevice: {shortestRunMs: 100}\n";
     const REQUEST: &str = r#"{"parameters": {"max_latency_ms": 90},
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]}]}"#;
 
+    /// Of the usual policy and state.
     fn explain(folder: &Path, more: &[&str]) -> anyhow::Result<String> {
         fs::write(folder.join("policy.yaml"), POLICY)?;
+        fs::write(folder.join("state.yaml"), STATE)?;
+        explain_of(folder, &[&["--policy", "POLICY"][..], more].concat())
+    }
+
+    /// POLICY and STATE stand for the files of that name.
+    fn explain_of(folder: &Path, line: &[&str]) -> anyhow::Result<String> {
         fs::write(folder.join("request.json"), REQUEST)?;
-        fs::write(folder.join("state.yaml"), "cloud: {rttMs: 250}\n")?;
         let file = |name: &str| folder.join(name).display().to_string();
-        let (policy, request) = (file("policy.yaml"), file("request.json"));
-        let mut line = vec!["explain", "--policy", &policy, "--request", &request];
-        let state = file("state.yaml");
-        line.extend(more.iter().map(|word| if *word == "STATE" { state.as_str() } else { word }));
-        let args: Args = parsed(line)?;
+        let word = |word: &&str| match *word {
+            "POLICY" => file("policy.yaml"),
+            "STATE" => file("state.yaml"),
+            word => word.to_owned(),
+        };
+        let line = line.iter().map(word).chain(["--request".to_owned(), file("request.json")]);
         let mut out = Vec::new();
-        run(&args, &mut out)?;
+        run(&parsed(line)?, &mut out)?;
         Ok(String::from_utf8(out)?)
     }
 
@@ -169,6 +180,79 @@ reason Gold
         let private = json(&["--header", "terrace-privacy-required: true"]);
         assert_eq!((&private["reason"], &private["private"]), (&"PrivacyRequired".into(), &true.into()));
         assert_eq!(private["rules"][0]["outcome"], "notAsked");
+    }
+
+    #[test]
+    fn who_would_be_passed_over_now_is_told_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = explain(folder.path(), &["--header", "x-class: gold", "--state", "STATE"]).unwrap();
+        let expected = "\
+reason Rule[0]
+  1. edge (primary): would be passed over now: PredictedTooLate
+  2. device (fallback): would be passed over now: PredictedTooLate
+  3. cloud (fallback): would be passed over now: BreakerOpen
+";
+        assert!(told.ends_with(expected), "{told}");
+    }
+
+    #[test]
+    fn other_modes_tell_who_is_asked_when_and_no_rules() {
+        let folder = tempfile::tempdir().unwrap();
+        let tiers = "tiers: {edge: {url: 'http://edge'}, cloud: {url: 'http://cloud'}}";
+        let policies = ["mode: Speculative, speculative: {verifier: Cloud}", "mode: Ensemble, ensemble: {members: [Device, Edge, Cloud], quorum: 2}"]
+            .map(|mode| format!("apiVersion: terrace.dev/v1alpha1\nkind: TierPolicy\nmetadata: {{name: {}}}\nspec: {{{mode}, {tiers}}}\n", mode[6..9].to_lowercase()));
+        let file = folder.path().join("modes.yaml");
+        fs::write(&file, policies.join("---\n")).unwrap();
+        fs::write(folder.path().join("state.yaml"), STATE).unwrap();
+        let file = file.to_str().unwrap();
+        let told = |name: &str, more: &[&str]| {
+            let line = ["--policy", file, "--policy-name", name, "--state", "STATE"];
+            explain_of(folder.path(), &[&line[..], more].concat()).unwrap()
+        };
+        let speculative = "\
+reason Speculative
+  1. device (primary): would be passed over now: PredictedTooLate
+     where it is not sure: cloud: would be passed over now: BreakerOpen
+  2. edge (fallback)
+  3. cloud (fallback): would be passed over now: BreakerOpen
+";
+        assert!(told("spe", &[]).ends_with(speculative), "{}", told("spe", &[]));
+        let ensemble = "\
+reason Ensemble
+  at once:
+    device: would be passed over now: PredictedTooLate
+    edge: would be passed over now: PredictedTooLate
+    cloud: would be passed over now: BreakerOpen
+  where fewer than 2 of them answer:
+  1. device (fallback)";
+        assert!(told("ens", &[]).contains(ensemble), "{}", told("ens", &[]));
+        let json: serde_json::Value = serde_json::from_str(&told("ens", &["--json"])).unwrap();
+        assert_eq!((&json["defaultRules"], &json["rules"]), (&false.into(), &serde_json::json!([])));
+        assert_eq!(json["members"][2], serde_json::json!({"tier": "cloud", "wouldSkip": "BreakerOpen"}));
+    }
+
+    #[test]
+    fn a_state_that_is_none_says_where() {
+        let folder = tempfile::tempdir().unwrap();
+        for (state, expected) in [
+            ("edge: {rttMs: '3'}", "state.yaml:1: edge.rttMs: expected a number, found \"3\""),
+            (
+                "cloud: {}\nedge:\n  rttMs: -3",
+                "state.yaml:3: edge.rttMs: must be a number of milliseconds, 0 or more",
+            ),
+            ("edge: {breaker: ajar}", "state.yaml:1: edge.breaker: `ajar` is not known: expected one of"),
+            ("edge: {rtt: 4}", "`rtt` is not known: expected one of"),
+            ("edge: [", ": not valid YAML"),
+        ] {
+            let file = folder.path().join("state.yaml");
+            fs::write(&file, state).unwrap();
+            fs::write(folder.path().join("policy.yaml"), POLICY).unwrap();
+            fs::write(folder.path().join("request.json"), REQUEST).unwrap();
+            let error = explain_of(folder.path(), &["--policy", "POLICY", "--state", "STATE"])
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

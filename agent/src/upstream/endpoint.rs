@@ -377,8 +377,7 @@ impl Endpoint {
         &self,
         now: Duration,
         failure: Failure,
-        trouble: &Trouble,
-        is_away: bool,
+        (trouble, is_away): (&Trouble, bool),
         settings: &BreakerSettings,
     ) -> bool {
         *lock(&self.trouble) = Some(trouble.clone());

@@ -116,17 +116,17 @@ impl UpstreamError {
 
     /// How it ended, for the breakers; none where it says nothing of endpoint and model: nothing was sent, or the request
     /// itself was refused.
-    pub const fn unanswered(&self) -> Option<Unanswered> {
+    pub fn unanswered(&self) -> Option<Unanswered> {
         match self {
             Self::Connect(_) | Self::TimedOut { connected: false, .. } => Some(Unanswered::Unconnected),
             Self::Broken(_) | Self::Malformed(_) | Self::TimedOut { connected: true, .. } => {
                 Some(Unanswered::NoAnswer)
             }
-            Self::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. } => None,
-            Self::Status { status, in_protocol, .. } => {
+            Self::Status { status, in_protocol, .. } if *status != StatusCode::PAYLOAD_TOO_LARGE => {
                 Some(Unanswered::Status { status: status.as_u16(), in_protocol: *in_protocol })
             }
-            Self::Skipped(_)
+            Self::Status { .. }
+            | Self::Skipped(_)
             | Self::LeftAlone(_)
             | Self::NotExpressible
             | Self::NotAllowed(_)
@@ -230,7 +230,7 @@ fn unconnected(error: &(dyn Error + 'static)) -> Option<&'static str> {
     }
     if let Some(error) = error.downcast_ref::<io::Error>() {
         let inner = error.get_ref().map(|inner| inner as &(dyn Error + 'static));
-        if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+        if inner.is_some_and(<dyn Error>::is::<rustls::Error>) {
             return Some("TLS failed: is its certificate trusted, and is it TLS at all?");
         }
         match error.kind() {

@@ -123,6 +123,7 @@ impl TierReach {
             predicted_p90: route.predicted(now),
             rtt: route.endpoint.connect_time(),
             in_flight,
+            away: route.endpoint.is_away(),
         }
     }
 

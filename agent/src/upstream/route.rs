@@ -175,7 +175,7 @@ impl Route {
         let mut has_said = false;
         if counts.endpoint {
             let failure = failure(passes.endpoint, self.endpoint.seed(now));
-            has_said = self.endpoint.failed(now, failure, &trouble, error.is_unconnected(), settings);
+            has_said = self.endpoint.failed(now, failure, (&trouble, error.is_unconnected()), settings);
         } else if matches!(blamed, Blame::Nobody | Blame::Model) {
             self.endpoint.answered(now);
         } else {

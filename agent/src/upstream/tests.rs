@@ -44,9 +44,9 @@ fn policy(edge: Spec) -> Policy {
     Policy::parse(&TierPolicySpec { tiers, ..TierPolicySpec::default() }).unwrap()
 }
 
-fn breaker(failures: u32) -> Option<Breaker> {
+fn breaker(failures: u32) -> Breaker {
     let period = Some(Duration::from_millis(40).into());
-    Some(Breaker { failures: Some(failures), period, max_period: period })
+    Breaker { failures: Some(failures), period, max_period: period }
 }
 
 fn at(url: &str) -> Spec {
@@ -63,7 +63,7 @@ fn site(gateways: &[SocketAddr]) -> Policy {
     });
     let sites: Sites =
         [(SITE_LABEL.to_owned(), NodeSite { name: "oslo".to_owned(), edge: edge.collect() })].into();
-    policy(Spec { site: Some(EdgeSite::default()), breaker: breaker(1), ..Spec::default() }).at(&sites)
+    policy(Spec { site: Some(EdgeSite::default()), breaker: Some(breaker(1)), ..Spec::default() }).at(&sites)
 }
 
 async fn ask(upstream: &Upstream, reach: &Reach) -> Result<Relayed, UpstreamError> {
@@ -129,7 +129,7 @@ async fn an_endpoint_is_shared_by_whom_nothing_about_it_parts() {
     let upstream = upstream();
     let url = "http://127.0.0.1:9";
     let [one, other] = ["default.one", "default.other"].map(Arc::<str>::from);
-    let stricter = policy(Spec { breaker: breaker(1), ..at(url) });
+    let stricter = policy(Spec { breaker: Some(breaker(1)), ..at(url) });
     let mut reaches = vec![
         upstream.reach("default", &one, &policy(at(url))),
         upstream.reach("default", &other, &policy(at(url))),

@@ -59,7 +59,7 @@ async fn look(endpoint: &Arc<Endpoint>, settings: &BreakerSettings, clock: Clock
                 let now = clock.now();
                 let trouble = Trouble::of(&error, "", now);
                 let failure = Failure { pass, weight: 1.0, seed: endpoint.seed(now) };
-                endpoint.failed(now, failure, &trouble, true, settings);
+                endpoint.failed(now, failure, (&trouble, true), settings);
             }
             _ => endpoint.is_unknown(clock.now(), pass),
         },

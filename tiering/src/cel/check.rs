@@ -11,8 +11,17 @@ pub(super) fn check(expr: &Expr, wanted: Type, declared: &Declarations<'_>) -> R
     match (wanted, found) {
         (wanted, found) if wanted == found => Ok(node),
         (Type::Double, Type::Int) => Ok(Node::ToDouble(Box::new(node))),
-        _ => Err(Wrong::new(start(expr), format!("must give a {wanted}, and gives a {found}"))),
+        (Type::Double, found) => Err(misgives(expr, "a number", found)),
+        (wanted, found) => Err(misgives(expr, &with_article(wanted), found)),
     }
+}
+
+fn misgives(expr: &Expr, wanted: &str, found: Type) -> Wrong {
+    Wrong::new(start(expr), format!("must give {wanted}, and gives {}", with_article(found)))
+}
+
+fn with_article(of: Type) -> String {
+    if of == Type::Int { format!("an {of}") } else { format!("a {of}") }
 }
 
 /// Where an expression begins.
@@ -56,7 +65,9 @@ impl Checker<'_> {
             }
             Kind::Negate(of) => match self.value(of)? {
                 (node, type_ @ (Type::Int | Type::Double)) => Ok((Node::Negate(Box::new(node)), type_)),
-                (_, found) => Err(Wrong::new(expr.at, format!("- needs a number, and has a {found}"))),
+                (_, found) => {
+                    Err(Wrong::new(expr.at, format!("- needs a number, and has {}", with_article(found))))
+                }
             },
             Kind::Binary(operator, left, right) => self.binary(expr.at, *operator, left, right),
             Kind::If(condition, then, otherwise) => {
@@ -76,9 +87,10 @@ impl Checker<'_> {
     fn of_type(&self, expr: &Expr, wanted: Type, what: &str) -> Result<Node, Wrong> {
         match self.value(expr)? {
             (node, found) if found == wanted => Ok(node),
-            (_, found) => {
-                Err(Wrong::new(start(expr), format!("{what} must be a {wanted}, and is a {found}")))
-            }
+            (_, found) => Err(Wrong::new(
+                start(expr),
+                format!("{what} must be {}, and is {}", with_article(wanted), with_article(found)),
+            )),
         }
     }
 
@@ -227,12 +239,16 @@ impl Checker<'_> {
             ("int", None, [of]) => match self.value(of)? {
                 (node, Type::Int) => Ok((node, Type::Int)),
                 (node, Type::Double) => Ok((Node::ToInt(Box::new(node)), Type::Int)),
-                (_, found) => Err(Wrong::new(at, format!("int() takes a number, and has a {found}"))),
+                (_, found) => {
+                    Err(Wrong::new(at, format!("int() takes a number, and has {}", with_article(found))))
+                }
             },
             ("double", None, [of]) => match self.value(of)? {
                 (node, Type::Double) => Ok((node, Type::Double)),
                 (node, Type::Int) => Ok((Node::ToDouble(Box::new(node)), Type::Double)),
-                (_, found) => Err(Wrong::new(at, format!("double() takes a number, and has a {found}"))),
+                (_, found) => {
+                    Err(Wrong::new(at, format!("double() takes a number, and has {}", with_article(found))))
+                }
             },
             ("startsWith" | "endsWith" | "contains", Some(of), [part]) => {
                 let test = match name {
@@ -292,7 +308,7 @@ impl Checker<'_> {
             }
             _ => match self.value(of)? {
                 (node, Type::Text | Type::Ints) => Ok((Node::Size(Box::new(node)), Type::Int)),
-                (_, found) => Err(Wrong::new(start(of), format!("a {found} has no size"))),
+                (_, found) => Err(Wrong::new(start(of), format!("{} has no size", with_article(found)))),
             },
         }
     }

@@ -5,6 +5,7 @@
 mod arbitrary;
 mod fallback;
 mod modes;
+mod outlook;
 mod properties;
 mod rules;
 mod seed;

@@ -188,6 +188,7 @@ fn rules_read_what_the_node_knows_of_itself_and_of_other_tiers() {
         predicted_p90: Some(Duration::from_millis(80)),
         rtt: Some(Duration::from_millis(4)),
         in_flight: 7,
+        away: false,
     };
     for condition in [
         "device.queueDepth == 3 && device.inFlight == 1 && device.predictedLatencyMs == 12.5",
@@ -235,7 +236,7 @@ fn faults_have_the_rules_place() {
         ("spec.rules[1].name", "is another rule's name"),
         ("spec.rules[1].when", "1:9: request has no field maxLatency"),
         ("spec.rules[2].name", "must be CamelCase"),
-        ("spec.rules[2].when", "1:1: must give a bool, and gives a int"),
+        ("spec.rules[2].when", "1:1: must give a bool, and gives an int"),
         ("spec.rules[3].name", "is the reason of decisions that no rule takes"),
         ("spec.rules[3].when", "1:16: the header x-b is not among spec.requestHeaders"),
         ("spec.rules[4].name", "must be CamelCase"),
@@ -430,7 +431,12 @@ fn a_complexity_that_cannot_be_is_refused_where_it_stands() {
         (None, Some(1), None, Some("spec.complexity.fullBytes: belongs to method InputSize alone")),
         (None, None, Some("1"), Some("spec.complexity.expression: belongs to method Expression alone")),
         (Some(Expression), None, None, Some("spec.complexity.expression: is missing")),
-        (Some(Expression), None, Some("true"), Some("spec.complexity.expression: 1:1: must give a double")),
+        (
+            Some(Expression),
+            None,
+            Some("true"),
+            Some("spec.complexity.expression: 1:1: must give a number, and gives a bool"),
+        ),
         (
             Some(Expression),
             None,

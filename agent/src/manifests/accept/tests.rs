@@ -17,7 +17,7 @@ fn good(entries: &[&str]) -> GoodFile {
         .collect();
     let set = FileSet { models: Vec::new(), policies };
     let lines = set.keys().zip(1..).collect();
-    GoodFile { set, lines }
+    GoodFile { set, lines, others: 0 }
 }
 
 fn reading(files: &[(&str, Option<&[&str]>)]) -> Reading {

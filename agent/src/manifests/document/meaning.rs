@@ -11,13 +11,14 @@ pub(super) fn model(model: &InferenceModel, context: &Context<'_>) -> Vec<FieldF
     let mut faults = ModelPlan::parse(model).err().unwrap_or_default();
     let source = &model.spec.source;
     let cases = model.spec.verification.as_ref().and_then(|verification| verification.cases.as_ref());
-    let sources = [
-        ("spec.source.uri", Some(&source.uri)),
-        ("spec.source.sha256From", source.sha256_from.as_ref()),
-        ("spec.verification.cases.uri", cases.map(|cases| &cases.uri)),
+    let admission = context.admission;
+    let verdicts = [
+        ("spec.source.uri", Some(admission.source(&source.uri))),
+        ("spec.source.sha256From", source.sha256_from.as_ref().map(|uri| admission.checksums(uri))),
+        ("spec.verification.cases.uri", cases.map(|cases| admission.source(&cases.uri))),
     ];
-    for (field, uri) in sources {
-        if let Some(Err(message)) = uri.map(|uri| context.admission.source(uri)) {
+    for (field, verdict) in verdicts {
+        if let Some(Err(message)) = verdict {
             faults.push(FieldFault::new(field, message));
         }
     }
@@ -33,8 +34,7 @@ pub(super) fn policy(policy: &TierPolicy, context: &Context<'_>) -> Vec<FieldFau
         if let Some(Err(message)) = remote.url.as_ref().map(|url| context.admission.tier(url)) {
             faults.push(FieldFault::new(format!("spec.tiers.{tier}.url"), message));
         }
-        if remote.site.is_some() {
-            let message = "needs a cluster, whose operator finds the agents of a site; a standalone agent knows no other: give a url, in which {site} stands for the value of --node-label topology.kubernetes.io/zone=…";
+        if let Some(Err(message)) = remote.site.as_ref().map(|_| context.admission.site()) {
             faults.push(FieldFault::new(format!("spec.tiers.{tier}.site"), message));
         }
     }

@@ -9,6 +9,8 @@ mod path;
 mod shape;
 mod suggest;
 
+pub(super) use shape::readable;
+
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -35,6 +37,8 @@ pub(super) enum Document {
     Model(Box<InferenceModel>),
     /// A policy.
     Policy(Box<TierPolicy>),
+    /// Something that is not ours, where that may stand.
+    Other,
 }
 
 /// Reads a document of `file`, or says everything that is wrong with it.
@@ -43,7 +47,11 @@ pub(super) fn read(
     document: &yaml::Document,
     context: &Context<'_>,
 ) -> Result<Document, Vec<Fault>> {
-    kind(document.value())
+    let value = document.value();
+    if context.admission.passes_over_others() && is_of_others(&value) {
+        return Ok(Document::Other);
+    }
+    kind(value)
         .and_then(|(kind, value)| match kind {
             Kind::Model => {
                 let model: InferenceModel = resource(value, context, |model| meaning::model(model, context))?;
@@ -87,6 +95,16 @@ fn shorten(mut text: String) -> String {
 enum Kind {
     Model,
     Policy,
+}
+
+/// Whether a document is a resource of another API than ours. One that holds others may hold ours.
+fn is_of_others(value: &Value) -> bool {
+    let field = |name| value.get(name).and_then(Value::as_str);
+    let is_ours = |version: &str| version.split('/').next() == Some(GROUP);
+    match (field("apiVersion"), field("kind")) {
+        (Some(version), Some(kind)) => !is_ours(version) && !matches!(kind, "List" | "Kustomization"),
+        _ => false,
+    }
 }
 
 /// Which kind a document is.

@@ -86,9 +86,10 @@ fn missing_field(message: &str) -> Option<&str> {
 }
 
 /// Serde's words for a value that does not fit, in the words of YAML.
-fn readable(message: &str) -> String {
+pub(in crate::manifests) fn readable(message: &str) -> String {
     let Some((found, expected)) = message.split_once(", expected ") else { return message.to_owned() };
-    if let Some(value) = found.strip_prefix("unknown variant ") {
+    let unknown = found.strip_prefix("unknown variant ").or_else(|| found.strip_prefix("unknown field "));
+    if let Some(value) = unknown {
         return format!("{value} is not known: expected {expected}");
     }
     let found = found.trim_start_matches("invalid type: ").trim_start_matches("invalid value: ");

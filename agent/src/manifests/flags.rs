@@ -1,17 +1,17 @@
-//! What this agent's flags allow of a manifest that is otherwise right.
+//! What a standalone agent's flags allow of a manifest that is otherwise right.
 
 use terrace_crds::policy::SITE_LABEL;
 use terrace_fleet::SourceUri;
 use terrace_tiering::SITE;
 use url::Url;
 
-use crate::args::Args;
-use crate::manifests::Admission;
+use super::Admission;
+use crate::allowed::Allowed;
 use terrace_egress::Egress;
 
 /// The flags that matter.
 #[derive(Debug)]
-pub struct Flags {
+pub(crate) struct Flags {
     egress: Egress,
     allow_http: bool,
     has_file_roots: bool,
@@ -20,11 +20,11 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// The flags of this process.
-    pub fn new(args: &Args, egress: Egress) -> Self {
-        let site = args.node_labels.iter().rfind(|(key, _)| key == SITE_LABEL).map(|(_, site)| site.clone());
-        let has_file_roots = !args.file_roots.is_empty();
-        Self { egress, allow_http: args.allow_http_sources, has_file_roots, site }
+    /// The flags of an agent whose node has these labels.
+    pub(crate) fn new(allowed: &Allowed, labels: &[(String, String)], egress: Egress) -> Self {
+        let site = labels.iter().rfind(|(key, _)| key == SITE_LABEL).map(|(_, site)| site.clone());
+        let has_file_roots = !allowed.file_roots.is_empty();
+        Self { egress, allow_http: allowed.allow_http_sources, has_file_roots, site }
     }
 
     fn reachable(&self, url: &Url) -> Result<(), String> {
