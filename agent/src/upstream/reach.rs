@@ -1,5 +1,5 @@
 //! How the tiers of one model's policy are reached: which endpoint is asked, whether it is, and what follows where it does
-//! not answer: at most one more request, and only where that is safe or was asked for.
+//! not answer: more requests, and only where that is safe or was asked for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
