@@ -166,8 +166,9 @@ fn a_list_of_contents_has_the_order_of_its_page() -> Result<()> {
         let page = checkout().join(name);
         let text = fs::read_to_string(&page)?;
         let contents = text.split("\n## ").next().context("no beginning")?;
-        let listed: Vec<&str> =
-            contents.split("](#").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+        let list = contents.lines().filter(|line| line.starts_with("- ") || line.starts_with("  "));
+        let links = list.flat_map(|line| line.split("](#").skip(1));
+        let listed: Vec<&str> = links.filter_map(|rest| rest.split(')').next()).collect();
         let headings: Vec<String> = prose(&page)?
             .lines()
             .filter(|line| line.starts_with("## "))
