@@ -227,7 +227,7 @@ impl Model {
             Refused::Full => InferError::QueueFull,
             Refused::Ended => InferError::Stopped,
         })?;
-        if wake.is_some() && self.figures.may_have_company(number) {
+        if wake.is_some() && self.gains_by_waiting(number) {
             // Whoever else this thread has a request of by now queues it first: one wake, and one run, for all.
             tokio::task::yield_now().await;
         }
@@ -240,6 +240,11 @@ impl Model {
         };
         waiting.is_answered = true;
         answered.unwrap_or(Err(InferError::Stopped))
+    }
+
+    /// Whether a run that begins a moment later may be for more requests.
+    fn gains_by_waiting(&self, number: u64) -> bool {
+        self.most_rows > 1 && self.figures.may_have_company(number) && self.queue.len() < self.most_rows
     }
 }
 

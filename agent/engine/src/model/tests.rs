@@ -179,6 +179,27 @@ async fn heard(
     tokio::time::timeout(SOON, answer).await.expect("an answer").expect("an answer, not silence")
 }
 
+/// Waits until so many sessions of a model have nothing to do.
+fn wait_idle(model: &Model, sessions: usize) {
+    let until = Instant::now() + SOON;
+    while model.queue.sleepers() < sessions {
+        assert!(Instant::now() < until, "no session waits for work");
+        thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn where_each_request_runs_alone_it_wakes_a_session_at_once() {
+    let gated = Gated::new(1, 4);
+    assert_eq!(gated.model.most_rows(), 1);
+    wait_idle(&gated.model, 1);
+    let mut asked = pin!(gated.model.infer(Request::new(number("x", 1))));
+    assert!(poll(&mut asked).is_pending());
+    assert_eq!(gated.next_run(), 1, "without another poll");
+    gated.gate.send(()).unwrap();
+    assert_eq!(number_of(&asked.await.unwrap()), 2);
+}
+
 #[tokio::test]
 async fn every_caller_gets_the_answer_to_its_own_question() {
     let (model, _) = model(3, 200, |_| Ok(()));

@@ -38,6 +38,10 @@ struct Scene {
 }
 
 fn scene(most_rows: usize) -> Scene {
+    scene_of(1, most_rows)
+}
+
+fn scene_of(sessions: usize, most_rows: usize) -> Scene {
     let spec =
         |name: &str| TensorSpec { name: name.to_owned(), datatype: Datatype::Int64, shape: vec![-1, -1] };
     let signature = Signature {
@@ -48,8 +52,9 @@ fn scene(most_rows: usize) -> Scene {
     };
     let (runs, ran) = mpsc::channel();
     let (gate, opened) = unbounded();
-    let session = Rows { signature, runs, gate: opened };
-    let model = Model::start(vec![Box::new(session)], &options(1, 64), most_rows).unwrap();
+    let session = || Rows { signature: signature.clone(), runs: runs.clone(), gate: opened.clone() };
+    let all: Vec<Box<dyn Session>> = (0..sessions).map(|_| Box::new(session()) as Box<dyn Session>).collect();
+    let model = Model::start(all, &options(sessions, 64), most_rows).unwrap();
     Scene { model: Arc::new(model), runs: ran, gate }
 }
 
@@ -236,11 +241,7 @@ async fn requests_that_come_together_run_together_where_some_did_before() {
     for asked in [first].into_iter().chain(together) {
         numbers(asked).await;
     }
-    let until = Instant::now() + SOON;
-    while scene.model.queue.sleepers() == 0 {
-        assert!(Instant::now() < until, "the session's thread does not sleep");
-        thread::yield_now();
-    }
+    wait_idle(&scene.model, 1);
 
     let asked: Vec<Asked> = (3..=6)
         .map(|number| {
@@ -253,6 +254,19 @@ async fn requests_that_come_together_run_together_where_some_did_before() {
         numbers(asked).await;
     }
     assert_eq!(runs.try_iter().collect::<Vec<_>>(), [[3, 4, 5, 6]]);
+}
+
+#[tokio::test]
+async fn where_a_whole_run_waits_nobody_waits_for_more() {
+    let scene = scene_of(2, 2);
+    wait_idle(&scene.model, 2);
+    scene.model.figures.were_in_flight(2);
+    let mut one = pin!(scene.model.infer(Request::new(column(&[1]))));
+    let mut other = pin!(scene.model.infer(Request::new(column(&[2]))));
+    assert!(poll(&mut one).is_pending() && poll(&mut other).is_pending());
+    assert_eq!(scene.ran(), [1, 2], "without another poll");
+    scene.gate.send(()).unwrap();
+    assert!(one.await.is_ok() && other.await.is_ok());
 }
 
 #[tokio::test]
