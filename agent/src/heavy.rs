@@ -3,7 +3,7 @@
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// So many bytes of text take about a fifth of a millisecond.
-const LIGHT: usize = 64 << 10;
+pub const LIGHT: usize = 64 << 10;
 
 /// Does work on so many bytes. Where it is much, other connections and timers of this thread are seen to meanwhile.
 pub fn heavy<T>(bytes: usize, work: impl FnOnce() -> T) -> T {

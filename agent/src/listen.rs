@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -25,15 +24,15 @@ use tokio_rustls::server::TlsStream;
 use tower_service::Service as _;
 use tracing::{debug, warn};
 
+use crate::activity::{Activity, Counted, UnderWay};
 use crate::callers::{Door, Peer};
+use crate::rest::body::Unread;
 
 /// The longest that a client may take to send the headers of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The longest that a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may be without a request, once it had one.
-const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often the other side of an HTTP/2 connection must show that it lives.
 const PING_EVERY: Duration = Duration::from_secs(30);
 
@@ -146,47 +145,6 @@ pub async fn serve(
     Ok(())
 }
 
-/// What happens on a connection.
-#[derive(Debug, Default)]
-struct Activity {
-    begun: AtomicU64,
-    ended: AtomicU64,
-}
-
-impl Activity {
-    /// Resolves when no first request comes in time, or none for long. Hyper's patience is with bytes: a client that
-    /// sends one, or answers pings, could hold a connection for ever.
-    async fn dies_down(&self) {
-        let mut patience = HEADER_TIMEOUT;
-        let mut seen = 0;
-        loop {
-            tokio::time::sleep(patience).await;
-            let (begun, ended) = (self.begun.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed));
-            if begun == seen && begun == ended {
-                return;
-            }
-            seen = begun;
-            patience = IDLE_TIMEOUT;
-        }
-    }
-}
-
-/// A request under way.
-struct UnderWay(Arc<Activity>);
-
-impl UnderWay {
-    fn begin(activity: &Arc<Activity>) -> Self {
-        activity.begun.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// A connection, from its first byte to its end.
 struct Visit<A> {
     server: auto::Builder<TokioExecutor>,
@@ -235,14 +193,15 @@ impl<A: App> Visit<A> {
         let activity = Arc::new(Activity::default());
         let guard = Guard { door: self.door, peer: peer.map(Arc::new) };
         let service = entry(self.app, guard, Arc::clone(&activity));
-        let connection = self.server.serve_connection(TokioIo::new(stream), service).into_owned();
+        let stream = TokioIo::new(Counted::new(stream, Arc::clone(&activity)));
+        let connection = self.server.serve_connection(stream, service).into_owned();
         tokio::select! {
             ended = self.watcher.watch(connection) => {
                 if let Err(error) = ended {
                     debug!(error, "a connection ended early");
                 }
             }
-            () = activity.dies_down() => debug!("a connection was idle for too long"),
+            () = activity.dies_down(HEADER_TIMEOUT) => debug!("a connection was idle for too long"),
         }
     }
 }
@@ -307,8 +266,10 @@ fn entry(
             if let Some(door) = &guard.door
                 && let Err(denied) = door.admit(&mut request, guard.peer.as_deref()).await
             {
+                let (parts, body) = request.into_parts();
+                let unread = Unread::new(Body::new(body), &parts.headers);
                 // Nobody who is let in carries this along.
-                return Ok(Box::pin(door.turn_away(denied, Body::new(request.into_body()))).await);
+                return Ok(Box::pin(door.turn_away(denied, unread)).await);
             }
             Ok(app.answer(request).await)
         }
@@ -322,4 +283,53 @@ async fn accept_failed(error: &io::Error) {
     }
     warn!(%error, "cannot accept a connection; trying again in a second");
     tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+    use crate::activity::IDLE_TIMEOUT;
+
+    const ANSWER: usize = 1 << 20;
+
+    /// The other side of a connection, on which a large answer has been asked for.
+    async fn asked() -> (GracefulShutdown, DuplexStream) {
+        let (mut client, stream) = duplex(64 << 10);
+        let connections = GracefulShutdown::new();
+        let visit = Visit {
+            server: auto::Builder::new(TokioExecutor::new()),
+            app: Router::new().route("/", get(|| async { vec![b'x'; ANSWER] })),
+            door: None,
+            watcher: connections.watcher(),
+        };
+        tokio::spawn(visit.converse(stream, None));
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        (connections, client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_takes_as_long_as_its_client_takes() {
+        let (_connections, mut client) = asked().await;
+        let mut come = Vec::new();
+        while come.len() < ANSWER {
+            tokio::time::sleep(IDLE_TIMEOUT / 4).await;
+            let mut piece = vec![0; 32 << 10];
+            let count = client.read(&mut piece).await.unwrap();
+            assert!(count > 0, "cut off after {} bytes", come.len());
+            come.extend_from_slice(&piece[..count]);
+        }
+        assert!(come.starts_with(b"HTTP/1.1 200"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_not_waited_for() {
+        let (_connections, mut client) = asked().await;
+        tokio::time::sleep(3 * IDLE_TIMEOUT).await;
+        let mut come = Vec::new();
+        client.read_to_end(&mut come).await.unwrap();
+        assert!(!come.is_empty() && come.len() < ANSWER, "{} bytes", come.len());
+    }
 }

@@ -1,10 +1,12 @@
 //! The agent of one node: reads its arguments, wires the parts together, and ends them in order.
 
+mod activity;
 mod admin;
 mod args;
 mod callers;
 mod cluster;
 mod crashes;
+mod decoding;
 mod describe;
 mod executor;
 mod explained;

@@ -5,6 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::heavy::LIGHT;
+
 /// Says how many bytes of a body are JSON, where binary tensors follow it.
 pub const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 /// The type of a body that is JSON as a whole.
@@ -41,6 +43,18 @@ impl Message {
     /// What follows the JSON.
     pub fn tail(&self) -> Bytes {
         self.json_length.map_or_else(Bytes::new, |length| self.bytes.slice(length.min(self.bytes.len())..))
+    }
+
+    /// About how many bytes have to be looked at one by one until it is a request: numbers in binary are only copied.
+    pub fn toil(&self) -> usize {
+        /// What a copy takes of that time.
+        const COPIED: usize = 16;
+        let (json, all) = (self.json(), self.bytes.len());
+        let tail = all - json.len();
+        // Texts in binary, or a datatype that is written in a way of its own.
+        let holds_texts = || json.contains(&b'\\') || json.windows(7).any(|word| word == b"\"BYTES\"");
+        let is_toil = json.len() > LIGHT || (tail > LIGHT && holds_texts());
+        if is_toil { all } else { json.len() + tail / COPIED }
     }
 
     /// The JSON.
@@ -84,6 +98,19 @@ mod tests {
             }
             assert_eq!(Message::json_length(&headers), expected, "{values:?}");
         }
+    }
+
+    #[test]
+    fn texts_in_binary_are_toil_and_numbers_are_copied() {
+        let toil = |json: &str, tail: usize, is_told: bool| {
+            let bytes = [json.as_bytes(), &vec![0; tail]].concat();
+            Message { json_length: is_told.then_some(json.len()), bytes: bytes.into() }.toil()
+        };
+        assert_eq!(toil("{\"FP32\"}", 640_000, true), 8 + 40_000);
+        assert_eq!(toil("{\"BYTES\"}", 640_000, true), 9 + 640_000);
+        assert_eq!(toil("{\"\\u0042YTES\"}", 640_000, true), 14 + 640_000);
+        assert_eq!(toil("{}", 640_000, false), 640_002);
+        assert_eq!(toil("{\"BYTES\"}", 1600, true), 9 + 100);
     }
 
     #[test]

@@ -27,12 +27,14 @@ pub enum Refusal {
     #[error("{0}")]
     NotFound(String),
     /// The body is larger than this agent takes.
-    #[error("the body is larger than {limit} bytes, the limit of this agent (--max-body-bytes)")]
+    #[error(
+        "the body is larger than {limit} bytes; how large one of an inference may be, --max-body-bytes says"
+    )]
     TooLarge {
         /// The limit.
         limit: usize,
     },
-    /// The body becomes larger than one of its size may.
+    /// The body becomes larger than one of its size may, or than there is memory for.
     #[error("{0}")]
     TooDense(String),
     /// The body is larger than the only tier that may answer takes.
@@ -70,7 +72,10 @@ pub enum Refusal {
 /// There is no room for a request's bytes.
 #[allow(clippy::needless_pass_by_value)] // for map_err
 pub fn busy(full: Full) -> Refusal {
-    Refusal::Busy(full.to_string())
+    match full {
+        Full::Now { .. } => Refusal::Busy(full.to_string()),
+        Full::Ever { .. } => Refusal::TooDense(full.to_string()),
+    }
 }
 
 impl Refusal {

@@ -1,12 +1,12 @@
-//! How many bytes of requests this node holds at once: each takes room before it is read, and gives it back with its
-//! answer.
+//! How many bytes of requests this node holds at once: each takes room as it comes and before it is decoded, and gives it
+//! back with its answer.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What room is counted in: a semaphore counts to some half a billion on a small machine.
-const UNIT: usize = 1 << 10;
+/// What room is counted in: most small requests take it once. A semaphore counts to some half a billion on a small machine.
+const UNIT: usize = 4 << 10;
 
 /// The room of a node.
 #[derive(Clone, Debug)]
@@ -24,11 +24,24 @@ pub struct Taken {
 
 /// There is not so much room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "this agent holds as many bytes of requests as it may, {bytes} (--max-held-bytes); try again in a moment"
-)]
-pub struct Full {
-    bytes: usize,
+pub enum Full {
+    /// Others have it.
+    #[error(
+        "this agent holds as many bytes of requests as it may, {bytes} (--max-held-bytes); try again in a moment"
+    )]
+    Now {
+        /// All the room that there is.
+        bytes: usize,
+    },
+    /// There never is.
+    #[error(
+        "the request takes more memory than this agent has for all of them, {bytes} bytes (--max-held-bytes); send less \
+         at once"
+    )]
+    Ever {
+        /// All the room that there is.
+        bytes: usize,
+    },
 }
 
 impl Room {
@@ -42,16 +55,24 @@ impl Room {
     pub fn cover(&self, taken: &mut Taken, bytes: usize) -> Result<(), Full> {
         let units = bytes.div_ceil(UNIT).saturating_sub(taken.bytes.div_ceil(UNIT));
         if units > 0 {
-            let full = Full { bytes: self.bytes };
+            let all = self.bytes.div_ceil(UNIT).max(1);
+            let is_ever = bytes.div_ceil(UNIT) > all;
+            let full =
+                if is_ever { Full::Ever { bytes: self.bytes } } else { Full::Now { bytes: self.bytes } };
             let units = u32::try_from(units).map_err(|_| full)?;
             let more = Arc::clone(&self.free).try_acquire_many_owned(units).map_err(|_| full)?;
             match &mut taken.permit {
                 Some(permit) => permit.merge(more),
                 None => taken.permit = Some(more),
             }
-            taken.bytes = bytes;
         }
+        taken.bytes = taken.bytes.max(bytes);
         Ok(())
+    }
+
+    /// Takes so much more.
+    pub fn add(&self, taken: &mut Taken, bytes: usize) -> Result<(), Full> {
+        self.cover(taken, taken.bytes.saturating_add(bytes))
     }
 }
 
@@ -61,8 +82,8 @@ impl Taken {
         let excess = self.bytes.div_ceil(UNIT).saturating_sub(bytes.div_ceil(UNIT));
         if let Some(permit) = self.permit.as_mut().filter(|_| excess > 0) {
             drop(permit.split(excess));
-            self.bytes = bytes;
         }
+        self.bytes = self.bytes.min(bytes);
     }
 }
 
@@ -80,7 +101,9 @@ mod tests {
         room.cover(&mut one, 6 * UNIT).unwrap();
         room.cover(&mut other, 4 * UNIT).unwrap();
         let full = room.cover(&mut one, 7 * UNIT).unwrap_err();
-        assert!(full.to_string().contains("10240 (--max-held-bytes)"), "{full}");
+        assert_eq!(full, Full::Now { bytes: 10 * UNIT });
+        assert_eq!(room.cover(&mut one, 10 * UNIT + 1), Err(Full::Ever { bytes: 10 * UNIT }));
+        assert_eq!(room.cover(&mut one, usize::MAX), Err(Full::Ever { bytes: 10 * UNIT }));
         room.cover(&mut one, 6 * UNIT).unwrap();
         drop(other);
         room.cover(&mut one, 10 * UNIT).unwrap();
@@ -99,6 +122,21 @@ mod tests {
         let mut taken = Taken::default();
         room.cover(&mut taken, 0).unwrap();
         room.cover(&mut taken, UNIT).unwrap();
-        assert_eq!(room.cover(&mut Taken::default(), 1), Err(Full { bytes: 0 }));
+        assert_eq!(room.cover(&mut Taken::default(), 1), Err(Full::Now { bytes: 0 }));
+    }
+
+    #[test]
+    fn what_is_added_piece_by_piece_is_counted_to_the_byte() {
+        let room = Room::new(3 * UNIT);
+        let mut taken = Taken::default();
+        for _ in 0..UNIT {
+            room.add(&mut taken, 2).unwrap();
+        }
+        assert_eq!(room.free.available_permits(), 1);
+        taken.shrink(UNIT + 1);
+        room.add(&mut taken, UNIT - 1).unwrap();
+        assert_eq!(room.free.available_permits(), 1);
+        room.add(&mut taken, UNIT).unwrap();
+        assert!(room.add(&mut taken, 1).is_err());
     }
 }

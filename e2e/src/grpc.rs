@@ -1,15 +1,20 @@
 //! A small gRPC client: unary calls, each on a connection of its own, with the words of errors.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context as Waiting, Poll};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::pki::TlsClient;
@@ -17,6 +22,10 @@ use crate::wait::LIMIT;
 
 /// `OK`, and codes of errors.
 pub const OK: u32 = 0;
+/// Too much, or there is no room.
+pub const RESOURCE_EXHAUSTED: u32 = 8;
+/// The call is not as calls are.
+pub const INTERNAL: u32 = 13;
 /// The request is wrong.
 pub const INVALID_ARGUMENT: u32 = 3;
 /// No such call.
@@ -68,29 +77,92 @@ impl Connection {
 
     /// Calls a method of the inference service with a message in protobuf.
     pub async fn call(&mut self, method: &str, token: Option<&str>, message: &[u8]) -> Result<Reply> {
-        let framed = [&[0], &u32::try_from(message.len())?.to_be_bytes()[..], message].concat();
-        let mut request = http::Request::post(format!(
-            "{}://{}/inference.GRPCInferenceService/{method}",
-            self.scheme, self.address
-        ))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers");
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let request = request.body(Full::new(Bytes::from(framed)))?;
+        let url = format!("{}://{}/inference.GRPCInferenceService/{method}", self.scheme, self.address);
+        let request = request(&url, token).body(Full::new(framed(message)?))?;
         let exchange = async {
             self.sender.ready().await?;
-            let (head, body) = self.sender.send_request(request).await?.into_parts();
-            anyhow::Ok((head, body.collect().await?))
+            Reply::read(self.sender.send_request(request).await?).await
         };
-        let (head, body) = timeout(LIMIT, exchange).await.context("no reply")??;
+        timeout(LIMIT, exchange).await.context("no reply")?
+    }
+}
+
+/// A message as it is sent.
+pub fn framed(message: &[u8]) -> Result<Bytes> {
+    Ok([&[0], &u32::try_from(message.len())?.to_be_bytes()[..], message].concat().into())
+}
+
+fn request(url: &str, token: Option<&str>) -> http::request::Builder {
+    let request =
+        http::Request::post(url).header("content-type", "application/grpc").header("te", "trailers");
+    match token {
+        Some(token) => request.header("authorization", format!("Bearer {token}")),
+        None => request,
+    }
+}
+
+/// A call of which so much is sent, and whose end never comes.
+pub struct Stalled(JoinHandle<Result<Reply>>);
+
+impl Stalled {
+    /// Begins it, on a connection of its own, with headers beside the usual ones.
+    pub async fn begin(
+        address: SocketAddr,
+        (method, token): (&str, Option<&str>),
+        headers: &[(&str, &str)],
+        sent: Bytes,
+    ) -> Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        let (mut sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let mut request =
+            request(&format!("http://{address}/inference.GRPCInferenceService/{method}"), token);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Endless(Some(sent)))?;
+        Ok(Self(tokio::spawn(async move {
+            sender.ready().await?;
+            Reply::read(sender.send_request(request).await?).await
+        })))
+    }
+
+    /// The answer, if there is one although the call has not ended.
+    pub async fn reply(self) -> Result<Reply> {
+        timeout(LIMIT, self.0).await.context("no reply")??
+    }
+
+    /// Whether it has been answered.
+    pub fn is_answered(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+/// Some bytes, and then nothing for ever.
+struct Endless(Option<Bytes>);
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Waiting<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.take().map_or(Poll::Pending, |bytes| Poll::Ready(Some(Ok(Frame::data(bytes)))))
+    }
+}
+
+impl Reply {
+    async fn read(response: http::Response<Incoming>) -> Result<Self> {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await?;
         let trailers = body.trailers().cloned().unwrap_or(head.headers);
         let text = |trailers: &HeaderMap, name: &str| {
             trailers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
         };
         let message = body.to_bytes();
-        Ok(Reply {
+        Ok(Self {
             code: text(&trailers, "grpc-status").parse().context("no grpc-status")?,
             words: text(&trailers, "grpc-message"),
             message: message.slice(message.len().min(5)..),

@@ -6,8 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use terrace_e2e::agent::{Agent, Launch};
+use terrace_e2e::codings::packed;
 use terrace_e2e::digits;
-use terrace_e2e::grpc::{self, NOT_FOUND, OK, PERMISSION_DENIED, UNAUTHENTICATED};
+use terrace_e2e::grpc::{
+    self, NOT_FOUND, OK, PERMISSION_DENIED, RESOURCE_EXHAUSTED, Stalled, UNAUTHENTICATED,
+};
 use terrace_e2e::http::{Connection, Reply, Request};
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::Model;
@@ -200,6 +203,39 @@ async fn the_same_holds_over_grpc() -> Result<()> {
         let told = String::from_utf8_lossy(&told);
         assert!(told.contains("shop.digits") && !told.contains("bank"), "{method}: {told}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_anyone_may_ask_over_grpc_takes_nothing_from_callers() -> Result<()> {
+    const HELD: usize = 1 << 20;
+    let site = site()?;
+    let tokens = tokens(&site)?;
+    let launch = site.agent().set("--caller-tokens", tokens.folder());
+    let agent = launch.set("--max-held-bytes", HELD.to_string()).ready().await?;
+    // Most of what may be held, and as much again in gzip, of calls that never end.
+    let large = grpc::framed(&vec![0; HELD - 20_000])?;
+    let packed = packed("gzip", &vec![0; HELD - 20_000])?;
+    let bomb = [&[1], &u32::try_from(packed.len())?.to_be_bytes()[..], &packed[..packed.len() - 1]].concat();
+    let mut stalled = Vec::new();
+    for method in ["ServerLive", "ServerReady"] {
+        for (headers, sent) in
+            [(&[][..], large.clone()), (&[("grpc-encoding", "gzip")][..], bomb.clone().into())]
+        {
+            stalled.push(Stalled::begin(agent.grpc, (method, None), headers, sent).await?);
+        }
+    }
+    agent.send(&by(ask("shop"), SHOP)).await?.answered()?;
+    for call in stalled {
+        let reply = call.reply().await?;
+        assert_eq!((reply.code, &*reply.message), (OK, &[8, 1][..]), "answered unread: {}", reply.words);
+    }
+    // Who only names a model needs little for that.
+    let mut connection = grpc::Connection::open(agent.grpc, None).await?;
+    let reply = connection.call("ModelReady", Some(SHOP), &vec![0; 100_000]).await?;
+    assert_eq!(reply.code, RESOURCE_EXHAUSTED, "{}", reply.words);
+    let named = grpc::named("shop.digits");
+    assert_eq!(connection.call("ModelReady", Some(SHOP), &named).await?.code, OK);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use terrace_e2e::agent::Agent;
 use terrace_e2e::digits;
+use terrace_e2e::grpc::{self, Stalled};
 use terrace_e2e::http::Request;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::Model;
@@ -76,7 +77,7 @@ async fn bytes_that_are_held_are_limited_and_come_free_again() -> Result<()> {
     let site = Site::new()?;
     site.manifests().model(&Model::digits("digits-device")?)?;
     let agent = site.agent().set("--max-held-bytes", "1000000").ready().await?;
-    let hold = head("/v2/models/digits/infer", "", 900_000);
+    let hold = [head("/v2/models/digits/infer", "", 900_000), vec![b' '; 800_000]].concat();
     let ask = Ask::image(image());
     // There is room for one of two, whichever is seen first; the other is told so at once. Small ones pass beside it.
     let (mut one, mut other) = (sent(&agent, &hold).await?, sent(&agent, &hold).await?);
@@ -94,6 +95,144 @@ async fn bytes_that_are_held_are_limited_and_come_free_again() -> Result<()> {
         agent.send(&request).await?.answered().map(drop)
     })
     .await
+}
+
+#[tokio::test]
+async fn what_is_stated_and_not_sent_holds_nothing() -> Result<()> {
+    let site = Site::new()?;
+    site.manifests().model(&Model::digits("digits-device")?)?;
+    let agent = site.agent().set("--max-held-bytes", "1000000").ready().await?;
+    let mut holding = Vec::new();
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        let head = head("/v2/models/digits/infer", "expect: 100-continue\r\n", 900_000);
+        let mut stream = sent(&agent, &head).await?;
+        assert_eq!(status_line(&mut stream).await?, "HTTP/1.1 100", "it is read");
+        stream.write_all(b"{").await?;
+        holding.push(stream);
+        let prefix = [&[0][..], &900_000_u32.to_be_bytes(), &[0x0a]].concat();
+        calls.push(Stalled::begin(agent.grpc, ("ModelInfer", None), &[], prefix.into()).await?);
+    }
+    let mut request = Ask::image(image()).request();
+    request.body = format!("{}{}", Ask::image(image()).body(), " ".repeat(800_000)).into();
+    agent.send(&request).await?.answered()?;
+    let mut connection = grpc::Connection::open(agent.grpc, None).await?;
+    let large = [grpc::named("nobody"), vec![0x12, 0x80, 0x80, 0x10], vec![b' '; 0x4_0000]].concat();
+    let reply = connection.call("ModelInfer", None, &large).await?;
+    assert_eq!(reply.code, grpc::NOT_FOUND, "{}", reply.words);
+    assert!(calls.iter().all(|call| !call.is_answered()), "they are still awaited");
+    Ok(())
+}
+
+/// An input of texts without a letter, as many as fit: two bytes each, and dozens in memory.
+fn texts(bytes: usize) -> Vec<u8> {
+    let field = |key: u8, value: &[u8]| {
+        let length = value.len();
+        let length: Vec<u8> = (0..4).map(|place| (length >> (7 * place)) as u8 & 0x7f).collect();
+        [&[key, length[0] | 0x80, length[1] | 0x80, length[2] | 0x80, length[3]], value].concat()
+    };
+    let contents = field(0x2a, &b"\x42\0".repeat(bytes / 2));
+    field(0x2a, &[b"\x0a\x01x\x12\x05BYTES".to_vec(), contents].concat())
+}
+
+#[tokio::test]
+async fn what_becomes_large_in_memory_is_refused_before_it_does() -> Result<()> {
+    const HELD: u64 = 32 << 20;
+    let site = Site::new()?;
+    site.manifests().model(&Model::digits("digits-device")?)?;
+    let agent = site.agent().set("--max-held-bytes", HELD.to_string()).ready().await?;
+    agent.infer(&Ask::image(image())).await?.answered()?;
+    let before = agent.peak_memory()?;
+    let message = [grpc::named("digits"), texts(16 << 20)].concat();
+    let mut connection = grpc::Connection::open(agent.grpc, None).await?;
+    let reply = connection.call("ModelInfer", None, &message).await?;
+    assert_eq!(reply.code, grpc::RESOURCE_EXHAUSTED, "{}", reply.words);
+    assert!(reply.words.contains("--max-held-bytes"), "{}", reply.words);
+    let elements = vec!["\"\""; 5 << 20].join(",");
+    let body = format!(
+        r#"{{"inputs":[{{"name":"image","datatype":"BYTES","shape":[{}],"data":[{elements}]}}]}}"#,
+        5 << 20
+    );
+    let reply = agent.send(&Request::post("/v2/models/digits/infer", body)).await?;
+    assert_eq!(reply.status, 413, "it never fits: {}", reply.text());
+    assert!(reply.error()?.contains("--max-held-bytes"), "{}", reply.text());
+    let json = r#"{"inputs":[{"name":"image","datatype":"BYTES","shape":[4194304],"parameters":{"binary_data_size":16777216}}]}"#;
+    let body = [json.as_bytes(), &vec![0; 16 << 20]].concat();
+    let request = Request::post("/v2/models/digits/infer", body)
+        .header("inference-header-content-length", &json.len().to_string());
+    assert_eq!(agent.send(&request).await?.status, 413);
+    let grown = agent.peak_memory()?.saturating_sub(before);
+    println!("requests that would take some 400 MB: {} KiB more", grown >> 10);
+    assert!(grown < 2 * HELD, "the agent grew by {} KiB", grown >> 10);
+    agent.infer(&Ask::image(image())).await?.answered()?;
+    Ok(())
+}
+
+/// Sends a request as many clients do, who listen once all of it is sent; the answer's head.
+async fn answer_to_all_of(stream: &mut TcpStream, head: &[u8], body: usize) -> Result<String> {
+    stream.write_all(head).await?;
+    let piece = vec![b' '; 1 << 20];
+    for _ in 0..body >> 20 {
+        timeout(wait::LIMIT, stream.write_all(&piece)).await.context("nobody reads")?.context("cut off")?;
+    }
+    let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+    while !answer.ends_with(b"}") {
+        let count = timeout(wait::LIMIT, stream.read(&mut piece)).await.context("no answer")??;
+        anyhow::ensure!(count > 0, "no answer");
+        answer.extend_from_slice(&piece[..count]);
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn who_sends_too_much_hears_so_and_may_go_on() -> Result<()> {
+    const LARGE: usize = 20 << 20;
+    let site = Site::new()?;
+    site.manifests().model(&Model::digits("digits-device")?)?;
+    let agent = site
+        .agent()
+        .set("--max-body-bytes", (24 << 20).to_string())
+        .set("--max-held-bytes", (30 << 20).to_string())
+        .ready()
+        .await?;
+    let path = "/v2/models/digits/infer";
+    for (path, length) in [(path, LARGE + (8 << 20)), ("/v2/repository/index", LARGE)] {
+        let mut stream = TcpStream::connect(agent.http).await?;
+        for _ in 0..2 {
+            let answer = answer_to_all_of(&mut stream, &head(path, "", length), length).await?;
+            assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("--max-body-bytes"), "{answer}");
+        }
+    }
+    // Most of the room is taken by somebody who does not end.
+    let mut holding = sent(&agent, &head(path, "expect: 100-continue\r\n", LARGE + 1)).await?;
+    assert_eq!(status_line(&mut holding).await?, "HTTP/1.1 100");
+    holding.write_all(&vec![b' '; LARGE]).await?;
+    let mut stream = TcpStream::connect(agent.http).await?;
+    let answer = wait::until("the room to be taken", || async {
+        let mut stream = TcpStream::connect(agent.http).await?;
+        let answer = answer_to_all_of(&mut stream, &head(path, "", LARGE), LARGE).await?;
+        anyhow::ensure!(answer.starts_with("HTTP/1.1 429"), "{answer}");
+        Ok(answer)
+    })
+    .await?;
+    assert!(answer.contains("retry-after: 1"), "{answer}");
+    let answer = answer_to_all_of(&mut stream, &head(path, "", LARGE), LARGE).await?;
+    assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
+    drop(holding);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_asks_before_it_sends_is_told_to_only_where_that_is_read() -> Result<()> {
+    let (_site, agent) = scenes::device().await?;
+    let (infer, nobody) = ("/v2/models/digits/infer", "/v2/models/nobody/infer");
+    for (path, length, status) in
+        [(infer, 100, "HTTP/1.1 100"), (nobody, 100, "HTTP/1.1 404"), (infer, 1 << 30, "HTTP/1.1 413")]
+    {
+        let mut stream = sent(&agent, &head(path, "expect: 100-continue\r\n", length)).await?;
+        assert_eq!(status_line(&mut stream).await?, status, "{path} {length}");
+    }
+    Ok(())
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! The targets.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use prost::Message as _;
 use terrace_coding::{Coding, FREE, RATIO, UnpackError, Unpacker};
 use terrace_oip::proto::ModelInferRequest;
-use terrace_oip::{DecodeError, DecodedResponse, Fault, InferRequest, RelayedResponse, grpc};
+use terrace_oip::{DecodeError, DecodedResponse, Fault, InferRequest, Memory, RelayedResponse, grpc};
 
 /// A kind of input, and what must hold for it.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +27,7 @@ pub const TARGETS: [Target; 4] = [
 
 /// A request that is JSON as a whole, and answers of other tiers.
 fn json(body: &[u8]) {
-    let request = bounded(body.len(), || InferRequest::from_json(body));
-    checked(request);
+    checked(frugal(body.len(), |memory| InferRequest::from_http_within(body, None, memory)));
     if let Err(error) = bounded(body.len(), || DecodedResponse::from_json(body)) {
         well_told(&error);
     }
@@ -48,8 +49,7 @@ fn json(body: &[u8]) {
 fn request(input: &[u8]) {
     let Some((length, body)) = input.split_first_chunk() else { return };
     let length = usize::from(u16::from_le_bytes(*length));
-    let request = bounded(body.len(), || InferRequest::from_http(body, Some(length)));
-    checked(request);
+    checked(frugal(body.len(), |memory| InferRequest::from_http_within(body, Some(length), memory)));
     if let Err(error) = bounded(body.len(), || DecodedResponse::from_http(body, Some(length))) {
         well_told(&error);
     }
@@ -57,12 +57,14 @@ fn request(input: &[u8]) {
 
 /// A message of gRPC.
 fn grpc(message: &[u8]) {
-    if let Err(error) = bounded(0, || grpc::check(message)) {
-        return well_told(&error);
-    }
+    let memory = match bounded(0, || grpc::check(message)) {
+        Ok(memory) => memory,
+        Err(error) => return well_told(&error),
+    };
+    assert!(grpc::toil(message) <= message.len());
     let bytes = Bytes::copy_from_slice(message);
-    let Ok(decoded) = bounded(message.len(), || ModelInferRequest::decode(bytes)) else { return };
-    checked(bounded(2 * message.len(), || InferRequest::from_grpc(decoded)));
+    let Ok(decoded) = at_most(ANYWAY + 2 * memory, || ModelInferRequest::decode(bytes)) else { return };
+    checked(frugal(2 * message.len(), |memory| InferRequest::from_grpc_within(decoded.clone(), memory)));
 }
 
 /// A body in a coding. The first byte says which, and how large the pieces are in which it comes.
@@ -128,6 +130,26 @@ fn written(request: &InferRequest) -> (Vec<u8>, usize) {
     (body, length)
 }
 
+/// What is read takes no less memory than it asks for.
+fn frugal<T>(input: usize, read: impl Fn(Memory<'_>) -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    let asked = Cell::new(0);
+    let take = |bytes| {
+        asked.set(asked.get() + bytes);
+        true
+    };
+    let got = bounded(input, || read(Memory::new(&take)));
+    let most = asked.replace(0);
+    let take = |bytes| {
+        asked.set(asked.get() + bytes);
+        asked.get() < most
+    };
+    let refused = read(Memory::new(&take)).err();
+    // Where it fails otherwise, it may have failed before that.
+    let is_refused = refused.is_some_and(|error| *error.fault() == Fault::NoMemory);
+    assert!(is_refused || most == 0 || got.is_err(), "it does with less than it asks for");
+    got
+}
+
 /// An error says where, and is no way to have a text repeated.
 fn well_told(error: &DecodeError) {
     const LONG: usize = 2000;
@@ -138,6 +160,7 @@ fn well_told(error: &DecodeError) {
         Fault::NotUtf8 { .. }
             | Fault::Syntax { .. }
             | Fault::NotProtobuf
+            | Fault::NoMemory
             | Fault::Kind { .. }
             | Fault::TooMany { .. }
             | Fault::HeaderTooLong { .. }

@@ -19,10 +19,7 @@ pub fn into(folder: &Path) -> anyhow::Result<()> {
     let files = protox::compile(["inference.proto"], [&proto])?;
     let messages = configure().build_client(false).build_server(false).bytes(".");
     generate(messages, files.clone(), &folder.join("messages.rs"))?;
-    let service = configure()
-        .build_client(false)
-        .extern_path(".inference", "::terrace_oip::proto")
-        .codec_path("crate::grpc::codec::CheckedCodec");
+    let service = configure().build_client(false).extern_path(".inference", "::terrace_oip::proto");
     generate(service, files, &folder.join("service.rs"))
 }
 

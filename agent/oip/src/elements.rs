@@ -57,11 +57,8 @@ fn rows<T: Element>(
     claimed: usize,
     data: impl FnOnce(Vec<T>) -> TensorData,
 ) -> Result<(TensorData, Vec<usize>), DecodeError> {
-    let mut rows = Rows {
-        elements: Vec::with_capacity(capacity::<T>(claimed, reader.remaining())),
-        lengths: Vec::new(),
-        leaves: None,
-    };
+    let mut rows = Rows { elements: Vec::new(), lengths: Vec::new(), leaves: None };
+    rows.make_room(reader, capacity::<T>(claimed, reader.remaining()))?;
     rows.read(reader, 1)?;
     Ok((data(rows.elements), rows.lengths))
 }
@@ -107,6 +104,20 @@ impl<T: Element> Rows<T> {
         if *known == length { Ok(()) } else { Err(Fault::Ragged { depth }.into()) }
     }
 
+    /// Makes room for so many elements more.
+    fn make_room(&mut self, reader: &Reader<'_>, more: usize) -> Result<(), Fault> {
+        reader.memory().take(more.saturating_mul(size_of::<T>()))?;
+        self.elements.reserve_exact(more);
+        Ok(())
+    }
+
+    /// Makes room for as many elements again, as far as the text that is left can hold them.
+    #[cold]
+    fn grow(&mut self, reader: &Reader<'_>) -> Result<(), Fault> {
+        let more = self.elements.len().max(8);
+        self.make_room(reader, more.min(capacity::<T>(more, reader.remaining()) + 1))
+    }
+
     fn read_rows(&mut self, reader: &mut Reader<'_>, depth: usize) -> Result<usize, DecodeError> {
         let mut length = 0;
         loop {
@@ -122,6 +133,9 @@ impl<T: Element> Rows<T> {
         let before = self.elements.len();
         loop {
             T::read_short(reader, &mut self.elements);
+            if self.elements.len() == self.elements.capacity() {
+                self.grow(reader)?;
+            }
             match T::read(reader) {
                 Ok(element) => self.elements.push(element),
                 Err(error) => return Err(error.in_element(self.elements.len())),
@@ -143,7 +157,7 @@ trait Element: Sized {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError>;
 
-    /// Reads items that there is a shorter way for, if any are next; an item is left in any case.
+    /// Reads items that there is a shorter way for, if any are next, as far as there is room; an item is left in any case.
     #[inline]
     fn read_short(_: &mut Reader<'_>, _: &mut Vec<Self>) {}
 }
@@ -161,8 +175,11 @@ macro_rules! numbers {
                 fn read_short(reader: &mut Reader<'_>, elements: &mut Vec<Self>) {
                     reader.short_decimals(|value| {
                         let short: Option<Self> = $short(value);
-                        elements.extend(short);
-                        short.is_some()
+                        match short {
+                            Some(element) if elements.len() < elements.capacity() => elements.push(element),
+                            _ => return false,
+                        }
+                        true
                     });
                 }
             )?
@@ -195,7 +212,7 @@ impl Element for Vec<u8> {
     const MIN_TEXT: usize = 3;
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(reader.string()?.into_owned().into_bytes())
+        reader.owned_string().map(String::into_bytes)
     }
 }
 

@@ -156,6 +156,9 @@ pub enum Fault {
         /// How many raw contents.
         raw: usize,
     },
+    /// What it takes in memory is more than there is for it.
+    #[error("takes more memory than there is")]
+    NoMemory,
     /// A datatype that has no typed contents.
     #[error("FP16 and BF16 have no typed contents; send raw_input_contents")]
     OnlyRaw,
@@ -238,7 +241,7 @@ impl DecodeError {
             | Fault::NotADimension
             | Fault::OutOfRange { .. }
             | Fault::UnknownDatatype => "value",
-            Fault::TooMany { .. } => "limit",
+            Fault::TooMany { .. } | Fault::NoMemory => "limit",
             Fault::Shape(_) | Fault::Ragged { .. } | Fault::Nesting { .. } => "shape",
             Fault::NoBinary
             | Fault::HeaderTooLong { .. }

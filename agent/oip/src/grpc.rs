@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::error::{DecodeError, Fault};
 use crate::limits::{MAX_PARAMETERS, MAX_RANK, MAX_TENSORS};
+use crate::memory::{Memory, of_text};
 use crate::outline::{Outline, check_message};
 use crate::parameters::{Parameter, Parameters};
 use crate::proto::infer_parameter::ParameterChoice;
@@ -16,23 +17,32 @@ use crate::request::{InferRequest, InputTensor, RequestedOutput};
 use crate::response::DecodedResponse;
 use crate::tensor::{Datatype, Tensor, TensorData};
 
-pub use crate::wire::check;
+pub use crate::wire::{check, toil};
 
 impl InferRequest {
     /// Takes a message apart. Its model and version are for whoever routes it.
     pub fn from_grpc(message: ModelInferRequest) -> Result<Self, DecodeError> {
+        Self::from_grpc_within(message, Memory::UNBOUNDED)
+    }
+
+    /// The same, with a bound on what it takes in memory beside the message.
+    pub fn from_grpc_within(message: ModelInferRequest, memory: Memory<'_>) -> Result<Self, DecodeError> {
         let ModelInferRequest { id, parameters, inputs, outputs, raw_input_contents: raw, .. } = message;
         check_counts(inputs.len(), raw.len(), "raw_input_contents")?;
         Ok(Self {
             id: Some(id).filter(|id| !id.is_empty()),
             parameters: read_parameters(parameters).map_err(|error| error.in_field("parameters"))?,
-            inputs: read_inputs(inputs, &raw).map_err(|error| error.in_field("inputs"))?,
+            inputs: read_inputs(inputs, &raw, memory).map_err(|error| error.in_field("inputs"))?,
             outputs: read_requested(outputs).map_err(|error| error.in_field("outputs"))?,
         })
     }
 }
 
-fn read_inputs(inputs: Vec<InferInputTensor>, raw: &[Bytes]) -> Result<Vec<InputTensor>, DecodeError> {
+fn read_inputs(
+    inputs: Vec<InferInputTensor>,
+    raw: &[Bytes],
+    memory: Memory<'_>,
+) -> Result<Vec<InputTensor>, DecodeError> {
     if inputs.len() > MAX_TENSORS {
         return Err(Fault::TooMany { what: "tensors", limit: MAX_TENSORS }.into());
     }
@@ -43,22 +53,25 @@ fn read_inputs(inputs: Vec<InferInputTensor>, raw: &[Bytes]) -> Result<Vec<Input
         if let Some(first) = read.iter().position(|known| known.tensor.name() == name) {
             return Err(locate(DecodeError::new(Fault::DuplicateName { first }).in_field("name")));
         }
-        read.push(read_input(input, raw.get(index)).map_err(locate)?);
+        read.push(read_input(input, raw.get(index), memory).map_err(locate)?);
     }
     Ok(read)
 }
 
-fn read_input(input: InferInputTensor, raw: Option<&Bytes>) -> Result<InputTensor, DecodeError> {
+fn read_input(
+    input: InferInputTensor,
+    raw: Option<&Bytes>,
+    memory: Memory<'_>,
+) -> Result<InputTensor, DecodeError> {
     let datatype = Datatype::parse(&input.datatype)
         .ok_or_else(|| DecodeError::new(Fault::UnknownDatatype).in_field("datatype"))?;
     let shape = read_shape(&input.shape).map_err(|fault| DecodeError::new(fault).in_field("shape"))?;
     let contents = input.contents.filter(|contents| *contents != InferTensorContents::default());
     let data = match (raw, contents) {
         (Some(_), Some(_)) => return Err(Fault::DataTwice.into()),
-        (Some(raw), None) => TensorData::from_raw(datatype, &shape, raw)?,
-        (None, contents) => {
-            typed(datatype, contents.unwrap_or_default()).map_err(|error| error.in_field("contents"))?
-        }
+        (Some(raw), None) => TensorData::from_raw(datatype, &shape, raw, memory)?,
+        (None, contents) => typed(datatype, contents.unwrap_or_default(), memory)
+            .map_err(|error| error.in_field("contents"))?,
     };
     let parameters = read_parameters(input.parameters).map_err(|error| error.in_field("parameters"))?;
     Ok(InputTensor { tensor: Tensor::new(input.name, shape, data).map_err(Fault::from)?, parameters })
@@ -72,36 +85,45 @@ fn read_shape(shape: &[i64]) -> Result<Vec<usize>, Fault> {
 }
 
 /// Elements in the field of their type.
-fn typed(datatype: Datatype, contents: InferTensorContents) -> Result<TensorData, DecodeError> {
+fn typed(
+    datatype: Datatype,
+    contents: InferTensorContents,
+    memory: Memory<'_>,
+) -> Result<TensorData, DecodeError> {
     Ok(match datatype {
         Datatype::Bool => TensorData::Bool(contents.bool_contents),
-        Datatype::Uint8 => TensorData::Uint8(narrow(datatype, contents.uint_contents)?),
-        Datatype::Uint16 => TensorData::Uint16(narrow(datatype, contents.uint_contents)?),
+        Datatype::Uint8 => TensorData::Uint8(narrow(datatype, contents.uint_contents, memory)?),
+        Datatype::Uint16 => TensorData::Uint16(narrow(datatype, contents.uint_contents, memory)?),
         Datatype::Uint32 => TensorData::Uint32(contents.uint_contents),
         Datatype::Uint64 => TensorData::Uint64(contents.uint64_contents),
-        Datatype::Int8 => TensorData::Int8(narrow(datatype, contents.int_contents)?),
-        Datatype::Int16 => TensorData::Int16(narrow(datatype, contents.int_contents)?),
+        Datatype::Int8 => TensorData::Int8(narrow(datatype, contents.int_contents, memory)?),
+        Datatype::Int16 => TensorData::Int16(narrow(datatype, contents.int_contents, memory)?),
         Datatype::Int32 => TensorData::Int32(contents.int_contents),
         Datatype::Int64 => TensorData::Int64(contents.int64_contents),
         Datatype::Fp16 | Datatype::Bf16 => return Err(Fault::OnlyRaw.into()),
         Datatype::Fp32 => TensorData::Fp32(contents.fp32_contents),
         Datatype::Fp64 => TensorData::Fp64(contents.fp64_contents),
         Datatype::Bytes => {
+            let texts = contents.bytes_contents.iter().map(|text| size_of::<Vec<u8>>() + of_text(text.len()));
+            memory.take(texts.sum())?;
             TensorData::Bytes(contents.bytes_contents.iter().map(|text| text.to_vec()).collect())
         }
     })
 }
 
 /// Small integers, which travel in larger ones.
-fn narrow<T, U: TryFrom<T>>(datatype: Datatype, values: Vec<T>) -> Result<Vec<U>, DecodeError> {
-    let out_of_range = || Fault::OutOfRange { datatype: datatype.as_str() };
-    values
-        .into_iter()
-        .enumerate()
-        .map(|(index, value)| {
-            U::try_from(value).map_err(|_| DecodeError::new(out_of_range()).in_element(index))
-        })
-        .collect()
+fn narrow<T, U: TryFrom<T>>(
+    datatype: Datatype,
+    values: Vec<T>,
+    memory: Memory<'_>,
+) -> Result<Vec<U>, DecodeError> {
+    memory.take(values.len() * size_of::<U>())?;
+    let mut narrowed = Vec::with_capacity(values.len());
+    for (index, value) in values.into_iter().enumerate() {
+        let out_of_range = Fault::OutOfRange { datatype: datatype.as_str() };
+        narrowed.push(U::try_from(value).map_err(|_| DecodeError::new(out_of_range).in_element(index))?);
+    }
+    Ok(narrowed)
 }
 
 fn read_requested(
@@ -226,7 +248,8 @@ impl DecodedResponse {
             parameters: output.parameters,
             contents: output.contents,
         });
-        let outputs = read_inputs(inputs.collect(), &raw).map_err(|error| error.in_field("outputs"))?;
+        let outputs = read_inputs(inputs.collect(), &raw, Memory::UNBOUNDED)
+            .map_err(|error| error.in_field("outputs"))?;
         Ok(Self {
             model_name,
             model_version: Some(model_version).filter(|version| !version.is_empty()),

@@ -5,7 +5,8 @@
 //! that it computes on. It must not import a runtime, an HTTP or gRPC server, ort, or another crate of Terrace:
 //! bytes in, checked types out, and back.
 //!
-//! * Requests: [`InferRequest::from_http`], [`InferRequest::from_grpc`]; [`InferRequest::http_head`],
+//! * Requests: [`InferRequest::from_http`], [`InferRequest::from_grpc`], and both `_within` a bound on memory;
+//!   [`InferRequest::http_head`],
 //!   [`InferRequest::grpc_head`] and [`InferRequest::raw_inputs`] to pass one on in another form.
 //! * Responses: [`InferResponse::to_json_but`]; [`RelayedResponse`] passes an upstream's answer on without decoding
 //!   its tensors, once [`RelayedResponse::check`] has counted them; [`DecodedResponse`] decodes them.
@@ -26,7 +27,8 @@
 //!
 //! What arrives is checked here once and nowhere again: element types and ranges, the number of elements
 //! against the shape, names that occur once, limits ([`limits`]). Every failure is a [`DecodeError`] that names
-//! the field and shows nothing of what was in it. Nothing is allocated by a size that a request merely claims.
+//! the field and shows nothing of what was in it. Nothing is allocated by a size that a request merely claims; and what a
+//! message takes beyond its own bytes, [`Memory`] may refuse before it is allocated.
 //!
 //! Deliberate readings of a protocol that leaves them open: fields that it does not know are ignored (as
 //! `KServe` and Triton do), a repeated key is refused in every object that is read, `null` stands for
@@ -41,6 +43,7 @@ pub mod grpc;
 mod half_text;
 mod json;
 pub mod limits;
+mod memory;
 pub mod metadata;
 mod outline;
 mod parameters;
@@ -55,6 +58,7 @@ mod tensor_text;
 mod wire;
 
 pub use error::{DecodeError, EncodeError, Fault, JsonKind};
+pub use memory::Memory;
 pub use outline::Outline;
 pub use parameters::{Parameter, Parameters};
 pub use raw::Raw;

@@ -12,6 +12,10 @@ pub const MAX_RANK: usize = 32;
 /// Fields of one object, unknown ones included.
 pub const MAX_FIELDS: usize = 64;
 
+/// Fields of one message of gRPC, each time that one is there and unknown ones included: all that is permitted otherwise,
+/// and some.
+pub const MAX_MESSAGE_FIELDS: usize = 1024;
+
 /// Depth of anything that is skipped or passed on unread.
 pub const MAX_DEPTH: usize = 64;
 

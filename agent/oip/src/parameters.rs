@@ -138,7 +138,7 @@ impl Parameter {
         const EXPECTED: &str = "a boolean, a number or a string";
         match reader.kind()? {
             JsonKind::Boolean => reader.boolean().map(Self::Bool),
-            JsonKind::String => reader.string().map(|text| Self::String(text.into_owned().into())),
+            JsonKind::String => reader.owned_string().map(|text| Self::String(text.into())),
             JsonKind::Number => {
                 let number = reader.number(EXPECTED)?;
                 Ok(if number.is_integer() {

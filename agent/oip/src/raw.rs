@@ -4,6 +4,7 @@
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::{DecodeError, Fault};
+use crate::memory::{Memory, of_text};
 use crate::outline::check_raw;
 use crate::tensor::{Datatype, TensorData};
 
@@ -39,18 +40,16 @@ impl TensorData {
         }
     }
 
-    /// How many bytes its elements take in memory.
-    pub fn memory(&self) -> usize {
-        match self {
-            Self::Bytes(texts) => texts.iter().map(|text| size_of::<Vec<u8>>() + text.capacity()).sum(),
-            numbers => numbers.size(),
-        }
-    }
-
     /// Reads the elements of a tensor of this shape. The bytes may lie anywhere, aligned or not.
-    pub(crate) fn from_raw(datatype: Datatype, shape: &[usize], raw: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn from_raw(
+        datatype: Datatype,
+        shape: &[usize],
+        raw: &[u8],
+        memory: Memory<'_>,
+    ) -> Result<Self, DecodeError> {
         if datatype.size().is_some() {
             check_raw(Some(datatype), shape, raw)?;
+            memory.take(raw.len())?;
         }
         Ok(match datatype {
             Datatype::Bool => Self::Bool(booleans(raw)?),
@@ -66,7 +65,7 @@ impl TensorData {
             Datatype::Bf16 => Self::Bf16(numbers(raw)),
             Datatype::Fp32 => Self::Fp32(numbers(raw)),
             Datatype::Fp64 => Self::Fp64(numbers(raw)),
-            Datatype::Bytes => return texts(raw).map(Self::Bytes),
+            Datatype::Bytes => return texts(raw, memory).map(Self::Bytes),
         })
     }
 
@@ -143,12 +142,19 @@ fn booleans(raw: &[u8]) -> Result<Vec<bool>, DecodeError> {
     Ok(raw.iter().map(|byte| *byte == 1).collect())
 }
 
-fn texts(raw: &[u8]) -> Result<Vec<Vec<u8>>, DecodeError> {
-    let mut texts = Vec::new();
-    let mut rest = raw;
+/// Counted first, since four bytes become dozens.
+fn texts(raw: &[u8], memory: Memory<'_>) -> Result<Vec<Vec<u8>>, DecodeError> {
+    let (mut rest, mut count, mut bytes) = (raw, 0, 0);
     while !rest.is_empty() {
         let text =
-            text(&mut rest).ok_or_else(|| DecodeError::new(Fault::LengthTooLarge).in_element(texts.len()))?;
+            text(&mut rest).ok_or_else(|| DecodeError::new(Fault::LengthTooLarge).in_element(count))?;
+        count += 1;
+        bytes += of_text(text.len());
+    }
+    memory.take(count * size_of::<Vec<u8>>() + bytes)?;
+    let mut texts = Vec::with_capacity(count);
+    rest = raw;
+    while let Some(text) = text(&mut rest) {
         texts.push(text.to_vec());
     }
     Ok(texts)

@@ -1,8 +1,9 @@
 //! An inference request.
 
 use crate::error::{DecodeError, Fault};
-use crate::json::{Reader, decode};
+use crate::json::{Reader, decode_within};
 use crate::limits::MAX_TENSORS;
+use crate::memory::Memory;
 use crate::parameters::{Parameter, Parameters};
 use crate::raw::Tail;
 use crate::tensor::Tensor;
@@ -48,15 +49,19 @@ impl InferRequest {
     /// Reads a body whose first `json_length` bytes are JSON, where a header says so, and what follows are binary
     /// tensors.
     pub fn from_http(body: &[u8], json_length: Option<usize>) -> Result<Self, DecodeError> {
-        let (json, mut tail) = Tail::split(body, json_length)?;
-        let request = decode(json, |reader| Self::read(reader, &mut tail))?;
-        tail.end()?;
-        Ok(request)
+        Self::from_http_within(body, json_length, Memory::UNBOUNDED)
     }
 
-    /// About how many bytes its elements take in memory: short texts take many times what they are on the wire.
-    pub fn memory(&self) -> usize {
-        self.inputs.iter().map(|input| input.tensor.data().memory()).sum()
+    /// The same, with a bound on what it takes in memory beside the body.
+    pub fn from_http_within(
+        body: &[u8],
+        json_length: Option<usize>,
+        memory: Memory<'_>,
+    ) -> Result<Self, DecodeError> {
+        let (json, mut tail) = Tail::split(body, json_length)?;
+        let request = decode_within(json, memory, |reader| Self::read(reader, &mut tail))?;
+        tail.end()?;
+        Ok(request)
     }
 
     /// Whether the sender wants an output in binary: what it says of this one, or else of all.
@@ -101,7 +106,7 @@ fn read_requested(reader: &mut Reader<'_>) -> Result<Vec<RequestedOutput>, Decod
         let mut parameters = Parameters::new();
         reader.object(|reader, key| {
             match key {
-                "name" => name = Some(reader.string()?.into_owned()),
+                "name" => name = Some(reader.owned_string()?),
                 "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
                 _ => {
                     reader.skip()?;

@@ -70,7 +70,7 @@ fn read_fields(reader: &mut Reader<'_>, tail: &mut Tail<'_>) -> Result<(Tensor, 
 
     reader.object(|reader, key| {
         match key {
-            "name" => name = Some(reader.string()?.into_owned()),
+            "name" => name = Some(reader.owned_string()?),
             "shape" => shape = Some(read_shape(reader)?),
             "datatype" => datatype = Some(read_datatype(reader)?),
             "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
@@ -101,7 +101,7 @@ fn read_fields(reader: &mut Reader<'_>, tail: &mut Tail<'_>) -> Result<(Tensor, 
         if elements.is_some() || passed_over.is_some() {
             return Err(Fault::DataTwice.into());
         }
-        let data = TensorData::from_raw(datatype, &shape, tail.take(size)?)?;
+        let data = TensorData::from_raw(datatype, &shape, tail.take(size)?, reader.memory())?;
         return Ok((Tensor::new(name, shape, data).map_err(Fault::from)?, parameters));
     }
     let elements = match (elements, passed_over) {

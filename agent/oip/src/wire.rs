@@ -1,71 +1,147 @@
 //! A gRPC request's bytes, looked over before anything is made of them. Each input of a message may be two bytes there
 //! and hundreds in memory; so what there may be only so many of is counted first.
 
-use crate::error::{DecodeError, Fault};
-use crate::limits::{MAX_PARAMETERS, MAX_RANK, MAX_TENSORS};
+use bytes::Bytes;
 
-/// Checks the bytes of a `ModelInferRequest`: they hold no more of anything than a request may have.
-pub fn check(message: &[u8]) -> Result<(), DecodeError> {
-    let (mut parameters, mut inputs, mut outputs, mut raw) = (0, 0, 0, 0);
+use crate::error::{DecodeError, Fault};
+use crate::limits::{MAX_MESSAGE_FIELDS, MAX_PARAMETERS, MAX_RANK, MAX_TENSORS};
+use crate::memory::of_text;
+use crate::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use crate::tensor::Datatype;
+
+/// By how much a list may be larger than what is in it: it doubles when it is full.
+const GROWTH: usize = 2;
+/// What a parameter takes, about, with its place in a map.
+const PARAMETER: usize = 128;
+/// A copy takes a small part of the time that looking at each byte does.
+const COPIED: usize = 16;
+
+/// Checks the bytes of a `ModelInferRequest`: they hold no more of anything than a request may have. How much memory the
+/// message takes beside its bytes, about and rather too much than too little; its raw elements stay where they are.
+pub fn check(message: &[u8]) -> Result<usize, DecodeError> {
+    let (mut fields, mut parameters, mut inputs, mut outputs, mut raw) = (0, 0, 0, 0, 0);
+    let mut memory = 0;
     for field in Fields(message) {
-        match field? {
-            (4, _) => count(&mut parameters, MAX_PARAMETERS, "parameters")
+        count(&mut fields, MAX_MESSAGE_FIELDS, "fields")?;
+        memory += match field? {
+            (4, value) => count(&mut parameters, MAX_PARAMETERS, "parameters")
+                .map(|()| PARAMETER + value.len())
                 .map_err(|fault| DecodeError::new(fault).in_field("parameters"))?,
             (5, Value::Bytes(input)) => {
                 let index = inputs;
                 let checked = count(&mut inputs, MAX_TENSORS, "tensors").map_err(DecodeError::new);
                 checked
                     .and_then(|()| check_input(input).map_err(|error| error.in_item(index)))
-                    .map_err(|error| error.in_field("inputs"))?;
+                    .map_err(|error| error.in_field("inputs"))?
             }
             (6, Value::Bytes(output)) => {
                 let index = outputs;
                 let checked = count(&mut outputs, MAX_TENSORS, "outputs").map_err(DecodeError::new);
                 checked
                     .and_then(|()| check_output(output).map_err(|error| error.in_item(index)))
-                    .map_err(|error| error.in_field("outputs"))?;
+                    .map_err(|error| error.in_field("outputs"))?
             }
             (7, _) => count(&mut raw, MAX_TENSORS, "raw contents")
+                .map(|()| GROWTH * size_of::<Bytes>())
                 .map_err(|fault| DecodeError::new(fault).in_field("raw_input_contents"))?,
-            _ => {}
-        }
+            // Names.
+            (_, value) => of_text(value.len()),
+        };
     }
-    Ok(())
+    Ok(memory)
 }
 
-fn check_input(input: &[u8]) -> Result<(), DecodeError> {
+/// About how many bytes of such a message have to be looked at one by one until it is a request: numbers that are raw are
+/// only copied.
+pub fn toil(message: &[u8]) -> usize {
+    let mut raw = 0;
+    for field in Fields(message).take(MAX_MESSAGE_FIELDS) {
+        match field {
+            Ok((5, Value::Bytes(input))) if holds_texts(input) => return message.len(),
+            Ok((7, Value::Bytes(elements))) => raw += elements.len(),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    message.len() - raw + raw / COPIED
+}
+
+/// Whether an input is one of texts, or hides what it is.
+fn holds_texts(input: &[u8]) -> bool {
+    /// It stands near the beginning.
+    const NEAR: usize = 16;
+    let datatype = Fields(input).take(NEAR).find_map(|field| match field {
+        Ok((2, Value::Bytes(name))) => Some(name),
+        _ => None,
+    });
+    datatype.is_none_or(|name| name == Datatype::Bytes.as_str().as_bytes())
+}
+
+/// What an input takes.
+fn check_input(input: &[u8]) -> Result<usize, DecodeError> {
     let (mut dimensions, mut parameters) = (0, 0);
+    let mut memory = GROWTH * size_of::<InferInputTensor>();
     for field in Fields(input) {
-        match field? {
+        memory += match field? {
             (3, value) => {
                 let more = match value {
                     Value::Number => 1,
-                    // Packed: each ends with the byte whose highest bit is not set.
-                    Value::Bytes(packed) => packed.iter().filter(|byte| **byte < 0x80).count(),
+                    Value::Bytes(packed) => varints(packed),
                 };
                 dimensions += more;
                 if dimensions > MAX_RANK {
                     let fault = Fault::TooMany { what: "dimensions", limit: MAX_RANK };
                     return Err(DecodeError::new(fault).in_field("shape"));
                 }
+                more * GROWTH * size_of::<i64>()
             }
-            (4, _) => count(&mut parameters, MAX_PARAMETERS, "parameters")
+            (4, value) => count(&mut parameters, MAX_PARAMETERS, "parameters")
+                .map(|()| PARAMETER + value.len())
                 .map_err(|fault| DecodeError::new(fault).in_field("parameters"))?,
-            _ => {}
-        }
+            (5, Value::Bytes(contents)) => {
+                contents_memory(contents).map_err(|error| error.in_field("contents"))?
+            }
+            // Its name is copied for errors, too.
+            (_, value) => 2 * of_text(value.len()),
+        };
     }
-    Ok(())
+    Ok(memory)
 }
 
-fn check_output(output: &[u8]) -> Result<(), DecodeError> {
-    let mut parameters = 0;
-    for field in Fields(output) {
-        if field?.0 == 2 {
-            count(&mut parameters, MAX_PARAMETERS, "parameters")
-                .map_err(|fault| DecodeError::new(fault).in_field("parameters"))?;
-        }
+/// What typed elements take: a number of one byte may be eight in memory, and a text of none a few dozen.
+fn contents_memory(contents: &[u8]) -> Result<usize, DecodeError> {
+    let mut memory = 0;
+    for field in Fields(contents) {
+        memory += match field? {
+            (1 | 6 | 7, Value::Bytes(packed)) => packed.len(),
+            (2 | 4, Value::Bytes(packed)) => varints(packed) * size_of::<i32>(),
+            (3 | 5, Value::Bytes(packed)) => varints(packed) * size_of::<i64>(),
+            (8, Value::Bytes(_)) => size_of::<Bytes>(),
+            (_, Value::Number) => size_of::<i64>(),
+            (_, Value::Bytes(_)) => 0,
+        };
     }
-    Ok(())
+    Ok(memory * GROWTH)
+}
+
+/// How many numbers are packed there: each ends with the byte whose highest bit is not set.
+fn varints(packed: &[u8]) -> usize {
+    packed.iter().filter(|byte| **byte < 0x80).count()
+}
+
+/// What a requested output takes.
+fn check_output(output: &[u8]) -> Result<usize, DecodeError> {
+    let mut parameters = 0;
+    let mut memory = GROWTH * size_of::<InferRequestedOutputTensor>();
+    for field in Fields(output) {
+        memory += match field? {
+            (2, value) => count(&mut parameters, MAX_PARAMETERS, "parameters")
+                .map(|()| PARAMETER + value.len())
+                .map_err(|fault| DecodeError::new(fault).in_field("parameters"))?,
+            (_, value) => of_text(value.len()),
+        };
+    }
+    Ok(memory)
 }
 
 fn count(so_far: &mut usize, limit: usize, what: &'static str) -> Result<(), Fault> {
@@ -80,6 +156,16 @@ struct Fields<'a>(&'a [u8]);
 enum Value<'a> {
     Number,
     Bytes(&'a [u8]),
+}
+
+impl Value<'_> {
+    /// How many bytes it is, if it is any.
+    const fn len(&self) -> usize {
+        match self {
+            Self::Number => 0,
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
 }
 
 impl<'a> Iterator for Fields<'a> {

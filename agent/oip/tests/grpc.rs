@@ -327,7 +327,7 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_message_that_holds_too_much_is_refused_by_its_bytes() {
-    let said = |message: &[u8]| grpc::check(message).map_err(|error| error.to_string());
+    let said = |message: &[u8]| grpc::check(message).map(drop).map_err(|error| error.to_string());
     let good = of(
         vec![input(
             "x",
@@ -344,6 +344,8 @@ fn a_message_that_holds_too_much_is_refused_by_its_bytes() {
         (field(5, b""), 256, "inputs: more than 256 tensors"),
         (field(6, b""), 256, "outputs: more than 256 outputs"),
         (field(7, b""), 256, "raw_input_contents: more than 256 raw contents"),
+        (field(1, b""), 1024, "more than 1024 fields"),
+        (field(99, b""), 1024, "more than 1024 fields"),
     ] {
         assert_eq!(said(&one.repeat(most)), Ok(()), "{expected}");
         assert_eq!(said(&one.repeat(most + 1)), Err(expected.to_owned()));
@@ -364,4 +366,23 @@ fn a_message_that_holds_too_much_is_refused_by_its_bytes() {
     {
         assert_eq!(said(broken), Err("not a protobuf message".to_owned()), "{broken:?}");
     }
+}
+
+#[test]
+fn numbers_that_are_raw_are_no_toil_and_texts_are() {
+    let raw = vec![0_u8; 1600];
+    let of_type = |datatype| {
+        let message = of(vec![input("x", datatype, &[400], none())], vec![raw.clone()]);
+        let message = prost::Message::encode_to_vec(&message);
+        (grpc::toil(&message), message.len())
+    };
+    let (toil, length) = of_type(Datatype::Fp32);
+    assert_eq!(toil, length - 1500);
+    let (toil, length) = of_type(Datatype::Bytes);
+    assert_eq!(toil, length);
+    let contents = InferTensorContents { fp32_contents: vec![1.0; 400], ..none() };
+    let typed =
+        prost::Message::encode_to_vec(&of(vec![input("x", Datatype::Fp32, &[400], contents)], vec![]));
+    assert_eq!(grpc::toil(&typed), typed.len());
+    assert_eq!(grpc::toil(b"\xff"), 1);
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
@@ -13,9 +12,10 @@ use tracing::debug;
 
 use super::tls::Peer;
 use super::{Caller, Callers, Denied};
+use crate::grpc;
 use crate::node::Node;
 use crate::refusal::Refusal;
-use crate::rest::body;
+use crate::rest::body::Unread;
 
 /// Which port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +29,10 @@ pub enum Port {
 impl Port {
     /// What anyone may ask: probes have no token.
     fn is_for_anyone(self, path: &str) -> bool {
-        let open = match self {
-            Self::Http => ["/v2/health/live", "/v2/health/ready"],
-            Self::Grpc => {
-                ["/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"]
-            }
-        };
-        open.contains(&path)
+        match self {
+            Self::Http => ["/v2/health/live", "/v2/health/ready"].contains(&path),
+            Self::Grpc => grpc::OPEN.contains(&path),
+        }
     }
 }
 
@@ -81,14 +78,14 @@ impl Door {
 
     /// What a client is told who is not let in. Its request is not answered, and read only as far as that keeps the
     /// connection in order.
-    pub async fn turn_away(&self, denied: Denied, unread: Body) -> Response {
+    pub async fn turn_away(&self, denied: Denied, unread: Unread) -> Response {
         let reason = denied.as_str();
         self.node.metrics.refused(reason);
         debug!(reason, "a call was not let in");
         let refusal = Refusal::Denied(denied);
         match self.port {
             Port::Http => {
-                body::pass_over(unread).await;
+                unread.pass_over(Some(&refusal)).await;
                 refusal.into_response()
             }
             Port::Grpc => tonic::Status::from(refusal).into_http(),

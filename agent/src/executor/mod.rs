@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use terrace_crds::Tier;
-use terrace_oip::Tensor;
+use terrace_oip::{Datatype, Tensor};
 use terrace_tiering::{Decision, Plan, Reason, Source};
 
 use crate::node::Node;
@@ -100,12 +100,13 @@ pub enum Output {
 }
 
 impl Output {
-    /// About how much there is to be written as text; outputs in binary are sent as they lie in memory.
+    /// About how much there is to be written element by element; numbers in binary are sent as they lie in memory.
     pub fn text_size(&self, is_binary: impl Fn(&str) -> bool) -> usize {
         match self {
             Self::Local { tensors, .. } | Self::Combined { tensors, .. } => {
-                let texts = tensors.iter().filter(|tensor| !is_binary(tensor.name()));
-                texts.map(|tensor| tensor.data().raw_size()).sum()
+                let is_text =
+                    |tensor: &&Tensor| tensor.datatype() == Datatype::Bytes || !is_binary(tensor.name());
+                tensors.iter().filter(is_text).map(|tensor| tensor.data().raw_size()).sum()
             }
             Self::Relayed(relayed) => relayed.text_size(),
         }
@@ -216,5 +217,25 @@ impl Tried {
             is_over: left(job.deadline).is_some_and(|left| left.is_zero()),
         };
         nobody.refusal(self.refusals)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use terrace_oip::TensorData;
+
+    use super::*;
+
+    #[test]
+    fn texts_are_written_one_by_one_in_binary_too() {
+        let tensor = |name: &str, data: TensorData| Tensor::new(name, vec![data.len()], data).unwrap();
+        let tensors = vec![
+            tensor("n", TensorData::Fp32(vec![0.0; 10])),
+            tensor("t", TensorData::Bytes(vec![vec![]; 10])),
+        ];
+        let output = Output::Combined { version: None, tensors };
+        assert_eq!(output.text_size(|_| true), 40);
+        assert_eq!(output.text_size(|name| name == "t"), 80);
+        assert_eq!(output.text_size(|_| false), 80);
     }
 }

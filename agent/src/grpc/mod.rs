@@ -1,8 +1,7 @@
 //! The Open Inference Protocol over gRPC: messages to calls, answers to messages. No decision and no engine here.
 
-mod codec;
-mod held;
-mod messages;
+mod message;
+mod named;
 #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)] // generated
 #[rustfmt::skip]
 mod service;
@@ -19,23 +18,29 @@ use hyper::body::Incoming;
 use terrace_engine::TensorSpec;
 use terrace_oip::metadata::{ConfigTensor, ModelStatistics, Spent};
 use terrace_oip::proto::{self, model_metadata_response::TensorMetadata};
-use terrace_oip::{InferRequest, Parameters, grpc};
+use terrace_oip::{InferRequest, Memory, Parameters, grpc};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-use self::held::Held;
 use self::service::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 use crate::callers::Caller;
+use crate::decoding;
 use crate::describe;
 use crate::executor::Output;
+use crate::heavy::heavy;
 use crate::listen::{App, Started};
 use crate::node::Node;
-use crate::refusal::{Refusal, busy};
+use crate::refusal::Refusal;
 use crate::registry::ModelKey;
 use crate::requirements;
 use crate::room::Taken;
 use crate::serve::{self, Call, Exchange, OURS, Reply};
 use crate::upstream::{Original, Relayed, Trace};
+
+/// What anyone may ask: probes have no token.
+pub const OPEN: [&str; 2] = [LIVE, READY];
+const LIVE: &str = "/inference.GRPCInferenceService/ServerLive";
+const READY: &str = "/inference.GRPCInferenceService/ServerReady";
 
 /// The gRPC port.
 #[derive(Clone, Debug)]
@@ -53,8 +58,12 @@ impl Port {
 
 impl App for Port {
     async fn answer(&self, request: http::Request<Incoming>) -> axum::response::Response {
-        if !unary::is_plain(&request) {
-            return self.router.answer(request).await;
+        match request.uri().path() {
+            unary::PATH => {}
+            // Of what anyone may ask, not a byte is read.
+            LIVE => return unary::response(Ok(live())),
+            READY => return unary::response(Ok(ready(&self.node))),
+            _ => return self.router.answer(request).await,
         }
         let (parts, body) = request.into_parts();
         let started = began(&parts.extensions);
@@ -67,13 +76,21 @@ impl App for Port {
     }
 }
 
+fn live() -> proto::ServerLiveResponse {
+    proto::ServerLiveResponse { live: true }
+}
+
+fn ready(node: &Node) -> proto::ServerReadyResponse {
+    proto::ServerReadyResponse { ready: node.unready().is_none() }
+}
+
 fn router(node: Arc<Node>) -> Router {
-    let limits = node.body_limits();
+    let limits = named::limits(node.limits());
     let service = GrpcInferenceServiceServer::new(Inference { node })
         .max_decoding_message_size(limits.bytes)
         .max_encoding_message_size(usize::MAX);
     let routes = Routes::new(service).prepare().into_axum_router();
-    routes.layer(from_fn_with_state(limits, held::hold)).layer(from_fn(told))
+    routes.layer(from_fn_with_state(limits, named::read)).layer(from_fn(told))
 }
 
 /// Has a call that is not answered here end with words: its client shows nothing else.
@@ -98,14 +115,14 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl GrpcInferenceService for Inference {
     async fn server_live(&self, _: Request<proto::ServerLiveRequest>) -> Answer<proto::ServerLiveResponse> {
-        Ok(Response::new(proto::ServerLiveResponse { live: true }))
+        Ok(Response::new(live()))
     }
 
     async fn server_ready(
         &self,
         _: Request<proto::ServerReadyRequest>,
     ) -> Answer<proto::ServerReadyResponse> {
-        Ok(Response::new(proto::ServerReadyResponse { ready: self.node.unready().is_none() }))
+        Ok(Response::new(ready(&self.node)))
     }
 
     async fn model_ready(
@@ -153,16 +170,9 @@ impl GrpcInferenceService for Inference {
         }))
     }
 
-    async fn model_infer(
-        &self,
-        request: Request<proto::ModelInferRequest>,
-    ) -> Answer<proto::ModelInferResponse> {
-        let caller = Caller::of_call(&request)?;
-        let (metadata, extensions, message) = request.into_parts();
-        let held = extensions.get::<Held>().map(Held::take).unwrap_or_default();
-        let (headers, started) = (metadata.into_headers(), began(&extensions));
-        let asked = Asked { caller, headers, started };
-        Ok(Response::new(infer(&self.node, asked, (message, held)).await?))
+    async fn model_infer(&self, _: Request<proto::ModelInferRequest>) -> Answer<proto::ModelInferResponse> {
+        // It never comes here: see `Port`.
+        Err(Status::unimplemented("ModelInfer is answered elsewhere"))
     }
 
     async fn model_config(
@@ -245,11 +255,11 @@ struct Asked {
     started: Instant,
 }
 
-/// Answers a message, which takes room until then.
+/// Answers a message.
 async fn infer(
     node: &Node,
     Asked { caller, headers, started }: Asked,
-    (message, held): (proto::ModelInferRequest, Taken),
+    unary::Read { message, toil, taken }: unary::Read,
 ) -> Result<proto::ModelInferResponse, Status> {
     let stated_by_caller = requirements::from_headers(&headers)
         .and_then(|stated| stated.and(requirements::from_grpc_timeout(&headers)?));
@@ -261,7 +271,7 @@ async fn infer(
         started,
         trace: Trace::from_headers(&headers),
     };
-    let mut exchange = Grpc { node, message: Some(message), headers, raw: Vec::new(), held: Some(held) };
+    let mut exchange = Grpc { node, message: Some(message), toil, headers, raw: Vec::new(), taken };
     Ok(serve::infer(node, call, &mut exchange).await?)
 }
 
@@ -270,10 +280,12 @@ struct Grpc<'a> {
     node: &'a Node,
     /// Until it is read.
     message: Option<proto::ModelInferRequest>,
+    toil: usize,
     headers: HeaderMap,
     /// Its elements, where they came raw.
     raw: Vec<Bytes>,
-    held: Option<Taken>,
+    /// What it takes, until it is read.
+    taken: Taken,
 }
 
 impl Exchange for Grpc<'_> {
@@ -282,11 +294,10 @@ impl Exchange for Grpc<'_> {
     async fn read(&mut self, _: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
         let message = self.message.take().unwrap_or_default();
         self.raw.clone_from(&message.raw_input_contents);
-        let request =
-            InferRequest::from_grpc(message).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        let mut held = self.held.take().unwrap_or_default();
-        self.node.body_limits().room.cover(&mut held, request.memory()).map_err(busy)?;
-        Ok((request, held))
+        let mut taken = std::mem::take(&mut self.taken);
+        let read = |memory: Memory<'_>| InferRequest::from_grpc_within(message, memory);
+        let request = heavy(self.toil, || decoding::within(&self.node.limits().room, &mut taken, read))?;
+        Ok((request, taken))
     }
 
     fn header(&self, name: &str) -> Option<&[u8]> {

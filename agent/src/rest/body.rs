@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt as _, Limited};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
 use terrace_coding::Coding;
 
 use crate::message::Message;
@@ -25,9 +26,64 @@ pub struct Limits {
     pub room: Room,
 }
 
+/// A body that nobody has read yet, or not all of it.
+#[derive(Debug)]
+pub struct Unread {
+    body: Body,
+    /// Its client sends it once it is told to go on, which it is when somebody begins to read.
+    is_held_back: bool,
+}
+
+impl Unread {
+    /// That of a request with these headers.
+    pub fn new(body: Body, headers: &HeaderMap) -> Self {
+        Self { body, is_held_back: headers.contains_key(header::EXPECT) }
+    }
+
+    /// The next of its bytes.
+    async fn next(&mut self) -> Option<Result<Bytes, Refusal>> {
+        self.is_held_back = false;
+        loop {
+            match self.body.frame().await?.map(Frame::into_data) {
+                Ok(Ok(data)) => return Some(Ok(data)),
+                Ok(Err(_trailers)) => {}
+                Err(_) => {
+                    return Some(Err(Refusal::Invalid("the body ended before it was whole".to_owned())));
+                }
+            }
+        }
+    }
+
+    /// Reads on for a refused client's sake, so that it hears why: one that is still sending does not listen, and to a
+    /// connection that is closed in the middle of that nothing gets through. Nothing is kept.
+    pub async fn pass_over(mut self, why: Option<&Refusal>) {
+        /// Its size is all that is wrong with it.
+        const LARGE: Duration = Duration::from_secs(2);
+        const LITTLE: (usize, Duration) = (64 << 10, Duration::from_millis(100));
+        let (mut left, time) = match why {
+            // It is late already.
+            Some(Refusal::SlowBody { .. } | Refusal::Deadline(_)) => return,
+            Some(Refusal::TooLarge { .. } | Refusal::TooDense(_) | Refusal::Busy(_)) => (usize::MAX, LARGE),
+            _ => LITTLE,
+        };
+        if self.is_held_back {
+            return;
+        }
+        let passing = async {
+            while let Some(Ok(data)) = self.next().await
+                && data.len() <= left
+            {
+                left -= data.len();
+            }
+        };
+        // Nobody wants it.
+        let _ = tokio::time::timeout(time, passing).await;
+    }
+}
+
 /// Reads a body until `deadline`, if there is one. The room that it takes is given back when the second is dropped.
 pub async fn read(
-    body: Body,
+    body: &mut Unread,
     headers: &HeaderMap,
     limits: &Limits,
     deadline: Option<Instant>,
@@ -54,48 +110,51 @@ pub async fn read(
     Ok((Message { bytes, json_length }, room))
 }
 
-/// How long a body says that it is; 0 where it does not.
-fn stated_length(headers: &HeaderMap, limit: usize) -> Result<usize, Refusal> {
+/// How long a body says that it is, if it does.
+fn stated_length(headers: &HeaderMap, limit: usize) -> Result<Option<usize>, Refusal> {
     let stated = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     let stated: Option<u64> = stated.and_then(|length| length.parse().ok());
     match stated {
         Some(length) if length > limit as u64 => Err(Refusal::TooLarge { limit }),
-        Some(length) => Ok(usize::try_from(length).unwrap_or(0)),
-        None => Ok(0),
+        Some(length) => Ok(usize::try_from(length).ok()),
+        None => Ok(None),
     }
 }
 
-async fn collect(mut body: Body, stated: usize, limits: &Limits) -> Result<(Bytes, Taken), Refusal> {
+/// How much there is to be room for when so much of something has come: as much again, by which memory grows, and no more
+/// than it says that it is. Who says much and sends little has little.
+pub fn ahead(stated: usize, come: usize) -> usize {
+    stated.min(come.saturating_mul(2)).max(come)
+}
+
+async fn collect(
+    body: &mut Unread,
+    stated: Option<usize>,
+    limits: &Limits,
+) -> Result<(Bytes, Taken), Refusal> {
     let limit = limits.bytes;
-    let mut room = Taken::default();
-    limits.room.cover(&mut room, stated).map_err(busy)?;
-    let mut whole = Pieces::default();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| cut_off())?;
-        let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > limit {
+    let (mut room, mut whole) = (Taken::default(), Pieces::default());
+    while let Some(data) = body.next().await {
+        let data = data?;
+        let come = whole.len() + data.len();
+        if come > limit {
             return Err(Refusal::TooLarge { limit });
         }
-        limits.room.cover(&mut room, stated.max(whole.len() + data.len())).map_err(busy)?;
-        whole.push(data, stated);
+        limits.room.cover(&mut room, ahead(stated.unwrap_or(limit), come)).map_err(busy)?;
+        whole.push(data, stated.unwrap_or(0));
     }
+    room.shrink(whole.len());
     Ok((whole.into_bytes(), room))
 }
 
 /// The same for a body in a coding: of what comes, only what becomes of it is kept.
-async fn unpack(mut body: Body, coding: Coding, limits: &Limits) -> Result<(Bytes, Taken), Refusal> {
+async fn unpack(body: &mut Unread, coding: Coding, limits: &Limits) -> Result<(Bytes, Taken), Refusal> {
     let mut room = Taken::default();
     let mut unpacking = Unpacking::new(coding, limits)?;
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.map_err(|_| cut_off())?.into_data() {
-            unpacking.feed(&data, &mut room)?;
-        }
+    while let Some(data) = body.next().await {
+        unpacking.feed(&data?, &mut room)?;
     }
     Ok((unpacking.finish(&mut room)?, room))
-}
-
-fn cut_off() -> Refusal {
-    Refusal::Invalid("the body ended before it was whole".to_owned())
 }
 
 /// A body as it comes: the first piece is often all of it, and then nothing is copied.
@@ -111,16 +170,20 @@ impl Pieces {
         self.first.len() + self.all.len()
     }
 
-    /// Memory is taken for what was stated, which is no more than the limit, once the first piece of it has come.
+    /// Takes the next piece of what says that it is so long in all; 0 where it does not say.
     pub fn push(&mut self, data: Bytes, stated: usize) {
-        if self.len() == 0 {
+        /// Memory that is not written to is none yet; so much of it may be more than there will be.
+        const AT_ONCE: usize = 1 << 20;
+        let come = self.len() + data.len();
+        if come == data.len() {
             self.first = data;
             return;
         }
-        if self.all.is_empty() {
-            self.all.reserve(stated.max(self.first.len() + data.len()));
-            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        if self.all.capacity() < come {
+            let whole = ahead(stated, come).max(stated.min(AT_ONCE));
+            self.all.reserve(whole - self.all.len());
         }
+        self.all.extend_from_slice(&std::mem::take(&mut self.first));
         self.all.extend_from_slice(&data);
     }
 
@@ -130,10 +193,35 @@ impl Pieces {
     }
 }
 
-/// Reads what little a refused client still sends, so that it hears why on a connection that it can go on using.
-pub async fn pass_over(body: Body) {
-    const BYTES: usize = 64 << 10;
-    const TIME: Duration = Duration::from_millis(100);
-    // Nobody wants it.
-    let _ = tokio::time::timeout(TIME, Limited::new(body, BYTES).collect()).await;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_needed_for_what_has_come_and_no_more_than_as_much_again() {
+        for (stated, come, expected) in [
+            (64 << 20, 1, 2),
+            (64 << 20, 20 << 20, 40 << 20),
+            (64 << 20, 40 << 20, 64 << 20),
+            (100, 100, 100),
+            (100, 60, 100),
+            // More than it says: that is for others to refuse.
+            (100, 200, 200),
+        ] {
+            assert_eq!(ahead(stated, come), expected, "{come} of {stated}");
+        }
+    }
+
+    #[test]
+    fn pieces_make_a_whole_however_they_come() {
+        let whole: Vec<u8> = (0..100_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+        for (size, stated) in [(1, 100_000), (700, 0), (99_999, 100_000), (100_000, 0), (30_000, 7)] {
+            let mut pieces = Pieces::default();
+            for piece in whole.chunks(size) {
+                pieces.push(Bytes::copy_from_slice(piece), stated);
+            }
+            assert_eq!(pieces.len(), whole.len());
+            assert!(pieces.into_bytes() == whole, "{size} of {stated}");
+        }
+    }
 }

@@ -16,24 +16,26 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use terrace_engine::TensorSpec;
-use terrace_oip::InferRequest;
 use terrace_oip::metadata::{
     ErrorBody, IndexRequest, Live, ModelMetadata, ModelReady, Ready, ServerMetadata, TensorMetadata,
     TensorNotes,
 };
+use terrace_oip::{InferRequest, Memory};
 
 use crate::callers::Caller;
+use crate::decoding;
 use crate::describe;
 use crate::heavy::heavy;
 use crate::listen::{App, Started};
 use crate::message::Message;
 use crate::node::Node;
-use crate::refusal::{Refusal, busy};
+use crate::refusal::Refusal;
 use crate::registry::{Entry, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
 use crate::serve::{self, Call, Exchange, Reply};
 use crate::upstream::{Original, Trace};
+use body::Unread;
 use encode::Encoded;
 
 /// The data port.
@@ -209,8 +211,19 @@ async fn index(
     caller: Caller,
     request: Request,
 ) -> Result<Json<Vec<terrace_oip::metadata::Indexed>>, Refusal> {
+    /// It says whether models are to be ready; nobody needs more for that.
+    const BYTES: usize = 64 << 10;
     let (parts, body) = request.into_parts();
-    let (message, _room) = body::read(body, &parts.headers, &node.body_limits(), None).await?;
+    let limits = node.limits();
+    let limits = body::Limits { bytes: limits.bytes.min(BYTES), room: limits.room.clone() };
+    let mut body = Unread::new(body, &parts.headers);
+    let (message, _room) = match body::read(&mut body, &parts.headers, &limits, None).await {
+        Ok(read) => read,
+        Err(refusal) => {
+            body.pass_over(Some(&refusal)).await;
+            return Err(refusal);
+        }
+    };
     let asked =
         IndexRequest::from_json(&message.bytes).map_err(|error| Refusal::Invalid(error.to_string()))?;
     let mut models = describe::index(&node, &caller);
@@ -230,11 +243,11 @@ async fn infer(
     let stated = requirements::from_headers(&parts.headers);
     let trace = Trace::from_headers(&parts.headers);
     let call = Call { caller, model, version: target.version, stated, started, trace };
-    let mut exchange =
-        Http { body: Some(body), headers: parts.headers, limits: node.body_limits(), message: None };
+    let body = Some(Unread::new(body, &parts.headers));
+    let mut exchange = Http { body, headers: parts.headers, limits: node.body_limits(), message: None };
     let answered = serve::infer(&node, call, &mut exchange).await;
     if let Some(unread) = exchange.body {
-        Box::pin(body::pass_over(unread)).await;
+        Box::pin(unread.pass_over(answered.as_ref().err())).await;
     }
     answered.map(Encoded::into_response)
 }
@@ -242,7 +255,7 @@ async fn infer(
 /// One request over HTTP.
 struct Http {
     /// Until it is read.
-    body: Option<Body>,
+    body: Option<Unread>,
     headers: HeaderMap,
     limits: body::Limits,
     /// Once it is read.
@@ -253,12 +266,13 @@ impl Exchange for Http {
     type Encoded = Encoded;
 
     async fn read(&mut self, deadline: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
-        let body = self.body.take().unwrap_or_default();
+        let body =
+            self.body.as_mut().ok_or_else(|| Refusal::Failed("the request was read twice".to_owned()))?;
         let (message, mut room) = body::read(body, &self.headers, &self.limits, deadline).await?;
-        let decode = || InferRequest::from_http(&message.bytes, message.json_length);
-        let request =
-            heavy(message.json().len(), decode).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        self.limits.room.cover(&mut room, request.memory()).map_err(busy)?;
+        self.body = None;
+        let read =
+            |memory: Memory<'_>| InferRequest::from_http_within(&message.bytes, message.json_length, memory);
+        let request = heavy(message.toil(), || decoding::within(&self.limits.room, &mut room, read))?;
         self.message = Some(message);
         Ok((request, room))
     }

@@ -12,4 +12,4 @@ mod reader;
 mod tests;
 
 pub(crate) use number::{Number, POWERS, nearest_bf16, nearest_f16, rounded_to_f32};
-pub(crate) use reader::{Reader, decode};
+pub(crate) use reader::{Reader, decode, decode_within};

@@ -8,6 +8,7 @@ use super::Number;
 use super::number::short_decimal;
 use crate::error::{DecodeError, Fault, JsonKind};
 use crate::limits::{MAX_DEPTH, MAX_FIELDS};
+use crate::memory::{Memory, of_text};
 
 /// What Python writes for them by default.
 pub(super) const NOT_FINITE: &str = "NaN and Infinity are no JSON numbers";
@@ -17,9 +18,18 @@ pub(crate) fn decode<'a, T>(
     body: &'a [u8],
     read: impl FnOnce(&mut Reader<'a>) -> Result<T, DecodeError>,
 ) -> Result<T, DecodeError> {
+    decode_within(body, Memory::UNBOUNDED, read)
+}
+
+/// The same, with a bound on what is made of it.
+pub(crate) fn decode_within<'a, T>(
+    body: &'a [u8],
+    memory: Memory<'a>,
+    read: impl FnOnce(&mut Reader<'a>) -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
     match std::str::from_utf8(body) {
         Ok(text) => {
-            let mut reader = Reader::new(text);
+            let mut reader = Reader { text, at: 0, memory };
             let value = read(&mut reader)?;
             reader.end()?;
             Ok(value)
@@ -28,7 +38,7 @@ pub(crate) fn decode<'a, T>(
             let byte = error.valid_up_to();
             // In the binary tensor extension raw bytes follow the JSON: say so rather than that they are no text.
             let text = std::str::from_utf8(&body[..byte]).unwrap_or_default();
-            match read(&mut Reader::new(text)) {
+            match read(&mut Reader { text, at: 0, memory }) {
                 Err(error) if *error.fault() == Fault::NoBinary => Err(error),
                 _ => Err(Fault::NotUtf8 { byte }.into()),
             }
@@ -41,11 +51,18 @@ pub(crate) fn decode<'a, T>(
 pub(crate) struct Reader<'a> {
     text: &'a str,
     at: usize,
+    memory: Memory<'a>,
 }
 
 impl<'a> Reader<'a> {
+    #[cfg(test)]
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+        Self { text, at: 0, memory: Memory::UNBOUNDED }
+    }
+
+    /// What there is for what is made of the text.
+    pub(crate) fn memory(&self) -> Memory<'a> {
+        self.memory
     }
 
     /// The number of bytes not read yet.
@@ -126,9 +143,16 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A string to be kept.
+    pub(crate) fn owned_string(&mut self) -> Result<String, DecodeError> {
+        let text = self.string()?;
+        self.memory.take(of_text(text.len()))?;
+        Ok(text.into_owned())
+    }
+
     /// A string, or `None` for null.
     pub(crate) fn optional_string(&mut self) -> Result<Option<String>, DecodeError> {
-        self.optional(|reader| reader.string().map(Cow::into_owned))
+        self.optional(Self::owned_string)
     }
 
     #[inline]

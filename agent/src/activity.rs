@@ -1,0 +1,122 @@
+//! Whether a connection is used: hyper's patience is with bytes, and a client that sends one, or answers pings, could hold
+//! a connection for ever.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How long a connection may be without a request, once it had one.
+pub const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
+/// Less than this in that time is no answer on its way, but pings.
+const TRICKLE: u64 = 64 << 10;
+
+/// What happens on a connection.
+#[derive(Debug, Default)]
+pub struct Activity {
+    begun: AtomicU64,
+    ended: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Activity {
+    /// Resolves when no first request comes in time, or none for long. An answer that is still being sent is a use, too,
+    /// although its request has ended: so large a one over a slow line takes as long as it takes.
+    pub async fn dies_down(&self, first: Duration) {
+        let mut patience = first;
+        let (mut seen, mut sent) = (0, 0);
+        loop {
+            tokio::time::sleep(patience).await;
+            let now = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let (begun, ended, written) = (now(&self.begun), now(&self.ended), now(&self.written));
+            let is_sending = begun > 0 && written - sent >= TRICKLE;
+            if begun == seen && begun == ended && !is_sending {
+                return;
+            }
+            (seen, sent, patience) = (begun, written, IDLE_TIMEOUT);
+        }
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct UnderWay(Arc<Activity>);
+
+impl UnderWay {
+    /// From now until it is dropped.
+    pub fn begin(activity: &Arc<Activity>) -> Self {
+        activity.begun.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A stream whose written bytes are counted.
+#[derive(Debug)]
+pub struct Counted<S> {
+    stream: S,
+    activity: Arc<Activity>,
+}
+
+impl<S> Counted<S> {
+    /// That of a connection.
+    pub const fn new(stream: S, activity: Arc<Activity>) -> Self {
+        Self { stream, activity }
+    }
+
+    fn count(&self, written: usize) -> Poll<io::Result<usize>> {
+        self.activity.written.fetch_add(written as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        self.count(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, pieces))?;
+        self.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
