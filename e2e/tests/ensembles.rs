@@ -139,9 +139,9 @@ async fn a_late_device_is_dropped_and_its_run_is_stopped() -> Result<()> {
     let cloud = scores([0.25, 0.75], Pace::AtOnce).await?;
     let policy = Policy::named("near").cloud(&cloud.url());
     let (_site, device) = patient_under(&policy.ensemble("{members: [Device, Cloud]}")).await?;
-    let reply = device.infer(&patient(0.95, FOR_EVER).within(300)).await?.answered()?;
+    let reply = device.infer(&patient(0.95, FOR_EVER).within(1_000)).await?.answered()?;
     assert_eq!(reply.walk()?, "device DeadlineExceeded, cloud Answered");
-    assert!(reply.latency_ms()? <= 300.0, "{} ms", reply.latency_ms()?);
+    assert!(reply.latency_ms()? <= 1_000.0, "{} ms", reply.latency_ms()?);
     assert_eq!(reply.outputs()?[0]["data"], json!([0.25, 0.75]));
     let again = device.infer(&patient(0.75, 0).within(2_000)).await?.answered()?;
     assert_eq!(again.walk()?, "device Answered, cloud Answered");
