@@ -57,9 +57,6 @@ pub struct SeenTier {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     predicted_latency_ms: Option<f64>,
     in_flight: usize,
-    /// Nobody was there last time.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    away: bool,
 }
 
 /// What a circuit breaker says, by its name in rules.
@@ -95,7 +92,6 @@ impl Default for SeenTier {
             rtt_ms: None,
             predicted_latency_ms: None,
             in_flight: 0,
-            away: false,
         }
     }
 }
@@ -129,7 +125,6 @@ impl From<&RemoteState> for SeenTier {
             rtt_ms: state.rtt.map(millis),
             predicted_latency_ms: state.predicted_p90.map(millis),
             in_flight: state.in_flight,
-            away: state.away,
         }
     }
 }
@@ -180,7 +175,6 @@ impl SeenTier {
             predicted_p90: duration(self.predicted_latency_ms),
             rtt: duration(self.rtt_ms),
             in_flight: self.in_flight,
-            away: self.away,
         }
     }
 }
@@ -215,7 +209,6 @@ mod tests {
             predicted_p90: Some(Duration::from_millis(80)),
             rtt: Some(Duration::from_micros(2_250)),
             in_flight: 4,
-            away: true,
         };
         let text = serde_json::to_string(&Seen::from(&snapshot)).unwrap();
         assert!(text.contains(r#""breaker":"half-open""#), "{text}");

@@ -1,8 +1,8 @@
-//! Whether a tier that may answer would be asked at all, and why not: what the agent goes by when a tier's turn comes, and
-//! what an explanation or a simulation says of it beforehand.
+//! Whether a tier that may answer would be asked at all, and why not, by what the agent itself goes by when a tier's turn
+//! comes: [`passed_over`], the shares of the deadline, and whether what is predicted is in time.
 //!
-//! Beforehand each tier is looked at as if its turn came at once: what those before it will take, nobody knows. A tier whose
-//! estimate has faded is said to be asked; of several requests that meet it so, one is.
+//! Each tier is looked at as if its turn came at once: what those before it will take, nobody knows. A tier whose estimate has
+//! faded is said to be asked; of several requests that meet it so, one is.
 
 use std::time::Duration;
 
@@ -16,22 +16,12 @@ use crate::plan::Plan;
 use crate::policy::Policy;
 use crate::snapshot::{RemoteState, Snapshot};
 
-/// Why another tier is passed over, as it stands now. `is_in_time` says whether its answer would come in the time that there
-/// is for it; it is asked only where nothing else stands against the tier.
-pub fn passed_over(
-    state: &RemoteState,
-    max_in_flight: u32,
-    is_in_time: impl FnOnce() -> bool,
-) -> Option<SkipReason> {
-    if state.breaker == BreakerState::Open {
-        Some(SkipReason::BreakerOpen)
-    } else if state.in_flight >= max_in_flight as usize {
-        Some(SkipReason::TooManyInFlight)
-    } else if state.is_back() {
-        // Somebody sees first whether it is there.
+/// Why an endpoint is passed over, whatever time there is: its breaker, and how many requests it has.
+pub fn passed_over(breaker: BreakerState, in_flight: usize, max_in_flight: u32) -> Option<SkipReason> {
+    if breaker == BreakerState::Open {
         Some(SkipReason::BreakerOpen)
     } else {
-        (!is_in_time()).then_some(SkipReason::PredictedTooLate)
+        (in_flight >= max_in_flight as usize).then_some(SkipReason::TooManyInFlight)
     }
 }
 
@@ -89,5 +79,6 @@ fn would_skip(
         return (!is_in_time(snapshot.local.shortest_run, left)).then_some(SkipReason::PredictedTooLate);
     };
     let allowed = left.map(|left| left.saturating_sub(reserve));
-    passed_over(state, remote.max_in_flight, || is_in_time(state.predicted_p90, allowed))
+    passed_over(state.breaker, state.in_flight, remote.max_in_flight)
+        .or_else(|| (!is_in_time(state.predicted_p90, allowed)).then_some(SkipReason::PredictedTooLate))
 }

@@ -52,8 +52,6 @@ pub struct RemoteState {
     pub rtt: Option<Duration>,
     /// Requests that it has from this node now.
     pub in_flight: usize,
-    /// Nobody was there last time.
-    pub away: bool,
 }
 
 impl LocalState {
@@ -68,11 +66,6 @@ impl RemoteState {
     /// How long an answer takes where there was one: what is known before is how long connecting took.
     pub fn learned(&self) -> Option<Duration> {
         self.predicted_p90.filter(|_| self.predicted_p90 != self.rtt)
-    }
-
-    /// Whether it was away, and may be there again: that is seen without a request, which others would answer meanwhile.
-    pub fn is_back(&self) -> bool {
-        self.away && self.breaker == BreakerState::HalfOpen
     }
 }
 

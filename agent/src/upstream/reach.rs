@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
-use terrace_tiering::{BreakerState, EndpointState, Policy, RemoteState, RemoteTier, SkipReason, pick};
+use terrace_tiering::{
+    BreakerState, EndpointState, Policy, RemoteState, RemoteTier, SkipReason, passed_over, pick,
+};
 use tokio::time::sleep_until;
 use url::Url;
 
@@ -118,12 +120,11 @@ impl TierReach {
         let Some(route) = self.next(now) else { return RemoteState::default() };
         let (breaker, in_flight) = (route.breaker_state(now), route.endpoint.in_flight());
         RemoteState {
-            available: breaker != BreakerState::Open && in_flight < self.remote.max_in_flight as usize,
+            available: passed_over(breaker, in_flight, self.remote.max_in_flight).is_none(),
             breaker,
             predicted_p90: route.predicted(now),
             rtt: route.endpoint.connect_time(),
             in_flight,
-            away: route.endpoint.is_away(),
         }
     }
 
@@ -141,10 +142,9 @@ impl TierReach {
     fn endpoints(&self, now: Duration, except: Places) -> impl ExactSizeIterator<Item = EndpointState> + '_ {
         self.routes.iter().enumerate().map(move |(place, route)| {
             let in_flight = route.endpoint.in_flight();
-            let has_room = in_flight < self.remote.max_in_flight as usize;
-            let is_open = route.breaker_state(now) == BreakerState::Open;
+            let why = passed_over(route.breaker_state(now), in_flight, self.remote.max_in_flight);
             EndpointState {
-                available: has_room && !is_open && !except.has(place),
+                available: why.is_none() && !except.has(place),
                 in_flight,
                 predicted: route.predicted(now),
             }

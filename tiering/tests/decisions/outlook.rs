@@ -6,9 +6,7 @@ use terrace_crds::Tier::{self, Cloud, Device, Edge};
 use terrace_crds::TierPolicySpec;
 use terrace_crds::mode::{Ensemble, Mode, Speculative};
 use terrace_tiering::SkipReason::{BreakerOpen, DeadlineExceeded, PredictedTooLate, TooManyInFlight};
-use terrace_tiering::{
-    BreakerState, Outlook, RemoteState, Requirements, Snapshot, Stated, decide, outlook, passed_over,
-};
+use terrace_tiering::{BreakerState, Outlook, Requirements, Snapshot, Stated, decide, outlook, passed_over};
 
 use crate::{DEVICE, Sketch, tiers};
 
@@ -29,19 +27,16 @@ fn looked_at(
 }
 
 #[test]
-fn another_tier_is_passed_over_for_its_breaker_its_requests_or_its_time_in_this_order() {
-    let state = |breaker, in_flight, away| RemoteState { breaker, in_flight, away, ..RemoteState::default() };
-    for (state, in_time, expected) in [
-        (state(BreakerState::Closed, 0, false), true, None),
-        (state(BreakerState::Closed, 0, true), true, None),
-        (state(BreakerState::Closed, 0, false), false, Some(PredictedTooLate)),
-        (state(BreakerState::Closed, 8, false), false, Some(TooManyInFlight)),
-        (state(BreakerState::Open, 8, false), false, Some(BreakerOpen)),
-        (state(BreakerState::HalfOpen, 0, false), true, None),
-        (state(BreakerState::HalfOpen, 0, false), false, Some(PredictedTooLate)),
-        (state(BreakerState::HalfOpen, 0, true), true, Some(BreakerOpen)),
+fn an_endpoint_is_passed_over_for_its_breaker_and_then_for_its_requests() {
+    for (breaker, in_flight, expected) in [
+        (BreakerState::Closed, 7, None),
+        (BreakerState::Closed, 8, Some(TooManyInFlight)),
+        (BreakerState::HalfOpen, 0, None),
+        (BreakerState::HalfOpen, 9, Some(TooManyInFlight)),
+        (BreakerState::Open, 0, Some(BreakerOpen)),
+        (BreakerState::Open, 8, Some(BreakerOpen)),
     ] {
-        assert_eq!(passed_over(&state, 8, || in_time), expected, "{state:?}");
+        assert_eq!(passed_over(breaker, in_flight, 8), expected, "{breaker:?} {in_flight}");
     }
 }
 

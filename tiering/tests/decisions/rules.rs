@@ -188,7 +188,6 @@ fn rules_read_what_the_node_knows_of_itself_and_of_other_tiers() {
         predicted_p90: Some(Duration::from_millis(80)),
         rtt: Some(Duration::from_millis(4)),
         in_flight: 7,
-        away: false,
     };
     for condition in [
         "device.queueDepth == 3 && device.inFlight == 1 && device.predictedLatencyMs == 12.5",
