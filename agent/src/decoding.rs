@@ -27,15 +27,17 @@ pub fn within<T>(
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use terrace_oip::InferRequest;
 
     use super::*;
 
     /// What comes of a body where there is so much room for what it becomes.
     fn decoded(body: &str, bytes: usize) -> Result<usize, u16> {
+        let body = Bytes::copy_from_slice(body.as_bytes());
         let room = Room::new(bytes);
         let mut taken = Taken::default();
-        let read = |memory: Memory<'_>| InferRequest::from_http_within(body.as_bytes(), None, memory);
+        let read = |memory: Memory<'_>| InferRequest::from_http_within(&body, None, memory);
         let request = within(&room, &mut taken, read).map_err(|refusal| refusal.status().as_u16())?;
         Ok(request.inputs[0].tensor.data().len())
     }
@@ -60,7 +62,8 @@ mod tests {
         let body =
             format!(r#"{{"inputs":[{{"name":"x","datatype":"FP64","shape":[2001],"data":[{numbers}1]}}]}}"#);
         let mut taken = Taken::default();
-        let read = |memory: Memory<'_>| InferRequest::from_http_within(body.as_bytes(), None, memory);
+        let body = Bytes::from(body);
+        let read = |memory: Memory<'_>| InferRequest::from_http_within(&body, None, memory);
         let refused = within(&room, &mut taken, read).unwrap_err();
         assert_eq!(refused.status().as_u16(), 429, "{refused}");
     }

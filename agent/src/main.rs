@@ -13,6 +13,7 @@ mod executor;
 mod explained;
 mod facts;
 mod fetch;
+mod gathering;
 mod grpc;
 mod heavy;
 mod listen;

@@ -77,20 +77,20 @@ fn named<'a>(tensors: &'a [Tensor], name: &str) -> Option<&'a Tensor> {
 macro_rules! for_each_datatype {
     ($data:expr, $values:ident => $do:expr) => {
         match $data {
-            TensorData::Bool($values) => TensorData::Bool($do),
-            TensorData::Uint8($values) => TensorData::Uint8($do),
-            TensorData::Uint16($values) => TensorData::Uint16($do),
-            TensorData::Uint32($values) => TensorData::Uint32($do),
-            TensorData::Uint64($values) => TensorData::Uint64($do),
-            TensorData::Int8($values) => TensorData::Int8($do),
-            TensorData::Int16($values) => TensorData::Int16($do),
-            TensorData::Int32($values) => TensorData::Int32($do),
-            TensorData::Int64($values) => TensorData::Int64($do),
-            TensorData::Fp16($values) => TensorData::Fp16($do),
-            TensorData::Bf16($values) => TensorData::Bf16($do),
-            TensorData::Fp32($values) => TensorData::Fp32($do),
-            TensorData::Fp64($values) => TensorData::Fp64($do),
-            TensorData::Bytes($values) => TensorData::Bytes($do),
+            TensorData::Bool($values) => TensorData::Bool($do.into()),
+            TensorData::Uint8($values) => TensorData::Uint8($do.into()),
+            TensorData::Uint16($values) => TensorData::Uint16($do.into()),
+            TensorData::Uint32($values) => TensorData::Uint32($do.into()),
+            TensorData::Uint64($values) => TensorData::Uint64($do.into()),
+            TensorData::Int8($values) => TensorData::Int8($do.into()),
+            TensorData::Int16($values) => TensorData::Int16($do.into()),
+            TensorData::Int32($values) => TensorData::Int32($do.into()),
+            TensorData::Int64($values) => TensorData::Int64($do.into()),
+            TensorData::Fp16($values) => TensorData::Fp16($do.into()),
+            TensorData::Bf16($values) => TensorData::Bf16($do.into()),
+            TensorData::Fp32($values) => TensorData::Fp32($do.into()),
+            TensorData::Fp64($values) => TensorData::Fp64($do.into()),
+            TensorData::Bytes($values) => TensorData::Bytes($do.into()),
         }
     };
 }
@@ -191,7 +191,10 @@ mod tests {
             vec![tensor("a", &[1, 3], 0), tensor("b", &[1], 0)],
             vec![tensor("a", &[1, 2, 1], 0), tensor("b", &[1], 0)],
             vec![tensor("a", &[1, 2], 0), tensor("c", &[1], 0)],
-            vec![tensor("a", &[1, 2], 0), Tensor::new("b", vec![1], TensorData::Fp64(vec![0.0])).unwrap()],
+            vec![
+                tensor("a", &[1, 2], 0),
+                Tensor::new("b", vec![1], TensorData::Fp64(vec![0.0].into())).unwrap(),
+            ],
         ] {
             assert!(!are_alike(&one, &other), "{other:?}");
             assert_eq!(join(&[&one, &other]).filter(|_| other.len() == 1 || other[1].name() == "c"), None);

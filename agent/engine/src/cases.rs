@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     fn case(values: &[f32]) -> Case {
-        let output = Tensor::new("y", vec![values.len()], TensorData::Fp32(values.to_vec())).unwrap();
+        let output = Tensor::new("y", vec![values.len()], TensorData::Fp32(values.to_vec().into())).unwrap();
         Case { inputs: Vec::new(), outputs: vec![output] }
     }
 

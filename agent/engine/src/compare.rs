@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     fn floats(name: &str, values: &[f32]) -> Vec<Tensor> {
-        vec![Tensor::new(name, vec![values.len()], TensorData::Fp32(values.to_vec())).unwrap()]
+        vec![Tensor::new(name, vec![values.len()], TensorData::Fp32(values.to_vec().into())).unwrap()]
     }
 
     #[test]
@@ -116,7 +116,7 @@ mod tests {
             assert_eq!(distance(&one, &other), expected, "{one:?} {other:?}");
         }
         let whole = |values: &[i64]| {
-            vec![Tensor::new("y", vec![values.len()], TensorData::Int64(values.to_vec())).unwrap()]
+            vec![Tensor::new("y", vec![values.len()], TensorData::Int64(values.to_vec().into())).unwrap()]
         };
         assert_eq!(distance(&whole(&[7]), &whole(&[7])), Some(0.0));
         assert_eq!(distance(&whole(&[7]), &whole(&[8])), None);

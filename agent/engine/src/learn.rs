@@ -197,12 +197,12 @@ mod tests {
             if y.is_empty() {
                 return Err(RunError::Failed("no".to_owned()));
             }
-            Ok(vec![Tensor::new("y", vec![y.len()], TensorData::Fp32(y)).unwrap()])
+            Ok(vec![Tensor::new("y", vec![y.len()], TensorData::Fp32(y.into())).unwrap()])
         }
     }
 
     fn sample(x: f32) -> Vec<Tensor> {
-        vec![Tensor::new("x", vec![1], TensorData::Fp32(vec![x])).unwrap()]
+        vec![Tensor::new("x", vec![1], TensorData::Fp32(vec![x].into())).unwrap()]
     }
 
     fn double(x: &[f32]) -> Vec<f32> {

@@ -378,8 +378,8 @@ fn input_value(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
 
 /// What ONNX Runtime gave, copied out of its memory.
 fn output_tensor(name: &str, value: Option<&DynValue>) -> Result<Tensor, RunError> {
-    fn copy<T: PrimitiveTensorElementType + Clone>(value: &DynValue) -> ort::Result<Vec<T>> {
-        value.try_extract_tensor::<T>().map(|(_, data)| data.to_vec())
+    fn copy<T: PrimitiveTensorElementType + Clone, V: From<Vec<T>>>(value: &DynValue) -> ort::Result<V> {
+        value.try_extract_tensor::<T>().map(|(_, data)| data.to_vec().into())
     }
     let failed = |error: ort::Error| RunError::Failed(one_line(&error.to_string()));
     let value = value.ok_or_else(|| RunError::Failed(format!("no output {name:?}")))?;
@@ -397,8 +397,8 @@ fn output_tensor(name: &str, value: Option<&DynValue>) -> Result<Tensor, RunErro
         Some(Datatype::Int16) => TensorData::Int16(copy(value).map_err(failed)?),
         Some(Datatype::Int32) => TensorData::Int32(copy(value).map_err(failed)?),
         Some(Datatype::Int64) => TensorData::Int64(copy(value).map_err(failed)?),
-        Some(Datatype::Fp16) => TensorData::Fp16(copy::<f16>(value).map_err(failed)?),
-        Some(Datatype::Bf16) => TensorData::Bf16(copy::<bf16>(value).map_err(failed)?),
+        Some(Datatype::Fp16) => TensorData::Fp16(copy::<f16, _>(value).map_err(failed)?),
+        Some(Datatype::Bf16) => TensorData::Bf16(copy::<bf16, _>(value).map_err(failed)?),
         Some(Datatype::Fp32) => TensorData::Fp32(copy(value).map_err(failed)?),
         Some(Datatype::Fp64) => TensorData::Fp64(copy(value).map_err(failed)?),
         Some(Datatype::Bytes) => {

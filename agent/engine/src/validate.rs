@@ -192,11 +192,11 @@ mod tests {
 
     fn image(shape: &[usize]) -> Tensor {
         let count = shape.iter().product();
-        Tensor::new("image", shape.to_vec(), TensorData::Fp32(vec![7.25; count])).unwrap()
+        Tensor::new("image", shape.to_vec(), TensorData::Fp32(vec![7.25; count].into())).unwrap()
     }
 
     fn scale(shape: &[usize]) -> Tensor {
-        Tensor::new("scale", shape.to_vec(), TensorData::Fp32(vec![7.25])).unwrap()
+        Tensor::new("scale", shape.to_vec(), TensorData::Fp32(vec![7.25].into())).unwrap()
     }
 
     #[test]
@@ -214,8 +214,8 @@ mod tests {
 
     #[test]
     fn what_fits_passes_and_every_fault_names_its_field() {
-        let other = Tensor::new("imag", vec![0], TensorData::Fp32(Vec::new())).unwrap();
-        let double = Tensor::new("image", vec![1, 2], TensorData::Fp64(vec![0.0; 2])).unwrap();
+        let other = Tensor::new("imag", vec![0], TensorData::Fp32(Vec::new().into())).unwrap();
+        let double = Tensor::new("image", vec![1, 2], TensorData::Fp64(vec![0.0; 2].into())).unwrap();
         for (inputs, expected) in [
             (vec![image(&[3, 2]), text(b"a")], None),
             (vec![text(b"a"), image(&[0, 2])], None),
@@ -271,7 +271,7 @@ mod tests {
             (&[-1, -1], &[0, 0], true),
         ] {
             let signature = Signature { inputs: vec![spec("x", declared)], optional: vec![], ..signature() };
-            let empty = Tensor::new("x", shape.to_vec(), TensorData::Fp32(Vec::new())).unwrap();
+            let empty = Tensor::new("x", shape.to_vec(), TensorData::Fp32(Vec::new().into())).unwrap();
             let checked = check_inputs(&signature, &[empty]);
             assert_eq!(checked.is_ok(), fits, "{declared:?} {shape:?}");
             if let Err(error) = checked {

@@ -34,25 +34,25 @@ fn tensor_of(name: &str, shape: &[usize], data: TensorData) -> Tensor {
 }
 
 fn floats(name: &str, shape: &[usize], elements: &[f32]) -> Tensor {
-    tensor_of(name, shape, TensorData::Fp32(elements.to_vec()))
+    tensor_of(name, shape, TensorData::Fp32(elements.to_vec().into()))
 }
 
 /// For each datatype: how ONNX calls it, and three elements, the extremes among them.
 fn every_datatype() -> [(Element, TensorData); 14] {
     [
         (Element::Bool, TensorData::Bool(vec![true, false, true])),
-        (Element::Uint8, TensorData::Uint8(vec![0, 7, u8::MAX])),
-        (Element::Uint16, TensorData::Uint16(vec![0, 7, u16::MAX])),
-        (Element::Uint32, TensorData::Uint32(vec![0, 7, u32::MAX])),
-        (Element::Uint64, TensorData::Uint64(vec![0, 7, u64::MAX])),
-        (Element::Int8, TensorData::Int8(vec![i8::MIN, -1, i8::MAX])),
-        (Element::Int16, TensorData::Int16(vec![i16::MIN, -1, i16::MAX])),
-        (Element::Int32, TensorData::Int32(vec![i32::MIN, -1, i32::MAX])),
-        (Element::Int64, TensorData::Int64(vec![i64::MIN, -1, i64::MAX])),
-        (Element::Float16, TensorData::Fp16(vec![f16::MIN, f16::EPSILON, f16::INFINITY])),
-        (Element::Bfloat16, TensorData::Bf16(vec![bf16::MIN, bf16::EPSILON, bf16::INFINITY])),
-        (Element::Float, TensorData::Fp32(vec![f32::MIN, f32::EPSILON, f32::INFINITY])),
-        (Element::Double, TensorData::Fp64(vec![f64::MIN, f64::EPSILON, f64::INFINITY])),
+        (Element::Uint8, TensorData::Uint8(vec![0, 7, u8::MAX].into())),
+        (Element::Uint16, TensorData::Uint16(vec![0, 7, u16::MAX].into())),
+        (Element::Uint32, TensorData::Uint32(vec![0, 7, u32::MAX].into())),
+        (Element::Uint64, TensorData::Uint64(vec![0, 7, u64::MAX].into())),
+        (Element::Int8, TensorData::Int8(vec![i8::MIN, -1, i8::MAX].into())),
+        (Element::Int16, TensorData::Int16(vec![i16::MIN, -1, i16::MAX].into())),
+        (Element::Int32, TensorData::Int32(vec![i32::MIN, -1, i32::MAX].into())),
+        (Element::Int64, TensorData::Int64(vec![i64::MIN, -1, i64::MAX].into())),
+        (Element::Float16, TensorData::Fp16(vec![f16::MIN, f16::EPSILON, f16::INFINITY].into())),
+        (Element::Bfloat16, TensorData::Bf16(vec![bf16::MIN, bf16::EPSILON, bf16::INFINITY].into())),
+        (Element::Float, TensorData::Fp32(vec![f32::MIN, f32::EPSILON, f32::INFINITY].into())),
+        (Element::Double, TensorData::Fp64(vec![f64::MIN, f64::EPSILON, f64::INFINITY].into())),
         (Element::String, TensorData::Bytes(["", "größer", " a\nb\n"].map(Vec::from).to_vec())),
     ]
 }
@@ -97,8 +97,8 @@ fn any_size_fits_where_the_model_leaves_it_open() {
 
 /// The elements over and over, `count` in all.
 fn repeated(data: &TensorData, count: usize) -> TensorData {
-    fn of<T: Clone>(elements: &[T], count: usize) -> Vec<T> {
-        elements.iter().cycle().take(count).cloned().collect()
+    fn of<T: Clone, V: From<Vec<T>>>(elements: &[T], count: usize) -> V {
+        elements.iter().cycle().take(count).cloned().collect::<Vec<T>>().into()
     }
     match data {
         TensorData::Bool(elements) => TensorData::Bool(of(elements, count)),
@@ -125,7 +125,7 @@ fn what_does_not_fit_the_signature_is_refused_before_the_runtime_sees_it() {
         floats("x", &[2], &[0.0; 2]),
         floats("x", &[1, 3], &[0.0; 3]),
         floats("z", &[1, 2], &[0.0; 2]),
-        tensor_of("x", &[1, 2], TensorData::Fp64(vec![0.0; 2])),
+        tensor_of("x", &[1, 2], TensorData::Fp64(vec![0.0; 2].into())),
     ] {
         let refused = session.run(std::slice::from_ref(&input), None);
         assert!(matches!(refused, Err(RunError::InvalidInput(_))), "{input:?}: {refused:?}");
@@ -226,7 +226,7 @@ fn an_input_that_has_a_value_in_the_model_may_be_left_out_or_given() {
     for wrong in [
         vec![floats("scale", &[], &[1.0])],
         vec![x.clone(), floats("scale", &[1], &[1.0])],
-        vec![x.clone(), tensor_of("scale", &[], TensorData::Fp64(vec![1.0]))],
+        vec![x.clone(), tensor_of("scale", &[], TensorData::Fp64(vec![1.0].into()))],
         vec![x.clone(), says(b"\xff")],
         vec![x, floats("scales", &[], &[1.0])],
     ] {
@@ -386,13 +386,13 @@ fn a_model_cannot_read_memory() {
 #[test]
 fn a_run_that_fails_is_told_and_the_next_one_works() {
     let mut session = loaded(&looks_up());
-    let index = |index| [tensor_of("x", &[1], TensorData::Int64(vec![index]))];
+    let index = |index| [tensor_of("x", &[1], TensorData::Int64(vec![index].into()))];
     for _ in 0..2 {
         let failed = session.run(&index(777_777), None).unwrap_err();
         assert!(matches!(failed, RunError::Failed(_)), "{failed:?}");
         assert_eq!(failed.to_string(), "the model failed to run");
         let answer = session.run(&index(1), None);
-        assert_eq!(answer, Ok(vec![tensor_of("y", &[1], TensorData::Int64(vec![6]))]));
+        assert_eq!(answer, Ok(vec![tensor_of("y", &[1], TensorData::Int64(vec![6].into()))]));
     }
 }
 
@@ -415,7 +415,7 @@ const WATCHED: &str = "TERRACE_TEST_WATCHED";
 fn the_runtime_prints_nothing_of_a_request() {
     #[allow(clippy::disallowed_methods)] // a flag from one process of this test to the other
     if std::env::var_os(WATCHED).is_some() {
-        let index = tensor_of("x", &[1], TensorData::Int64(vec![777_777]));
+        let index = tensor_of("x", &[1], TensorData::Int64(vec![777_777].into()));
         loaded(&looks_up()).run(&[index], None).unwrap_err();
         return;
     }

@@ -31,7 +31,8 @@ fn model() -> Model {
 }
 
 fn rounds(count: i64) -> Vec<Tensor> {
-    let tensor = |name, shape, value| Tensor::new(name, shape, TensorData::Int64(vec![value])).unwrap();
+    let tensor =
+        |name, shape, value| Tensor::new(name, shape, TensorData::Int64(vec![value].into())).unwrap();
     vec![tensor("x", vec![1], 1), tensor("rounds", vec![], count)]
 }
 
@@ -51,7 +52,7 @@ async fn a_run_past_its_deadline_is_stopped_and_the_next_one_is_answered() {
         let TensorData::Int64(sums) = one_round(&model).await[0].data().clone() else {
             panic!("not numbers")
         };
-        assert_eq!(sums, [2]);
+        assert_eq!(sums[..], [2]);
     }
     let done = model.statistics();
     assert_eq!((done.answered, done.failed, done.stopped), (3, 0, 3));

@@ -27,7 +27,8 @@ pub const TARGETS: [Target; 4] = [
 
 /// A request that is JSON as a whole, and answers of other tiers.
 fn json(body: &[u8]) {
-    checked(frugal(body.len(), |memory| InferRequest::from_http_within(body, None, memory)));
+    let message = Bytes::copy_from_slice(body);
+    checked(frugal(body.len(), |memory| InferRequest::from_http_within(&message, None, memory)));
     if let Err(error) = bounded(body.len(), || DecodedResponse::from_json(body)) {
         well_told(&error);
     }
@@ -49,7 +50,8 @@ fn json(body: &[u8]) {
 fn request(input: &[u8]) {
     let Some((length, body)) = input.split_first_chunk() else { return };
     let length = usize::from(u16::from_le_bytes(*length));
-    checked(frugal(body.len(), |memory| InferRequest::from_http_within(body, Some(length), memory)));
+    let message = Bytes::copy_from_slice(body);
+    checked(frugal(body.len(), |memory| InferRequest::from_http_within(&message, Some(length), memory)));
     if let Err(error) = bounded(body.len(), || DecodedResponse::from_http(body, Some(length))) {
         well_told(&error);
     }

@@ -15,7 +15,7 @@ fn main() {
     let shape = vec![1, 3, 224, 224];
 
     for (name, data) in [
-        ("FP32", TensorData::Fp32(values.clone())),
+        ("FP32", TensorData::Fp32(values.clone().into())),
         ("FP64", TensorData::Fp64(values.iter().map(|value| f64::from(*value).sqrt()).collect())),
         ("FP16", TensorData::Fp16(values.iter().map(|value| half::f16::from_f32(*value)).collect())),
         ("INT32", TensorData::Int32((0..3 * i32::from(ELEMENTS)).collect())),

@@ -52,15 +52,15 @@ impl Elements {
     }
 }
 
-fn rows<T: Element>(
+fn rows<T: Element, V: From<Vec<T>>>(
     reader: &mut Reader<'_>,
     claimed: usize,
-    data: impl FnOnce(Vec<T>) -> TensorData,
+    data: impl FnOnce(V) -> TensorData,
 ) -> Result<(TensorData, Vec<usize>), DecodeError> {
     let mut rows = Rows { elements: Vec::new(), lengths: Vec::new(), leaves: None };
     rows.make_room(reader, capacity::<T>(claimed, reader.remaining()))?;
     rows.read(reader, 1)?;
-    Ok((data(rows.elements), rows.lengths))
+    Ok((data(rows.elements.into()), rows.lengths))
 }
 
 /// Room for the elements that the shape claims, but for no more than the text that is left can hold.

@@ -13,6 +13,7 @@ use crate::proto::infer_parameter::ParameterChoice;
 use crate::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use crate::proto::model_infer_response::InferOutputTensor;
 use crate::proto::{InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse};
+use crate::raw::Part;
 use crate::request::{InferRequest, InputTensor, RequestedOutput};
 use crate::response::DecodedResponse;
 use crate::tensor::{Datatype, Tensor, TensorData};
@@ -69,7 +70,7 @@ fn read_input(
     let contents = input.contents.filter(|contents| *contents != InferTensorContents::default());
     let data = match (raw, contents) {
         (Some(_), Some(_)) => return Err(Fault::DataTwice.into()),
-        (Some(raw), None) => TensorData::from_raw(datatype, &shape, raw, memory)?,
+        (Some(raw), None) => TensorData::from_raw(datatype, &shape, Part::whole(raw), memory)?,
         (None, contents) => typed(datatype, contents.unwrap_or_default(), memory)
             .map_err(|error| error.in_field("contents"))?,
     };
@@ -92,17 +93,17 @@ fn typed(
 ) -> Result<TensorData, DecodeError> {
     Ok(match datatype {
         Datatype::Bool => TensorData::Bool(contents.bool_contents),
-        Datatype::Uint8 => TensorData::Uint8(narrow(datatype, contents.uint_contents, memory)?),
-        Datatype::Uint16 => TensorData::Uint16(narrow(datatype, contents.uint_contents, memory)?),
-        Datatype::Uint32 => TensorData::Uint32(contents.uint_contents),
-        Datatype::Uint64 => TensorData::Uint64(contents.uint64_contents),
-        Datatype::Int8 => TensorData::Int8(narrow(datatype, contents.int_contents, memory)?),
-        Datatype::Int16 => TensorData::Int16(narrow(datatype, contents.int_contents, memory)?),
-        Datatype::Int32 => TensorData::Int32(contents.int_contents),
-        Datatype::Int64 => TensorData::Int64(contents.int64_contents),
+        Datatype::Uint8 => TensorData::Uint8(narrow(datatype, contents.uint_contents, memory)?.into()),
+        Datatype::Uint16 => TensorData::Uint16(narrow(datatype, contents.uint_contents, memory)?.into()),
+        Datatype::Uint32 => TensorData::Uint32(contents.uint_contents.into()),
+        Datatype::Uint64 => TensorData::Uint64(contents.uint64_contents.into()),
+        Datatype::Int8 => TensorData::Int8(narrow(datatype, contents.int_contents, memory)?.into()),
+        Datatype::Int16 => TensorData::Int16(narrow(datatype, contents.int_contents, memory)?.into()),
+        Datatype::Int32 => TensorData::Int32(contents.int_contents.into()),
+        Datatype::Int64 => TensorData::Int64(contents.int64_contents.into()),
         Datatype::Fp16 | Datatype::Bf16 => return Err(Fault::OnlyRaw.into()),
-        Datatype::Fp32 => TensorData::Fp32(contents.fp32_contents),
-        Datatype::Fp64 => TensorData::Fp64(contents.fp64_contents),
+        Datatype::Fp32 => TensorData::Fp32(contents.fp32_contents.into()),
+        Datatype::Fp64 => TensorData::Fp64(contents.fp64_contents.into()),
         Datatype::Bytes => {
             let texts = contents.bytes_contents.iter().map(|text| size_of::<Vec<u8>>() + of_text(text.len()));
             memory.take(texts.sum())?;

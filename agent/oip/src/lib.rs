@@ -18,7 +18,7 @@
 //!
 //! let body = br#"{"inputs":[{"name":"x","datatype":"UINT8","shape":[1,3],"data":[[1,2,3]]}]}"#;
 //! let request = InferRequest::from_json(body)?;
-//! assert_eq!(request.inputs[0].tensor.data(), &TensorData::Uint8(vec![1, 2, 3]));
+//! assert_eq!(request.inputs[0].tensor.data(), &TensorData::Uint8(vec![1, 2, 3].into()));
 //!
 //! let error = InferRequest::from_json(&body.map(|byte| if byte == b'2' { b'-' } else { byte })).unwrap_err();
 //! assert_eq!(error.path(), "inputs[0] (\"x\").data: element 1");
@@ -55,6 +55,7 @@ mod response;
 pub mod tensor;
 mod tensor_json;
 mod tensor_text;
+mod values;
 mod wire;
 
 pub use error::{DecodeError, EncodeError, Fault, JsonKind};

@@ -72,7 +72,7 @@ fn read_outline(reader: &mut Reader<'_>, tail: &mut Tail<'_>) -> Result<Outline,
     let datatype = datatype.ok_or_else(|| DecodeError::missing("datatype"))?;
     match (size, count) {
         (Some(_), Some(_)) => return Err(Fault::DataTwice.into()),
-        (Some(size), None) => check_raw(datatype, &shape, tail.take(size)?)?,
+        (Some(size), None) => check_raw(datatype, &shape, tail.take(size)?.bytes)?,
         (None, Some(count)) => check_count(&shape, count)?,
         (None, None) => return Err(DecodeError::missing("data")),
     }

@@ -1,12 +1,14 @@
 //! A tensor's elements as the bytes that the binary tensor extension and gRPC carry: little-endian, row-major, without
 //! gaps; each element of `BYTES` behind its length in four bytes.
 
-use zerocopy::{FromBytes, IntoBytes};
+use bytes::Bytes;
+use zerocopy::IntoBytes;
 
 use crate::error::{DecodeError, Fault};
 use crate::memory::{Memory, of_text};
 use crate::outline::check_raw;
 use crate::tensor::{Datatype, TensorData};
+use crate::values::{Number, Values};
 
 #[cfg(target_endian = "big")]
 compile_error!("tensors lie in memory as they are sent, which is little-endian");
@@ -40,32 +42,32 @@ impl TensorData {
         }
     }
 
-    /// Reads the elements of a tensor of this shape. The bytes may lie anywhere, aligned or not.
+    /// Reads the elements of a tensor of this shape. The bytes may lie anywhere, aligned or not; numbers stay there where they
+    /// can.
     pub(crate) fn from_raw(
         datatype: Datatype,
         shape: &[usize],
-        raw: &[u8],
+        raw: Part<'_>,
         memory: Memory<'_>,
     ) -> Result<Self, DecodeError> {
         if datatype.size().is_some() {
-            check_raw(Some(datatype), shape, raw)?;
-            memory.take(raw.len())?;
+            check_raw(Some(datatype), shape, raw.bytes)?;
         }
         Ok(match datatype {
-            Datatype::Bool => Self::Bool(booleans(raw)?),
-            Datatype::Uint8 => Self::Uint8(raw.to_vec()),
-            Datatype::Uint16 => Self::Uint16(numbers(raw)),
-            Datatype::Uint32 => Self::Uint32(numbers(raw)),
-            Datatype::Uint64 => Self::Uint64(numbers(raw)),
-            Datatype::Int8 => Self::Int8(numbers(raw)),
-            Datatype::Int16 => Self::Int16(numbers(raw)),
-            Datatype::Int32 => Self::Int32(numbers(raw)),
-            Datatype::Int64 => Self::Int64(numbers(raw)),
-            Datatype::Fp16 => Self::Fp16(numbers(raw)),
-            Datatype::Bf16 => Self::Bf16(numbers(raw)),
-            Datatype::Fp32 => Self::Fp32(numbers(raw)),
-            Datatype::Fp64 => Self::Fp64(numbers(raw)),
-            Datatype::Bytes => return texts(raw, memory).map(Self::Bytes),
+            Datatype::Bool => Self::Bool(booleans(raw.bytes, memory)?),
+            Datatype::Uint8 => Self::Uint8(numbers(raw, memory)?),
+            Datatype::Uint16 => Self::Uint16(numbers(raw, memory)?),
+            Datatype::Uint32 => Self::Uint32(numbers(raw, memory)?),
+            Datatype::Uint64 => Self::Uint64(numbers(raw, memory)?),
+            Datatype::Int8 => Self::Int8(numbers(raw, memory)?),
+            Datatype::Int16 => Self::Int16(numbers(raw, memory)?),
+            Datatype::Int32 => Self::Int32(numbers(raw, memory)?),
+            Datatype::Int64 => Self::Int64(numbers(raw, memory)?),
+            Datatype::Fp16 => Self::Fp16(numbers(raw, memory)?),
+            Datatype::Bf16 => Self::Bf16(numbers(raw, memory)?),
+            Datatype::Fp32 => Self::Fp32(numbers(raw, memory)?),
+            Datatype::Fp64 => Self::Fp64(numbers(raw, memory)?),
+            Datatype::Bytes => return texts(raw.bytes, memory).map(Self::Bytes),
         })
     }
 
@@ -82,7 +84,7 @@ impl TensorData {
         if let Self::Bytes(_) = self {
             let mut raw = Vec::with_capacity(self.raw_size());
             self.append_raw(&mut raw);
-            return Raw(Self::Uint8(raw));
+            return Raw(Self::Uint8(raw.into()));
         }
         Raw(self)
     }
@@ -128,14 +130,19 @@ fn bytes_of(data: &TensorData) -> &[u8] {
     }
 }
 
-/// One allocation and one copy, whatever the alignment.
-fn numbers<T: FromBytes>(raw: &[u8]) -> Vec<T> {
+/// Where they lie, if they may stay there; else one allocation and one copy, whatever the alignment.
+fn numbers<T: Number>(raw: Part<'_>, memory: Memory<'_>) -> Result<Values<T>, Fault> {
+    if let Some(values) = raw.shared().and_then(Values::within) {
+        return Ok(values);
+    }
+    memory.take(raw.bytes.len())?;
     // Each piece is as long as a number, so none is made up; and nothing is written twice, as zeros would be.
     let number = |bytes| T::read_from_bytes(bytes).unwrap_or_else(|_| T::new_zeroed());
-    raw.chunks_exact(size_of::<T>()).map(number).collect()
+    Ok(raw.bytes.chunks_exact(size_of::<T>()).map(number).collect())
 }
 
-fn booleans(raw: &[u8]) -> Result<Vec<bool>, DecodeError> {
+fn booleans(raw: &[u8], memory: Memory<'_>) -> Result<Vec<bool>, DecodeError> {
+    memory.take(raw.len())?;
     if let Some(element) = raw.iter().position(|byte| *byte > 1) {
         return Err(DecodeError::new(Fault::NotABoolean).in_element(element));
     }
@@ -178,11 +185,43 @@ fn text<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(text)
 }
 
+/// Raw elements, and the message that they are a part of, where that may be kept for their sake.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    pub(crate) bytes: &'a [u8],
+    message: Option<&'a Bytes>,
+}
+
+impl<'a> Part<'a> {
+    /// How many bytes there are at least where a copy costs more than to share them.
+    const LARGE: usize = 4 << 10;
+
+    /// All of a message.
+    pub(crate) fn whole(message: &'a Bytes) -> Self {
+        Self { bytes: message, message: Some(message) }
+    }
+
+    /// Of a message that is not kept.
+    pub(crate) const fn lent(bytes: &'a [u8]) -> Self {
+        Self { bytes, message: None }
+    }
+
+    fn shared(self) -> Option<Bytes> {
+        let message = self.message.filter(|_| self.bytes.len() >= Self::LARGE)?;
+        Some(message.slice_ref(self.bytes))
+    }
+
+    fn split(self, at: usize) -> Option<(Self, Self)> {
+        let (first, rest) = self.bytes.split_at_checked(at)?;
+        Some((Self { bytes: first, ..self }, Self { bytes: rest, ..self }))
+    }
+}
+
 /// The binary part of a message: what follows its JSON, in the order of the tensors that it belongs to.
 #[derive(Debug)]
 pub(crate) struct Tail<'a> {
     /// `None` where the message has no such part.
-    rest: Option<&'a [u8]>,
+    rest: Option<Part<'a>>,
 }
 
 impl<'a> Tail<'a> {
@@ -193,28 +232,28 @@ impl<'a> Tail<'a> {
 
     /// Splits a message whose first `json_length` bytes are JSON.
     pub(crate) fn split(
-        message: &'a [u8],
+        message: Part<'a>,
         json_length: Option<usize>,
     ) -> Result<(&'a [u8], Self), DecodeError> {
-        let Some(json_length) = json_length else { return Ok((message, Self::none())) };
+        let Some(json_length) = json_length else { return Ok((message.bytes, Self::none())) };
         let (json, rest) = message
-            .split_at_checked(json_length)
-            .ok_or(Fault::HeaderTooLong { claimed: json_length, actual: message.len() })?;
-        Ok((json, Self { rest: Some(rest) }))
+            .split(json_length)
+            .ok_or(Fault::HeaderTooLong { claimed: json_length, actual: message.bytes.len() })?;
+        Ok((json.bytes, Self { rest: Some(rest) }))
     }
 
     /// The next so many bytes.
-    pub(crate) fn take(&mut self, size: usize) -> Result<&'a [u8], Fault> {
+    pub(crate) fn take(&mut self, size: usize) -> Result<Part<'a>, Fault> {
         let rest = self.rest.ok_or(Fault::NoBinary)?;
-        let (taken, rest) =
-            rest.split_at_checked(size).ok_or(Fault::BinaryTooShort { claimed: size, left: rest.len() })?;
+        let too_short = Fault::BinaryTooShort { claimed: size, left: rest.bytes.len() };
+        let (taken, rest) = rest.split(size).ok_or(too_short)?;
         self.rest = Some(rest);
         Ok(taken)
     }
 
     /// Nothing is left.
     pub(crate) fn end(&self) -> Result<(), Fault> {
-        match self.rest.map_or(0, <[u8]>::len) {
+        match self.rest.map_or(0, |rest| rest.bytes.len()) {
             0 => Ok(()),
             bytes => Err(Fault::BinaryTooLong { bytes }),
         }

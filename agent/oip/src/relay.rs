@@ -6,7 +6,7 @@ use crate::error::{DecodeError, EncodeError};
 use crate::json::{Reader, decode};
 use crate::outline::{Outline, read_outlines};
 use crate::parameters::Parameters;
-use crate::raw::Tail;
+use crate::raw::{Part, Tail};
 
 /// An upstream's inference response. What is typed here may be changed; outputs and fields that the protocol
 /// does not know are passed on as they came. Their syntax is checked, and that outputs are an array.
@@ -33,7 +33,7 @@ impl<'a> RelayedResponse<'a> {
     /// Whether a body can be read so, and what its outputs are. The first `json_length` bytes are JSON, where a header says
     /// so, and what follows are binary tensors. Each output has as many elements as its shape says, each once.
     pub fn check(body: &'a [u8], json_length: Option<usize>) -> Result<Vec<Outline>, DecodeError> {
-        let (json, mut tail) = Tail::split(body, json_length)?;
+        let (json, mut tail) = Tail::split(Part::lent(body), json_length)?;
         let mut outlines = Vec::new();
         let read = |reader: &mut Reader<'a>| {
             Self::read_with(reader, |reader| {

@@ -1,11 +1,13 @@
 //! An inference request.
 
+use bytes::Bytes;
+
 use crate::error::{DecodeError, Fault};
 use crate::json::{Reader, decode_within};
 use crate::limits::MAX_TENSORS;
 use crate::memory::Memory;
 use crate::parameters::{Parameter, Parameters};
-use crate::raw::Tail;
+use crate::raw::{Part, Tail};
 use crate::tensor::Tensor;
 use crate::tensor_json::read_tensors;
 
@@ -49,12 +51,21 @@ impl InferRequest {
     /// Reads a body whose first `json_length` bytes are JSON, where a header says so, and what follows are binary
     /// tensors.
     pub fn from_http(body: &[u8], json_length: Option<usize>) -> Result<Self, DecodeError> {
-        Self::from_http_within(body, json_length, Memory::UNBOUNDED)
+        Self::from_parts(Part::lent(body), json_length, Memory::UNBOUNDED)
     }
 
-    /// The same, with a bound on what it takes in memory beside the body.
+    /// The same, with a bound on what it takes in memory beside the body; large tensors stay where they lie in it, where
+    /// they lie well.
     pub fn from_http_within(
-        body: &[u8],
+        body: &Bytes,
+        json_length: Option<usize>,
+        memory: Memory<'_>,
+    ) -> Result<Self, DecodeError> {
+        Self::from_parts(Part::whole(body), json_length, memory)
+    }
+
+    fn from_parts(
+        body: Part<'_>,
         json_length: Option<usize>,
         memory: Memory<'_>,
     ) -> Result<Self, DecodeError> {

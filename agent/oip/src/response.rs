@@ -6,7 +6,7 @@ use crate::awaited::AwaitedText;
 use crate::error::{DecodeError, EncodeError};
 use crate::json::{Reader, decode};
 use crate::parameters::Parameters;
-use crate::raw::Tail;
+use crate::raw::{Part, Tail};
 use crate::tensor::Tensor;
 use crate::tensor_json::read_tensors;
 use crate::tensor_text::TensorText;
@@ -102,7 +102,7 @@ impl DecodedResponse {
     /// Reads a body whose first `json_length` bytes are JSON, where a header says so, and what follows are binary
     /// tensors.
     pub fn from_http(body: &[u8], json_length: Option<usize>) -> Result<Self, DecodeError> {
-        let (json, mut tail) = Tail::split(body, json_length)?;
+        let (json, mut tail) = Tail::split(Part::lent(body), json_length)?;
         let response = decode(json, |reader| Self::read(reader, &mut tail))?;
         tail.end()?;
         Ok(response)

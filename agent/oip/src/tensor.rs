@@ -4,6 +4,8 @@ use std::fmt;
 
 use half::{bf16, f16};
 
+use crate::values::Values;
+
 /// The element types of the Open Inference Protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Datatype {
@@ -93,18 +95,18 @@ impl fmt::Display for Datatype {
 #[allow(missing_docs)] // one variant a datatype, named as it
 pub enum TensorData {
     Bool(Vec<bool>),
-    Uint8(Vec<u8>),
-    Uint16(Vec<u16>),
-    Uint32(Vec<u32>),
-    Uint64(Vec<u64>),
-    Int8(Vec<i8>),
-    Int16(Vec<i16>),
-    Int32(Vec<i32>),
-    Int64(Vec<i64>),
-    Fp16(Vec<f16>),
-    Bf16(Vec<bf16>),
-    Fp32(Vec<f32>),
-    Fp64(Vec<f64>),
+    Uint8(Values<u8>),
+    Uint16(Values<u16>),
+    Uint32(Values<u32>),
+    Uint64(Values<u64>),
+    Int8(Values<i8>),
+    Int16(Values<i16>),
+    Int32(Values<i32>),
+    Int64(Values<i64>),
+    Fp16(Values<f16>),
+    Bf16(Values<bf16>),
+    Fp32(Values<f32>),
+    Fp64(Values<f64>),
     Bytes(Vec<Vec<u8>>),
 }
 
@@ -201,7 +203,7 @@ impl TensorData {
     }
 
     /// How many elements.
-    pub const fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         match self {
             Self::Bool(v) => v.len(),
             Self::Uint8(v) => v.len(),
@@ -221,7 +223,7 @@ impl TensorData {
     }
 
     /// Whether there is no element.
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }

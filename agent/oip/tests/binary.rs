@@ -27,21 +27,27 @@ fn read(inputs: &[String], tail: &[u8]) -> Result<InferRequest, String> {
 fn the_bytes_of_every_datatype_are_those_that_numpy_writes() {
     for (data, bytes) in [
         (TensorData::Bool(vec![true, false]), &[1, 0][..]),
-        (TensorData::Uint8(vec![0, 255]), &[0, 255]),
-        (TensorData::Uint16(vec![1, 0x0203]), &[1, 0, 3, 2]),
-        (TensorData::Uint32(vec![1, 0x0203_0405]), &[1, 0, 0, 0, 5, 4, 3, 2]),
+        (TensorData::Uint8(vec![0, 255].into()), &[0, 255]),
+        (TensorData::Uint16(vec![1, 0x0203].into()), &[1, 0, 3, 2]),
+        (TensorData::Uint32(vec![1, 0x0203_0405].into()), &[1, 0, 0, 0, 5, 4, 3, 2]),
         (
-            TensorData::Uint64(vec![2, u64::MAX]),
+            TensorData::Uint64(vec![2, u64::MAX].into()),
             &[2, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255],
         ),
-        (TensorData::Int8(vec![-1, -128]), &[255, 128]),
-        (TensorData::Int16(vec![-2, 1]), &[254, 255, 1, 0]),
-        (TensorData::Int32(vec![-2, 1]), &[254, 255, 255, 255, 1, 0, 0, 0]),
-        (TensorData::Int64(vec![-1, 1]), &[255, 255, 255, 255, 255, 255, 255, 255, 1, 0, 0, 0, 0, 0, 0, 0]),
-        (TensorData::Fp16(vec![f16::from_f32(1.0), f16::NEG_INFINITY]), &[0, 0x3c, 0, 0xfc]),
-        (TensorData::Bf16(vec![bf16::from_f32(1.0), bf16::from_f32(-2.0)]), &[0x80, 0x3f, 0, 0xc0]),
-        (TensorData::Fp32(vec![1.0, -2.0]), &[0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0]),
-        (TensorData::Fp64(vec![1.0, -2.0]), &[0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0, 0, 0, 0, 0, 0, 0, 0xc0]),
+        (TensorData::Int8(vec![-1, -128].into()), &[255, 128]),
+        (TensorData::Int16(vec![-2, 1].into()), &[254, 255, 1, 0]),
+        (TensorData::Int32(vec![-2, 1].into()), &[254, 255, 255, 255, 1, 0, 0, 0]),
+        (
+            TensorData::Int64(vec![-1, 1].into()),
+            &[255, 255, 255, 255, 255, 255, 255, 255, 1, 0, 0, 0, 0, 0, 0, 0],
+        ),
+        (TensorData::Fp16(vec![f16::from_f32(1.0), f16::NEG_INFINITY].into()), &[0, 0x3c, 0, 0xfc]),
+        (TensorData::Bf16(vec![bf16::from_f32(1.0), bf16::from_f32(-2.0)].into()), &[0x80, 0x3f, 0, 0xc0]),
+        (TensorData::Fp32(vec![1.0, -2.0].into()), &[0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0]),
+        (
+            TensorData::Fp64(vec![1.0, -2.0].into()),
+            &[0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0, 0, 0, 0, 0, 0, 0, 0xc0],
+        ),
         (TensorData::Bytes(vec![b"ab".to_vec(), vec![]]), &[2, 0, 0, 0, b'a', b'b', 0, 0, 0, 0]),
     ] {
         let datatype = data.datatype();
@@ -72,10 +78,10 @@ fn binary_and_json_tensors_mix_and_take_the_tail_in_their_order() {
     assert_eq!(
         data,
         [
-            &TensorData::Uint8(vec![1, 2]),
-            &TensorData::Int8(vec![7]),
-            &TensorData::Fp32(vec![]),
-            &TensorData::Uint16(vec![0x0403])
+            &TensorData::Uint8(vec![1, 2].into()),
+            &TensorData::Int8(vec![7].into()),
+            &TensorData::Fp32(vec![].into()),
+            &TensorData::Uint16(vec![0x0403].into())
         ]
     );
 }

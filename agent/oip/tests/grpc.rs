@@ -48,52 +48,52 @@ fn typed_contents_of_every_datatype_are_read() {
         (
             Datatype::Int8,
             InferTensorContents { int_contents: vec![-128, 127], ..c() },
-            TensorData::Int8(vec![-128, 127]),
+            TensorData::Int8(vec![-128, 127].into()),
         ),
         (
             Datatype::Int16,
             InferTensorContents { int_contents: vec![-1, 1], ..c() },
-            TensorData::Int16(vec![-1, 1]),
+            TensorData::Int16(vec![-1, 1].into()),
         ),
         (
             Datatype::Int32,
             InferTensorContents { int_contents: vec![i32::MIN, 1], ..c() },
-            TensorData::Int32(vec![i32::MIN, 1]),
+            TensorData::Int32(vec![i32::MIN, 1].into()),
         ),
         (
             Datatype::Int64,
             InferTensorContents { int64_contents: vec![i64::MIN, 1], ..c() },
-            TensorData::Int64(vec![i64::MIN, 1]),
+            TensorData::Int64(vec![i64::MIN, 1].into()),
         ),
         (
             Datatype::Uint8,
             InferTensorContents { uint_contents: vec![0, 255], ..c() },
-            TensorData::Uint8(vec![0, 255]),
+            TensorData::Uint8(vec![0, 255].into()),
         ),
         (
             Datatype::Uint16,
             InferTensorContents { uint_contents: vec![0, 65535], ..c() },
-            TensorData::Uint16(vec![0, 65535]),
+            TensorData::Uint16(vec![0, 65535].into()),
         ),
         (
             Datatype::Uint32,
             InferTensorContents { uint_contents: vec![0, u32::MAX], ..c() },
-            TensorData::Uint32(vec![0, u32::MAX]),
+            TensorData::Uint32(vec![0, u32::MAX].into()),
         ),
         (
             Datatype::Uint64,
             InferTensorContents { uint64_contents: vec![0, u64::MAX], ..c() },
-            TensorData::Uint64(vec![0, u64::MAX]),
+            TensorData::Uint64(vec![0, u64::MAX].into()),
         ),
         (
             Datatype::Fp32,
             InferTensorContents { fp32_contents: vec![0.5, f32::INFINITY], ..c() },
-            TensorData::Fp32(vec![0.5, f32::INFINITY]),
+            TensorData::Fp32(vec![0.5, f32::INFINITY].into()),
         ),
         (
             Datatype::Fp64,
             InferTensorContents { fp64_contents: vec![0.5, -1.0], ..c() },
-            TensorData::Fp64(vec![0.5, -1.0]),
+            TensorData::Fp64(vec![0.5, -1.0].into()),
         ),
         (
             Datatype::Bytes,
@@ -298,7 +298,7 @@ fn an_answer_is_checked_before_it_is_passed_on() {
     let good = message(vec![output("x", &[2]), output("y", &[0])], raw(&[8, 0]));
     assert!(check_response(&good).is_ok());
     let read = DecodedResponse::from_grpc(good).unwrap();
-    assert_eq!((read.outputs.len(), read.outputs[0].data()), (2, &TensorData::Fp32(vec![0.0, 0.0])));
+    assert_eq!((read.outputs.len(), read.outputs[0].data()), (2, &TensorData::Fp32(vec![0.0, 0.0].into())));
     for bad in [
         message(vec![output("x", &[2])], raw(&[7])),
         message(vec![output("x", &[i64::MAX, i64::MAX])], raw(&[8])),
@@ -311,7 +311,10 @@ fn an_answer_is_checked_before_it_is_passed_on() {
     }
     let typed = InferTensorContents { fp32_contents: vec![0.5], ..none() };
     let typed = message(vec![InferOutputTensor { contents: Some(typed), ..output("x", &[1]) }], Vec::new());
-    assert_eq!(DecodedResponse::from_grpc(typed).unwrap().outputs[0].data(), &TensorData::Fp32(vec![0.5]));
+    assert_eq!(
+        DecodedResponse::from_grpc(typed).unwrap().outputs[0].data(),
+        &TensorData::Fp32(vec![0.5].into())
+    );
 }
 
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {

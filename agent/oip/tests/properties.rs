@@ -12,20 +12,22 @@ use terrace_oip::{
 fn data(len: usize) -> impl Strategy<Value = TensorData> {
     prop_oneof![
         vec(any::<bool>(), len).prop_map(TensorData::Bool),
-        vec(any::<u8>(), len).prop_map(TensorData::Uint8),
-        vec(any::<u16>(), len).prop_map(TensorData::Uint16),
-        vec(any::<u32>(), len).prop_map(TensorData::Uint32),
-        vec(any::<u64>(), len).prop_map(TensorData::Uint64),
-        vec(any::<i8>(), len).prop_map(TensorData::Int8),
-        vec(any::<i16>(), len).prop_map(TensorData::Int16),
-        vec(any::<i32>(), len).prop_map(TensorData::Int32),
-        vec(any::<i64>(), len).prop_map(TensorData::Int64),
+        vec(any::<u8>(), len).prop_map(|values| TensorData::Uint8(values.into())),
+        vec(any::<u16>(), len).prop_map(|values| TensorData::Uint16(values.into())),
+        vec(any::<u32>(), len).prop_map(|values| TensorData::Uint32(values.into())),
+        vec(any::<u64>(), len).prop_map(|values| TensorData::Uint64(values.into())),
+        vec(any::<i8>(), len).prop_map(|values| TensorData::Int8(values.into())),
+        vec(any::<i16>(), len).prop_map(|values| TensorData::Int16(values.into())),
+        vec(any::<i32>(), len).prop_map(|values| TensorData::Int32(values.into())),
+        vec(any::<i64>(), len).prop_map(|values| TensorData::Int64(values.into())),
         vec(any::<u16>().prop_map(f16::from_bits).prop_filter("finite", |v| v.is_finite()), len)
-            .prop_map(TensorData::Fp16),
+            .prop_map(|values| TensorData::Fp16(values.into())),
         vec(any::<u16>().prop_map(bf16::from_bits).prop_filter("finite", |v| v.is_finite()), len)
-            .prop_map(TensorData::Bf16),
-        vec(any::<f32>().prop_filter("finite", |v| v.is_finite()), len).prop_map(TensorData::Fp32),
-        vec(any::<f64>().prop_filter("finite", |v| v.is_finite()), len).prop_map(TensorData::Fp64),
+            .prop_map(|values| TensorData::Bf16(values.into())),
+        vec(any::<f32>().prop_filter("finite", |v| v.is_finite()), len)
+            .prop_map(|values| TensorData::Fp32(values.into())),
+        vec(any::<f64>().prop_filter("finite", |v| v.is_finite()), len)
+            .prop_map(|values| TensorData::Fp64(values.into())),
         vec(any::<String>().prop_map(String::into_bytes), len).prop_map(TensorData::Bytes),
     ]
 }

@@ -32,7 +32,7 @@ fn a_whole_request_is_read() {
 
     let [image, text] = &request.inputs[..] else { panic!("two inputs") };
     assert_eq!((image.tensor.name(), image.tensor.shape()), ("image", &[1, 2, 2][..]));
-    assert_eq!(image.tensor.data(), &TensorData::Fp32(vec![0.5, 1.0, -2e-3, 4.0]));
+    assert_eq!(image.tensor.data(), &TensorData::Fp32(vec![0.5, 1.0, -2e-3, 4.0].into()));
     assert_eq!(image.parameters.get("k"), Some(&Parameter::String("v".into())));
     assert_eq!(text.tensor.data(), &TensorData::Bytes(vec!["aé\n".into(), vec![]]));
 

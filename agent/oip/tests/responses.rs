@@ -25,8 +25,8 @@ fn a_response_has_the_protocols_fields_and_the_shortest_numbers() {
     let parameters: Parameters =
         [("tier".to_owned(), "edge".into()), ("confidence".to_owned(), 0.75.into())].into_iter().collect();
     let outputs = [
-        Tensor::new("probs", vec![1, 3], TensorData::Fp32(vec![0.1, 1.0, -1e-7])).unwrap(),
-        tensor("half", TensorData::Fp16(vec![f16::from_f32(0.1)])),
+        Tensor::new("probs", vec![1, 3], TensorData::Fp32(vec![0.1, 1.0, -1e-7].into())).unwrap(),
+        tensor("half", TensorData::Fp16(vec![f16::from_f32(0.1)].into())),
         tensor("label", TensorData::Bytes(vec!["sev\"en".into()])),
         tensor("yes", TensorData::Bool(vec![true])),
     ];
@@ -53,7 +53,7 @@ fn a_response_has_the_protocols_fields_and_the_shortest_numbers() {
 
 #[test]
 fn a_response_is_given_up_soon_after_nobody_waits_for_it() {
-    let outputs = [tensor("y", TensorData::Uint8(vec![0; 1_000_000]))];
+    let outputs = [tensor("y", TensorData::Uint8(vec![0; 1_000_000].into()))];
     let parameters = Parameters::new();
     let response = InferResponse {
         model_name: "m",
@@ -84,15 +84,15 @@ fn a_response_is_given_up_soon_after_nobody_waits_for_it() {
 fn what_json_cannot_carry_is_an_error_that_names_the_output_and_no_value() {
     for (data, message) in [
         (
-            TensorData::Fp32(vec![0.0, f32::NAN]),
+            TensorData::Fp32(vec![0.0, f32::NAN].into()),
             r#"output "y": element 1 is not a finite number, which JSON cannot carry"#,
         ),
         (
-            TensorData::Fp64(vec![f64::INFINITY]),
+            TensorData::Fp64(vec![f64::INFINITY].into()),
             r#"output "y": element 0 is not a finite number, which JSON cannot carry"#,
         ),
         (
-            TensorData::Fp16(vec![f16::NEG_INFINITY]),
+            TensorData::Fp16(vec![f16::NEG_INFINITY].into()),
             r#"output "y": element 0 is not a finite number, which JSON cannot carry"#,
         ),
         (
@@ -119,8 +119,10 @@ fn what_json_cannot_carry_is_an_error_that_names_the_output_and_no_value() {
 #[test]
 fn a_written_response_decodes_to_the_same() {
     let parameters: Parameters = [("tier".to_owned(), "edge".into())].into_iter().collect();
-    let outputs =
-        [tensor("a", TensorData::Int64(vec![i64::MIN, 0, i64::MAX])), tensor("b", TensorData::Uint8(vec![]))];
+    let outputs = [
+        tensor("a", TensorData::Int64(vec![i64::MIN, 0, i64::MAX].into())),
+        tensor("b", TensorData::Uint8(vec![].into())),
+    ];
     let response = InferResponse {
         model_name: "m",
         model_version: Some("1"),

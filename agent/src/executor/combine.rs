@@ -69,7 +69,7 @@ fn mean(like: &Tensor, values: &[f64]) -> Option<Tensor> {
         TensorData::Fp16(_) => TensorData::Fp16(values.iter().map(|value| f16::from_f64(*value)).collect()),
         TensorData::Bf16(_) => TensorData::Bf16(values.iter().map(|value| bf16::from_f64(*value)).collect()),
         TensorData::Fp32(_) => TensorData::Fp32(values.iter().map(|value| *value as f32).collect()),
-        TensorData::Fp64(_) => TensorData::Fp64(values.to_vec()),
+        TensorData::Fp64(_) => TensorData::Fp64(values.to_vec().into()),
         _ => return None,
     };
     Tensor::new(like.name(), like.shape().to_vec(), data).ok()
@@ -85,10 +85,10 @@ fn gathered(members: &[Vec<Tensor>], name: &str, rows: &[usize]) -> Option<Tenso
             match like.data() {
                 $(TensorData::$variant(_) => TensorData::$variant(pick(rows, width, |member| {
                     match of.get(member)?.data() {
-                        TensorData::$variant(values) => Some(values.as_slice()),
+                        TensorData::$variant(values) => Some(&values[..]),
                         _ => None,
                     }
-                })?),)*
+                })?.into()),)*
             }
         };
     }
@@ -124,21 +124,21 @@ mod tests {
             |words: &[&str]| TensorData::Bytes(words.iter().map(|word| word.as_bytes().to_vec()).collect());
         let members = [
             vec![
-                tensor("label", &[3], TensorData::Int64(vec![1, 2, 3])),
-                tensor("scores", &[3, 2], TensorData::Fp32(vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6])),
+                tensor("label", &[3], TensorData::Int64(vec![1, 2, 3].into())),
+                tensor("scores", &[3, 2], TensorData::Fp32(vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6].into())),
                 tensor("name", &[3], text(&["a", "b", "c"])),
             ],
             vec![
                 tensor("name", &[3], text(&["x", "y", "z"])),
-                tensor("scores", &[3, 2], TensorData::Fp32(vec![1.1, 1.2, 1.3, 1.4, 1.5, 1.6])),
-                tensor("label", &[3], TensorData::Int64(vec![11, 12, 13])),
+                tensor("scores", &[3, 2], TensorData::Fp32(vec![1.1, 1.2, 1.3, 1.4, 1.5, 1.6].into())),
+                tensor("label", &[3], TensorData::Int64(vec![11, 12, 13].into())),
             ],
         ];
         let rows = [1, 0, 1];
         let label = gathered(&members, "label", &rows).unwrap();
-        assert_eq!(label.data(), &TensorData::Int64(vec![11, 2, 13]));
+        assert_eq!(label.data(), &TensorData::Int64(vec![11, 2, 13].into()));
         let scores = gathered(&members, "scores", &rows).unwrap();
-        assert_eq!(scores.data(), &TensorData::Fp32(vec![1.1, 1.2, 0.3, 0.4, 1.5, 1.6]));
+        assert_eq!(scores.data(), &TensorData::Fp32(vec![1.1, 1.2, 0.3, 0.4, 1.5, 1.6].into()));
         assert_eq!(scores.shape(), [3, 2]);
         assert_eq!(gathered(&members, "name", &rows).unwrap().data(), &text(&["x", "b", "z"]));
         assert_eq!(gathered(&members, "other", &rows), None);
@@ -147,14 +147,14 @@ mod tests {
     #[test]
     fn a_mean_keeps_the_type_of_the_members() {
         for like in [
-            TensorData::Fp16(vec![f16::ONE]),
-            TensorData::Bf16(vec![bf16::ONE]),
-            TensorData::Fp32(vec![1.0]),
-            TensorData::Fp64(vec![1.0]),
+            TensorData::Fp16(vec![f16::ONE].into()),
+            TensorData::Bf16(vec![bf16::ONE].into()),
+            TensorData::Fp32(vec![1.0].into()),
+            TensorData::Fp64(vec![1.0].into()),
         ] {
             let mean = mean(&tensor("a", &[1, 1], like.clone()), &[1.0]).unwrap();
             assert_eq!((mean.data(), mean.shape(), mean.name()), (&like, &[1, 1][..], "a"));
         }
-        assert_eq!(mean(&tensor("a", &[1], TensorData::Int8(vec![1])), &[1.0]), None);
+        assert_eq!(mean(&tensor("a", &[1], TensorData::Int8(vec![1].into())), &[1.0]), None);
     }
 }

@@ -232,7 +232,7 @@ mod tests {
     fn texts_are_written_one_by_one_in_binary_too() {
         let tensor = |name: &str, data: TensorData| Tensor::new(name, vec![data.len()], data).unwrap();
         let tensors = vec![
-            tensor("n", TensorData::Fp32(vec![0.0; 10])),
+            tensor("n", TensorData::Fp32(vec![0.0; 10].into())),
             tensor("t", TensorData::Bytes(vec![vec![]; 10])),
         ];
         let output = Output::Combined { version: None, tensors };

@@ -10,9 +10,10 @@ use terrace_coding::Coding;
 use tokio::time::timeout;
 use tonic::Status;
 
+use crate::gathering::{Gathering, ahead};
 use crate::refusal::{Refusal, busy};
 use crate::requirements;
-use crate::rest::body::{Limits, PATIENCE, Pieces, ahead};
+use crate::rest::body::{Limits, PATIENCE};
 use crate::room::Taken;
 use crate::unpacking::{Unpacking, texts};
 
@@ -83,13 +84,13 @@ struct Message<'a> {
 
 /// What follows the prefix.
 enum Rest {
-    Plain { length: usize, come: Pieces },
+    Plain { length: usize, come: Gathering },
     Packed { left: usize, unpacking: Box<Unpacking> },
 }
 
 impl<'a> Message<'a> {
     fn new(coding: Option<Coding>, limits: &'a Limits) -> Self {
-        let rest = Rest::Plain { length: 0, come: Pieces::default() };
+        let rest = Rest::Plain { length: 0, come: Gathering::default() };
         Self { coding, limits, prefix: [0; PREFIX], begun: 0, rest, taken: Taken::default() }
     }
 
@@ -130,7 +131,7 @@ impl<'a> Message<'a> {
             return Err(Refusal::TooLarge { limit: self.limits.bytes }.into());
         }
         self.rest = match (flag, self.coding) {
-            (0, _) => Rest::Plain { length, come: Pieces::default() },
+            (0, _) => Rest::Plain { length, come: Gathering::default() },
             (1, Some(coding)) => {
                 Rest::Packed { left: length, unpacking: Box::new(Unpacking::new(coding, self.limits)?) }
             }

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use terrace_coding::Coding;
 
+use crate::gathering::{Gathering, ahead};
 use crate::message::Message;
 use crate::refusal::{Refusal, busy};
 use crate::room::{Room, Taken};
@@ -121,19 +122,13 @@ fn stated_length(headers: &HeaderMap, limit: usize) -> Result<Option<usize>, Ref
     }
 }
 
-/// How much there is to be room for when so much of something has come: as much again, by which memory grows, and no more
-/// than it says that it is. Who says much and sends little has little.
-pub fn ahead(stated: usize, come: usize) -> usize {
-    stated.min(come.saturating_mul(2)).max(come)
-}
-
 async fn collect(
     body: &mut Unread,
     stated: Option<usize>,
     limits: &Limits,
 ) -> Result<(Bytes, Taken), Refusal> {
     let limit = limits.bytes;
-    let (mut room, mut whole) = (Taken::default(), Pieces::default());
+    let (mut room, mut whole) = (Taken::default(), Gathering::default());
     while let Some(data) = body.next().await {
         let data = data?;
         let come = whole.len() + data.len();
@@ -155,73 +150,4 @@ async fn unpack(body: &mut Unread, coding: Coding, limits: &Limits) -> Result<(B
         unpacking.feed(&data?, &mut room)?;
     }
     Ok((unpacking.finish(&mut room)?, room))
-}
-
-/// A body as it comes: the first piece is often all of it, and then nothing is copied.
-#[derive(Debug, Default)]
-pub struct Pieces {
-    first: Bytes,
-    all: BytesMut,
-}
-
-impl Pieces {
-    /// How much has come.
-    pub fn len(&self) -> usize {
-        self.first.len() + self.all.len()
-    }
-
-    /// Takes the next piece of what says that it is so long in all; 0 where it does not say.
-    pub fn push(&mut self, data: Bytes, stated: usize) {
-        /// Memory that is not written to is none yet; so much of it may be more than there will be.
-        const AT_ONCE: usize = 1 << 20;
-        let come = self.len() + data.len();
-        if come == data.len() {
-            self.first = data;
-            return;
-        }
-        if self.all.capacity() < come {
-            let whole = ahead(stated, come).max(stated.min(AT_ONCE));
-            self.all.reserve(whole - self.all.len());
-        }
-        self.all.extend_from_slice(&std::mem::take(&mut self.first));
-        self.all.extend_from_slice(&data);
-    }
-
-    /// All of it.
-    pub fn into_bytes(self) -> Bytes {
-        if self.all.is_empty() { self.first } else { self.all.freeze() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn room_is_needed_for_what_has_come_and_no_more_than_as_much_again() {
-        for (stated, come, expected) in [
-            (64 << 20, 1, 2),
-            (64 << 20, 20 << 20, 40 << 20),
-            (64 << 20, 40 << 20, 64 << 20),
-            (100, 100, 100),
-            (100, 60, 100),
-            // More than it says: that is for others to refuse.
-            (100, 200, 200),
-        ] {
-            assert_eq!(ahead(stated, come), expected, "{come} of {stated}");
-        }
-    }
-
-    #[test]
-    fn pieces_make_a_whole_however_they_come() {
-        let whole: Vec<u8> = (0..100_000_u32).map(|number| number.to_le_bytes()[0]).collect();
-        for (size, stated) in [(1, 100_000), (700, 0), (99_999, 100_000), (100_000, 0), (30_000, 7)] {
-            let mut pieces = Pieces::default();
-            for piece in whole.chunks(size) {
-                pieces.push(Bytes::copy_from_slice(piece), stated);
-            }
-            assert_eq!(pieces.len(), whole.len());
-            assert!(pieces.into_bytes() == whole, "{size} of {stated}");
-        }
-    }
 }

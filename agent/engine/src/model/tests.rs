@@ -78,7 +78,7 @@ impl Drop for FakeSession {
 }
 
 fn number(name: &str, value: i64) -> Vec<Tensor> {
-    vec![Tensor::new(name, vec![], TensorData::Int64(vec![value])).unwrap()]
+    vec![Tensor::new(name, vec![], TensorData::Int64(vec![value].into())).unwrap()]
 }
 
 fn number_of(tensors: &[Tensor]) -> i64 {

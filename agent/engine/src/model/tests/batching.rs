@@ -20,7 +20,7 @@ impl Session for Rows {
 
     fn run(&mut self, inputs: &[Tensor], _: Option<&[String]>) -> Result<Vec<Tensor>, RunError> {
         let TensorData::Int64(numbers) = inputs[0].data() else { panic!("no integers") };
-        let _nobody_asks = self.runs.send(numbers.clone());
+        let _nobody_asks = self.runs.send(numbers.to_vec());
         // A gate that is gone is open.
         let _let_through = self.gate.recv();
         if numbers.contains(&POISON) {
@@ -60,7 +60,7 @@ fn scene_of(sessions: usize, most_rows: usize) -> Scene {
 
 /// Rows of one number each.
 fn column(numbers: &[i64]) -> Vec<Tensor> {
-    vec![Tensor::new("x", vec![numbers.len(), 1], TensorData::Int64(numbers.to_vec())).unwrap()]
+    vec![Tensor::new("x", vec![numbers.len(), 1], TensorData::Int64(numbers.to_vec().into())).unwrap()]
 }
 
 type Asked = tokio::task::JoinHandle<Result<Vec<Tensor>, InferError>>;
@@ -110,7 +110,7 @@ impl Scene {
 async fn numbers(asked: Asked) -> Vec<i64> {
     let tensors = asked.await.unwrap().unwrap();
     match tensors[0].data() {
-        TensorData::Int64(numbers) => numbers.clone(),
+        TensorData::Int64(numbers) => numbers.to_vec(),
         other => panic!("{other:?}"),
     }
 }
@@ -152,7 +152,7 @@ async fn no_more_rows_run_at_once_than_are_worth_it_and_a_larger_request_runs_al
 async fn only_requests_that_are_alike_run_together() {
     let scene = scene(8);
     let first = scene.occupied().await;
-    let wide = vec![Tensor::new("x", vec![1, 2], TensorData::Int64(vec![3, 4])).unwrap()];
+    let wide = vec![Tensor::new("x", vec![1, 2], TensorData::Int64(vec![3, 4].into())).unwrap()];
     let asked = [
         first,
         scene.ask(column(&[1]), None, None).await,
@@ -173,7 +173,8 @@ async fn what_may_be_left_out_is_for_one_request_alone() {
     let scene = scene(8);
     let first = scene.occupied().await;
     let with_option = |number| {
-        [column(&[number]), vec![Tensor::new("z", vec![1, 1], TensorData::Int64(vec![9])).unwrap()]].concat()
+        [column(&[number]), vec![Tensor::new("z", vec![1, 1], TensorData::Int64(vec![9].into())).unwrap()]]
+            .concat()
     };
     let asked = [
         first,
