@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+use bytes::Bytes;
 use half::{bf16, f16};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use terrace_oip::{Datatype, DecodedResponse, InferRequest, InferResponse, Parameters, Tensor, TensorData};
+use terrace_oip::{
+    Datatype, DecodedResponse, InferRequest, InferResponse, Memory, Parameters, Tensor, TensorData,
+};
 
 /// A message of this JSON and these bytes after it.
 fn message(json: &str, tail: &[u8]) -> (Vec<u8>, Option<usize>) {
@@ -215,5 +218,32 @@ proptest! {
         let datatype = Datatype::ALL[datatype];
         let _ = InferRequest::from_http(&bytes, length);
         let _ = read(&[input("x", datatype.as_str(), "[4]", size)], &bytes);
+    }
+}
+
+#[test]
+fn large_tensors_of_every_datatype_are_read_wherever_they_lie() {
+    const COUNT: usize = 1200;
+    for datatype in Datatype::ALL {
+        let element = datatype.size().unwrap_or(6);
+        let mut tail: Vec<u8> = (0..COUNT * element).map(|at| u8::from(at % 7 == 0)).collect();
+        if datatype == Datatype::Bytes {
+            tail = b"\x02\0\0\0ab".repeat(COUNT);
+        }
+        let both = [&tail[..], &tail].concat();
+        let inputs = ["one", "two"].map(|name| input(name, datatype.as_str(), "[1200]", tail.len()));
+        let copied = read(&inputs, &both).unwrap();
+        for pad in 0..8 {
+            let (body, json_length) =
+                message(&format!(r#"{}{{"inputs":[{}]}}"#, " ".repeat(pad), inputs.join(",")), &both);
+            let body = Bytes::from(body);
+            let request = InferRequest::from_http_within(&body, json_length, Memory::UNBOUNDED).unwrap();
+            assert_eq!(request, copied, "{datatype} {pad}");
+            drop(body);
+            let raw = request.inputs.into_iter().map(|input| input.tensor.into_parts().2.into_raw());
+            for raw in raw {
+                assert!(raw.as_ref() == tail, "{datatype} {pad}");
+            }
+        }
     }
 }
