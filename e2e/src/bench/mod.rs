@@ -8,6 +8,7 @@ mod forward;
 mod holder;
 mod machine;
 mod memory;
+mod program;
 pub mod serving;
 mod stalls;
 mod start;

@@ -2,21 +2,21 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tempfile::TempDir;
 
 use super::question::{Model, bytes_of, file, floats_of};
-use crate::{agent, checkout};
+use crate::agent;
+use crate::bench::program::{Program, Running};
 
 /// Longer than any measurement.
 const FOR_EVER: Duration = Duration::from_mins(10);
 
 /// The program, compiled.
 pub struct Raw {
-    folder: TempDir,
+    program: Program,
     library: PathBuf,
     models: PathBuf,
 }
@@ -29,23 +29,12 @@ pub struct Runs {
     pub cpu: f64,
 }
 
-/// One that runs until it is dropped.
-pub struct Busy(Child);
-
 impl Raw {
-    /// Compiles it with `cc`, for the models in a folder.
+    /// Compiles it, for the models in a folder.
     pub fn compile(models: &Path) -> Result<Self> {
-        let folder = TempDir::with_prefix("terrace-bench-")?;
-        let compiled = Command::new("cc")
-            .args(["-O2", "-o"])
-            .arg(folder.path().join("raw"))
-            .arg(checkout().join("e2e/bench/raw.c"))
-            .args(["-ldl", "-lpthread"])
-            .status()
-            .context("a C compiler is needed: cc")?;
-        ensure!(compiled.success(), "e2e/bench/raw.c does not compile");
         let library = agent::onnxruntime().context("ONNX Runtime is missing: run `make setup`")?;
-        Ok(Self { folder, library, models: models.to_owned() })
+        let program = Program::compile("raw", &["-ldl", "-lpthread"])?;
+        Ok(Self { program, library, models: models.to_owned() })
     }
 
     /// What a model gives for one row.
@@ -72,9 +61,9 @@ impl Raw {
     }
 
     /// Runs a session until what is returned is dropped.
-    pub fn busy(&self, model: &Model) -> Result<Busy> {
+    pub fn busy(&self, model: &Model) -> Result<Running> {
         let mut command = self.looping(model, (1, 1), Duration::ZERO, FOR_EVER)?;
-        Ok(Busy(command.stdout(Stdio::null()).spawn()?))
+        Running::begin(&mut command)
     }
 
     fn looping(
@@ -91,20 +80,12 @@ impl Raw {
     }
 
     fn command(&self, model: &Model, rows: usize) -> Result<Command> {
-        let input = self.folder.path().join(format!("{}-{rows}", model.name));
+        let input = self.program.folder().join(format!("{}-{rows}", model.name));
         if !input.exists() {
             fs::write(&input, bytes_of(&model.input(rows)))?;
         }
-        let mut command = Command::new(self.folder.path().join("raw"));
+        let mut command = self.program.command();
         command.arg(&self.library).arg(file(&self.models, model)).arg(input).arg(model.shape(rows));
         Ok(command)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
