@@ -7,6 +7,7 @@ use terrace_crds::Tier;
 use terrace_oip::InferRequest;
 
 use super::given::{LabelArgs, PolicyArgs};
+use super::sited::Sited;
 use crate::args;
 use crate::explained::Explained;
 use crate::facts::RequestFacts;
@@ -86,7 +87,12 @@ fn explained(args: &Args) -> anyhow::Result<Explained> {
     let model = ModelKey::from_url(&args.model, "default");
     let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
     let facts = RequestFacts { request: &request, model: &model, labels: &labels, header: &header };
-    Ok(Explained::of(&policy, stated, &seen.snapshot(args.tier), &facts)?)
+    let sited = Sited::new(&policy, &labels);
+    let policy = sited.by(&seen);
+    let mut snapshot = seen.snapshot(args.tier);
+    // As on the node: what it knows no way to is not there for its rules either.
+    snapshot.edge.available &= policy.remote(Tier::Edge).is_some_and(|edge| edge.endpoints().is_ok());
+    Ok(Explained::of(policy, stated, &snapshot, &facts)?)
 }
 
 #[cfg(test)]
@@ -180,6 +186,41 @@ reason Gold
         let private = json(&["--header", "terrace-privacy-required: true"]);
         assert_eq!((&private["reason"], &private["private"]), (&"PrivacyRequired".into(), &true.into()));
         assert_eq!(private["rules"][0]["outcome"], "notAsked");
+    }
+
+    #[test]
+    fn a_label_says_at_which_site_the_node_is_and_the_state_that_it_reached_its_edge() {
+        const SITED: &str = r"
+apiVersion: terrace.dev/v1alpha1
+kind: TierPolicy
+metadata: {name: sited}
+spec:
+  tiers: {edge: EDGE}
+  rules: [{when: tiers.edge.available, tier: Edge}]
+";
+        const ZONE: &str = "topology.kubernetes.io/zone=oslo";
+        let folder = tempfile::tempdir().unwrap();
+        let told = |edge: &str, more: &[&str]| -> serde_json::Value {
+            fs::write(folder.path().join("policy.yaml"), SITED.replace("EDGE", edge)).unwrap();
+            fs::write(folder.path().join("state.yaml"), "{edge: {available: true}}").unwrap();
+            let line = [&["--policy", "POLICY", "--json"], more].concat();
+            let json: serde_json::Value =
+                serde_json::from_str(&explain_of(folder.path(), &line).unwrap()).unwrap();
+            let skipped = json["skipped"].as_array().unwrap().iter().find(|one| one["tier"] == "edge");
+            serde_json::json!([
+                json["reason"],
+                json["candidates"][0]["tier"],
+                skipped.map(|one| one["why"].clone())
+            ])
+        };
+        let edge = serde_json::json!(["Rule[0]", "edge", null]);
+        let device = |why: &str| serde_json::json!(["NoRuleMatched", "device", why]);
+        let by_name = "{url: 'http://gw.{site}.example'}";
+        assert_eq!(told(by_name, &["--node-label", ZONE]), edge);
+        assert_eq!(told(by_name, &[]), device("SiteUnknown"));
+        assert_eq!(told("{site: {}}", &["--state", "STATE"]), edge);
+        assert_eq!(told("{site: {}}", &["--node-label", ZONE, "--state", "STATE"]), edge);
+        assert_eq!(told("{site: {}}", &["--node-label", ZONE]), device("NoEdgeAgent"));
     }
 
     #[test]
