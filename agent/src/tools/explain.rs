@@ -4,7 +4,7 @@ use std::io::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use terrace_crds::Tier;
-use terrace_oip::InferRequest;
+use terrace_oip::Memory;
 
 use super::given::{LabelArgs, PolicyArgs};
 use super::sited::Sited;
@@ -74,7 +74,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
 fn explained(args: &Args) -> anyhow::Result<Explained> {
     let policy = args.policy.read()?;
     let text = super::text(&args.request, MOST_BYTES)?;
-    let request = InferRequest::from_json(text.as_bytes())
+    let request = requirements::read(text.as_bytes(), None, Memory::UNBOUNDED)
         .map_err(|error| anyhow::anyhow!("{}: {error}", args.request))?;
     let seen = match &args.state {
         None => Seen::default(),
@@ -82,7 +82,7 @@ fn explained(args: &Args) -> anyhow::Result<Explained> {
             .map_err(|fault| anyhow::anyhow!("{fault}"))?,
     };
     let headers: HeaderMap = args.headers.iter().cloned().collect();
-    let stated = (requirements::from_parameters(&request.parameters)?, requirements::from_headers(&headers)?);
+    let stated = (requirements::from_request(&request)?, requirements::from_headers(&headers)?);
     let labels = args.labels.read();
     let model = ModelKey::from_url(&args.model, "default");
     let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
