@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use terrace_crds::InferenceNodeStatus;
-use terrace_oip::InferRequest;
+use terrace_oip::Memory;
 use terrace_telemetry::LogFilter;
 use tracing::info;
 
@@ -155,9 +155,8 @@ async fn explain(
     let key = ModelKey::from_url(&model, &admin.node.default_namespace);
     let entry = admin.node.registry.get(&key).ok_or_else(|| unknown_model(&key))?;
     let explained = heavy(body.len(), || {
-        let request = InferRequest::from_json(&body).map_err(|error| invalid(&error))?;
-        let parameters =
-            requirements::from_parameters(&request.parameters).map_err(|error| invalid(&error))?;
+        let request = requirements::read(&body, None, Memory::UNBOUNDED).map_err(|error| invalid(&error))?;
+        let parameters = requirements::from_request(&request).map_err(|error| invalid(&error))?;
         let stated = (parameters, requirements::from_headers(&headers).map_err(|error| invalid(&error))?);
         let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
         let labels = admin.node.labels();

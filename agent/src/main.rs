@@ -219,7 +219,7 @@ fn wire(args: &Args, egress: &Egress) -> anyhow::Result<Wired> {
         store: Arc::clone(&store),
         egress: egress.clone(),
         file_roots: args.allowed.file_roots.clone(),
-        allow_http: args.allowed.allow_http_sources,
+        allow_http: args.allowed.allows_http(),
         max_bytes: args.max_model_bytes,
     })?);
     let recorder = args.record_decisions.clone().map(|file| {

@@ -3,14 +3,35 @@
 use std::time::Duration;
 
 use http::HeaderMap;
-use terrace_oip::{Parameter, Parameters, Tensor};
-use terrace_tiering::{Elements, ParameterValue, RequirementError, Stated, entropy};
+use terrace_oip::{DecodeError, InferRequest, Memory, Parameter, Parameters, Tensor};
+use terrace_tiering::{
+    Elements, ParameterValue, RequirementError, Stated, entropy, misplaced, refuse_misplaced,
+};
 
 use crate::executor::scores::elements;
 
-/// What the parameters of a request state.
-pub fn from_parameters(parameters: &Parameters) -> Result<Stated, RequirementError> {
-    Stated::from_parameters(parameters.iter().map(|(name, value)| (name, parameter(value))))
+/// Reads a request over HTTP. What is ours and stands beside its parameters, where nothing would read it, is refused.
+pub fn read(
+    body: &[u8],
+    json_length: Option<usize>,
+    memory: Memory<'_>,
+) -> Result<InferRequest, DecodeError> {
+    InferRequest::from_http_but(body, json_length, memory, misplaced)
+}
+
+/// What a request states in its parameters. What it states in those of a tensor is refused, for the same reason.
+pub fn from_request(request: &InferRequest) -> Result<Stated, RequirementError> {
+    for (index, input) in request.inputs.iter().enumerate() {
+        refuse_misplaced(names(&input.parameters), || format!("inputs[{index}]"))?;
+    }
+    for (index, output) in request.outputs.iter().flatten().enumerate() {
+        refuse_misplaced(names(&output.parameters), || format!("outputs[{index}]"))?;
+    }
+    Stated::from_parameters(request.parameters.iter().map(|(name, value)| (name, parameter(value))))
+}
+
+fn names(parameters: &Parameters) -> impl Iterator<Item = &str> {
+    parameters.iter().map(|(name, _)| name)
 }
 
 /// What its headers state.

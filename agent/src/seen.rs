@@ -50,7 +50,9 @@ const fn is_none(count: &u32) -> bool {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct SeenTier {
-    available: bool,
+    /// None where nothing is said of it: it may be asked, then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    available: Option<bool>,
     breaker: Breaker,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "milliseconds")]
     rtt_ms: Option<f64>,
@@ -87,7 +89,7 @@ impl Default for SeenHere {
 impl Default for SeenTier {
     fn default() -> Self {
         Self {
-            available: true,
+            available: None,
             breaker: Breaker::Closed,
             rtt_ms: None,
             predicted_latency_ms: None,
@@ -116,7 +118,7 @@ impl From<&Snapshot> for Seen {
 impl From<&RemoteState> for SeenTier {
     fn from(state: &RemoteState) -> Self {
         Self {
-            available: state.available,
+            available: Some(state.available),
             breaker: match state.breaker {
                 BreakerState::Closed => Breaker::Closed,
                 BreakerState::Open => Breaker::Open,
@@ -164,9 +166,18 @@ impl Seen {
 }
 
 impl SeenTier {
+    /// The node knew a way there: of what it knows none to, it knows nothing else either.
+    pub fn is_reached(&self) -> bool {
+        let Self { available, breaker, rtt_ms, predicted_latency_ms, in_flight } = *self;
+        available == Some(true)
+            || breaker != Breaker::Closed
+            || rtt_ms.or(predicted_latency_ms).is_some()
+            || in_flight > 0
+    }
+
     fn state(&self) -> RemoteState {
         RemoteState {
-            available: self.available,
+            available: self.available.unwrap_or(true),
             breaker: match self.breaker {
                 Breaker::Closed => BreakerState::Closed,
                 Breaker::Open => BreakerState::Open,

@@ -135,7 +135,7 @@ async fn answer<E: Exchange>(
     let known = Requirements::tighten(&entry.policy, tier, Stated::default(), headers).map_err(invalid)?;
     let (mut request, _room) = exchange.read(at(known.max_latency())).await?;
     refuse_classification(&request)?;
-    let parameters = requirements::from_parameters(&request.parameters).map_err(invalid)?;
+    let parameters = requirements::from_request(&request).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
 
     let stated = parameters.and(headers).map_err(invalid)?;

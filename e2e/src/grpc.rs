@@ -170,14 +170,33 @@ impl Reply {
     }
 }
 
+/// What has parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// The request.
+    Request,
+    /// Its input.
+    Input,
+    /// The output that it asks for.
+    Output,
+}
+
 /// A request about one image, with a parameter of this name that is true.
 pub fn inference(model: &str, image: &[f32], parameter: &str) -> Vec<u8> {
+    inference_with(model, image, (Of::Request, parameter))
+}
+
+/// The same with the parameter elsewhere.
+pub fn inference_with(model: &str, image: &[f32], (of, parameter): (Of, &str)) -> Vec<u8> {
     // InferParameter.bool_param
     let entry = [field(1, parameter.as_bytes()), field(2, &[1 << 3, 1])].concat();
+    let at = |place: Of, number: u8| if place == of { field(number, &entry) } else { Vec::new() };
     let shape = [1, u8::try_from(image.len()).unwrap_or(u8::MAX)];
-    let input = [field(1, b"image"), field(2, b"FP32"), field(3, &shape)].concat();
+    let input = [field(1, b"image"), field(2, b"FP32"), field(3, &shape), at(Of::Input, 4)].concat();
+    let output = [field(1, b"label"), at(Of::Output, 2)].concat();
     let raw: Vec<u8> = image.iter().flat_map(|pixel| pixel.to_le_bytes()).collect();
-    [field(1, model.as_bytes()), field(4, &entry), field(5, &input), field(7, &raw)].concat()
+    let fields = [field(1, model.as_bytes()), at(Of::Request, 4), field(5, &input), field(6, &output)];
+    [fields.concat(), field(7, &raw)].concat()
 }
 
 /// A field that has a length.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use terrace_e2e::agent::{Agent, Launch};
+use terrace_e2e::http::Request;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::server::{Server, find};
@@ -233,6 +234,50 @@ async fn privacy_in_another_spelling_is_refused_and_not_passed_over() -> Result<
     let foreign = Ask::image(&digits::test_set().images[0]).parameter("privacy", true);
     let reply = watched.device.infer(&foreign);
     assert_eq!(reply.await?.answered()?.route()?.tier, "cloud");
+    Ok(())
+}
+
+#[tokio::test]
+async fn privacy_where_nothing_reads_it_is_refused_and_not_passed_over() -> Result<()> {
+    let policy = Policy::named("near").with("rules: [{when: 'true', tier: Cloud}]");
+    let watched = Watched::start(policy, Model::digits("digits-device")?, |launch| launch).await?;
+    let (image, belongs) =
+        (&digits::test_set().images[0], "privacy_required belongs in the request's parameters");
+    for name in ["privacy_required", "privacyRequired", "terrace-privacy-required", "x-privacy-required"] {
+        let parameters = json!({name: true});
+        for place in ["/inputs/0/parameters", "/outputs/0/parameters", "", "/inputs/0", "/outputs/0"] {
+            let mut body = marked().outputs(&["label"]).body();
+            let (parent, value) = match place.rsplit_once('/') {
+                Some((parent, "parameters")) => (parent, ("parameters", parameters.clone())),
+                _ => (place, (name, json!(true))),
+            };
+            body.pointer_mut(parent).expect(place)[value.0] = value.1;
+            let request = Request::post("/v2/models/digits/infer", body.to_string());
+            let reply = watched.device.send(&request).await?;
+            assert_eq!(reply.status, 400, "{name} in {place:?}: {}", reply.text());
+            let error = reply.error()?;
+            assert!(error.contains(name) && error.ends_with(belongs), "{name} in {place:?}: {error}");
+        }
+        for of in [grpc::Of::Input, grpc::Of::Output] {
+            let mut connection = grpc::Connection::open(watched.device.grpc, None).await?;
+            let call = grpc::inference_with("digits", image, (of, name));
+            let reply = connection.call("ModelInfer", None, &call).await?;
+            assert_eq!(reply.code, grpc::INVALID_ARGUMENT, "{name} in {of:?}: {}", reply.words);
+            let words = reply.words.replace("%20", " ");
+            assert!(words.ends_with(belongs), "{name} in {of:?}: {words}");
+        }
+    }
+    for name in ["x-terrace-privacy", "x-terrace-private", "X-Privacy-Required", "x_terrace_private"] {
+        let reply = watched.device.infer(&marked().header(name, "true")).await?;
+        assert_eq!(reply.status, 400, "{name}: {}", reply.text());
+        assert!(reply.error()?.contains("terrace-privacy-required"), "{name}: {}", reply.text());
+    }
+    watched.assert_silent().await?;
+    // What belongs to others goes wherever the request goes.
+    let foreign = json!([{"name": "image", "datatype": "FP32", "shape": [1, 64], "data": image,
+        "parameters": {"shared": true}, "note": 1}]);
+    let foreign = Ask::inputs(foreign).header("x-tier", "gold").header("x-privacy", "true");
+    assert_eq!(watched.device.infer(&foreign).await?.answered()?.route()?.tier, "cloud");
     Ok(())
 }
 

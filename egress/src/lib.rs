@@ -10,6 +10,7 @@
 mod address;
 mod allowance;
 mod api_server;
+mod args;
 mod client;
 mod tier;
 
@@ -23,6 +24,7 @@ use api_server::ApiServer;
 
 pub use address::Guard;
 pub use allowance::Allowance;
+pub use args::EgressArgs;
 pub use client::{NoAddress, RedirectRefused, causes};
 pub use tier::{
     ConnectError, Established, HttpVersion, Link, TIER_CONNECT, TierClient, TierTls, TierTlsError, Tiers,

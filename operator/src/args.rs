@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use terrace_egress::Allowance;
+use terrace_egress::EgressArgs;
 
 /// The operator: reconciles models, policies and nodes, and hands each node's agent its spec.
 ///
@@ -41,23 +41,9 @@ pub struct Args {
     #[arg(long, env = "TERRACE_IDENTITY", value_name = "NAME")]
     pub identity: String,
 
-    /// Hosts, addresses and networks that checksum files may be read from; repeatable. None: everything but guarded
-    /// addresses.
-    #[arg(
-        long = "allow-upstream",
-        env = "TERRACE_ALLOW_UPSTREAM",
-        value_name = "HOST|CIDR",
-        value_delimiter = ','
-    )]
-    pub allow_upstream: Vec<Allowance>,
-
-    /// The address of the cluster's API server, as every pod is told it: not reached unless it is listed.
-    #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide = true)]
-    pub kubernetes_service_host: Option<String>,
-
-    /// Also read checksum files over http://.
-    #[arg(long, env = "TERRACE_ALLOW_HTTP_SOURCES")]
-    pub allow_http_sources: bool,
+    /// What it may reach: it reads checksum files.
+    #[command(flatten)]
+    pub reach: EgressArgs,
 
     /// The longest that a shutdown waits for what is being written.
     #[arg(long, env = "TERRACE_SHUTDOWN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]

@@ -25,7 +25,6 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
-use terrace_egress::Egress;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing::info;
@@ -65,8 +64,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 async fn operator(args: Args) -> anyhow::Result<()> {
     let port = admin::bind(args.listen_admin).await?;
     let config = config().await?;
-    let egress = Egress::new(args.allow_upstream.clone())
-        .guarding(args.kubernetes_service_host.as_deref().into_iter().chain(config.cluster_url.host()));
+    let egress = args.reach.egress(config.cluster_url.host());
     let client = Client::try_from(config).context("cannot talk to the cluster")?;
     let metrics = Arc::new(Metrics::default());
     let health = Arc::new(Health::default());
@@ -100,7 +98,7 @@ async fn operator(args: Args) -> anyhow::Result<()> {
     health.leads();
 
     let reporter = Reporter { controller: "terrace-operator".into(), instance: Some(args.identity.clone()) };
-    let checksums = Checksums::new(egress.clone(), args.allow_http_sources)?;
+    let checksums = Checksums::new(egress.clone(), args.reach.allow_http_sources)?;
     let context = Arc::new(Context::new(
         client.clone(),
         world,

@@ -63,4 +63,4 @@ pub use requirements::Requirements;
 pub use rules::{Failed, Rule, RuleName};
 pub use scores::{Impossible, are_scores};
 pub use snapshot::{LocalState, RemoteState, Snapshot};
-pub use stated::{ParameterValue, RequirementError, Stated};
+pub use stated::{ParameterValue, RequirementError, Stated, misplaced, refuse_misplaced};

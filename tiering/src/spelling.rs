@@ -3,6 +3,8 @@
 
 /// What people put before a name of ours.
 const PREFIXES: [&str; 2] = ["x_terrace_", "terrace_"];
+/// What they put before any name that a standard does not have.
+const EXTENSION: &str = "x_";
 
 /// The one of these `known` names that `name` spells otherwise: in other letters' case, with `-` or nothing in the place of
 /// `_`, or behind `terrace-`.
@@ -13,17 +15,26 @@ pub(crate) fn meant(name: &str, known: &[&'static str]) -> Option<&'static str> 
     known.iter().copied().find(|known| spelt(known))
 }
 
+/// The same behind `x-`, as headers were once called: for names that mean nothing else.
+pub(crate) fn meant_by_extension(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    let bare = behind(name.as_bytes(), EXTENSION)?;
+    known.iter().copied().find(|known| behind(bare, known).is_some_and(<[u8]>::is_empty))
+}
+
 /// Whether `name` has what all our headers begin with, in some spelling.
 pub(crate) fn is_prefixed(name: &str) -> bool {
     PREFIXES.iter().any(|prefix| behind(name.as_bytes(), prefix).is_some())
 }
 
-/// Whether `name` begins as no name does but ours.
+/// Whether `name` begins as no name does but ours: with `terrace-`, or with `x-` before that.
 pub(crate) fn claims_to_be_ours(name: &str) -> bool {
-    let start = name.as_bytes().get(..="terrace".len());
-    start.is_some_and(|start| {
-        start.eq_ignore_ascii_case(b"terrace-") || start.eq_ignore_ascii_case(b"terrace_")
-    })
+    let name = name.as_bytes();
+    let begins = |name: &[u8]| {
+        let (start, separator) = (name.get(.."terrace".len()), name.get("terrace".len()));
+        start.is_some_and(|start| start.eq_ignore_ascii_case(b"terrace"))
+            && matches!(separator, Some(b'-' | b'_'))
+    };
+    begins(name) || behind(name, EXTENSION).is_some_and(begins)
 }
 
 /// What follows a spelling of `known` in `text`.
@@ -94,10 +105,23 @@ mod tests {
             ("Terrace_", true),
             ("terrace", false),
             ("terraces", false),
-            ("x-terrace-x", false),
+            ("x-terrace-x", true),
+            ("X_Terrace-x", true),
+            ("x-terrace", false),
+            ("y-terrace-x", false),
             ("tërrace-x", false),
         ] {
             assert_eq!(claims_to_be_ours(name), is_ours, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_means_nothing_else_is_known_behind_x() {
+        for name in ["x-privacy-required", "X-Privacy_Required", "xPrivacyRequired", "x_privacyrequired"] {
+            assert_eq!(meant_by_extension(name, &KNOWN), Some("privacy_required"), "{name}");
+        }
+        for name in ["privacy-required", "x-", "x-privacy", "x-privacy-required-by", "xx-privacy-required"] {
+            assert_eq!(meant_by_extension(name, &KNOWN), None, "{name}");
         }
     }
 

@@ -3,7 +3,7 @@
 use terrace_crds::Tier;
 
 use crate::policy::Lacking;
-use crate::spelling::{claims_to_be_ours, is_prefixed, meant};
+use crate::spelling::{claims_to_be_ours, is_prefixed, meant, meant_by_extension};
 
 /// How much of an unknown name an error repeats.
 const MAX_NAME_CHARS: usize = 64;
@@ -88,6 +88,16 @@ pub enum RequirementError {
     #[error("unknown header {name}: as a header it is called {known}")]
     MisspeltHeader {
         /// The header, cut to a sane length.
+        name: String,
+        /// What is meant.
+        known: &'static str,
+    },
+    /// Something of ours stands among the parameters of a tensor.
+    #[error("{place}.parameters: {name:?}: {known} belongs in the request's parameters")]
+    Misplaced {
+        /// The tensor: `inputs[0]`.
+        place: String,
+        /// The parameter, cut to a sane length.
         name: String,
         /// What is meant.
         known: &'static str,
@@ -217,6 +227,24 @@ impl Stated {
     }
 }
 
+/// What names of a request's parameters can be meant by a name that stands elsewhere in it, where nothing reads it; none,
+/// where the name belongs to others.
+pub fn misplaced(name: &str) -> Option<&'static str> {
+    let known = meant(name, &SHORT).or_else(|| meant_by_extension(name, &SHORT[..UNMISTAKABLE]));
+    known.or_else(|| claims_to_be_ours(name).then_some("what begins with terrace-"))
+}
+
+/// Refuses parameters of tensors that are meant to be the request's. `place` says which tensor's.
+pub fn refuse_misplaced<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+    place: impl Fn() -> String,
+) -> Result<(), RequirementError> {
+    let found = names.into_iter().find_map(|name| Some((name, misplaced(name)?)));
+    found.map_or(Ok(()), |(name, known)| {
+        Err(RequirementError::Misplaced { place: place(), name: cut(name), known })
+    })
+}
+
 /// Parameters that are ours, and Triton's `timeout`.
 const PARAMETERS: [&str; 5] = ["max_latency_ms", "privacy_required", "complexity", "tier", "timeout"];
 /// Headers that are ours. The last is no statement of the caller's: an agent sets it when it forwards.
@@ -227,14 +255,15 @@ const HEADERS: [&str; 5] = [
     "terrace-tier",
     "terrace-hop",
 ];
-/// Headers as people misspell them: without what all of ours begin with, in the same order.
+/// Names of ours alone. Headers as people misspell them: without what all of ours begin with, in the same order.
 const SHORT: [&str; 4] = ["max_latency_ms", "privacy_required", "complexity", "tier"];
 /// How many of those mean nothing else.
 const UNMISTAKABLE: usize = 2;
 
 /// What is wrong with a parameter's name that is not known; nothing, where it belongs to others.
 fn unknown_parameter(name: &str) -> Option<RequirementError> {
-    match meant(name, &PARAMETERS) {
+    let known = meant(name, &PARAMETERS).or_else(|| meant_by_extension(name, &SHORT[..UNMISTAKABLE]));
+    match known {
         Some(known) => Some(RequirementError::MisspeltParameter { name: cut(name), known }),
         None => claims_to_be_ours(name).then(|| RequirementError::UnknownParameter { name: cut(name) }),
     }
@@ -244,7 +273,8 @@ fn unknown_parameter(name: &str) -> Option<RequirementError> {
 fn unknown_header(name: &str) -> Option<RequirementError> {
     let known: &[&str] = if is_prefixed(name) { &SHORT } else { &SHORT[..UNMISTAKABLE] };
     let of = |short: &str| SHORT.iter().zip(HEADERS).find(|(known, _)| **known == short);
-    match meant(name, known).and_then(of) {
+    let known = meant(name, known).or_else(|| meant_by_extension(name, &SHORT[..UNMISTAKABLE]));
+    match known.and_then(of) {
         Some((_, known)) => Some(RequirementError::MisspeltHeader { name: cut(name), known }),
         None => claims_to_be_ours(name).then(|| RequirementError::UnknownHeader { name: cut(name) }),
     }
@@ -386,10 +416,23 @@ mod tests {
     fn unknown_headers_of_ours_are_refused_and_names_of_others_passed_over() {
         let message = header("terrace-privacy", "true").unwrap_err();
         assert!(message.starts_with("unknown header terrace-privacy: "), "{message}");
+        for name in ["x-terrace-privacy", "X-Terrace-Private", "terrace_private", "x_terrace_x"] {
+            let message = header(name, "true").unwrap_err();
+            assert!(message.starts_with(&format!("unknown header {name}: terrace-max-")), "{message}");
+        }
         assert!(header(&format!("terrace-{}", "a".repeat(9000)), "").unwrap_err().len() < 300);
-        for name in
-            ["traceparent", "terrace", "x-terrace", "tërrace-tier", "tier", "complexity", "x-tier", "timeout"]
-        {
+        for name in [
+            "traceparent",
+            "terrace",
+            "x-terrace",
+            "tërrace-tier",
+            "tier",
+            "complexity",
+            "x-tier",
+            "x-complexity",
+            "timeout",
+            "x-privacy",
+        ] {
             assert_eq!(header(name, "whatever"), Ok(Stated::default()), "{name}");
         }
         for name in ["temperature", "terrace", "terraced", "privacy", "frontier", "binary_data_output"] {
@@ -408,6 +451,7 @@ mod tests {
             ("Tier", "tier"),
             ("Complexity", "complexity"),
             ("Timeout", "timeout"),
+            ("x-privacy-required", "privacy_required"),
         ] {
             let message = parameter(name, Bool(true)).unwrap_err();
             assert_eq!(message, format!("unknown parameter {name:?}: as a parameter it is called {known}"));
@@ -422,11 +466,39 @@ mod tests {
             ("Privacy-Required", "terrace-privacy-required"),
             ("max-latency-ms", "terrace-max-latency-ms"),
             ("x-terrace-tier", "terrace-tier"),
+            ("X-Privacy-Required", "terrace-privacy-required"),
+            ("xMaxLatencyMs", "terrace-max-latency-ms"),
             ("terrace_complexity", "terrace-complexity"),
         ] {
             let message = header(name, "true").unwrap_err();
             assert_eq!(message, format!("unknown header {name}: as a header it is called {known}"));
         }
+    }
+
+    #[test]
+    fn what_is_ours_has_no_place_but_the_requests_parameters() {
+        for (name, known) in [
+            ("privacy_required", "privacy_required"),
+            ("privacyRequired", "privacy_required"),
+            ("x-privacy-required", "privacy_required"),
+            ("terrace-privacy-required", "privacy_required"),
+            ("max_latency_ms", "max_latency_ms"),
+            ("tier", "tier"),
+            ("Complexity", "complexity"),
+            ("terrace-private", "what begins with terrace-"),
+            ("x_terrace_private", "what begins with terrace-"),
+        ] {
+            assert_eq!(misplaced(name), Some(known), "{name}");
+        }
+        for name in ["binary_data", "binary_data_size", "classification", "timeout", "x-tier", "privacy", ""]
+        {
+            assert_eq!(misplaced(name), None, "{name}");
+        }
+        let place = || "inputs[1]".to_owned();
+        assert_eq!(refuse_misplaced(["binary_data", "shared_memory_region"], place), Ok(()));
+        let message = refuse_misplaced(["binary_data", "Privacy-Required"], place).unwrap_err().to_string();
+        let expected = "inputs[1].parameters: \"Privacy-Required\": privacy_required belongs in the request's parameters";
+        assert_eq!(message, expected);
     }
 
     #[test]

@@ -22,6 +22,9 @@ const MEMORY: u64 = 64 << 20;
 /// How far a float of a row may be off in company, absolute or relative.
 const TOLERANCE: f64 = 1e-3;
 
+/// What tells the time.
+pub type Now<'a> = &'a dyn Fn() -> Instant;
+
 /// Why a model is run one request at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alone {
@@ -52,7 +55,7 @@ impl Alone {
 
 /// The most rows that it is worth running at once, at least two; or why only one request at a time. `samples` are
 /// requests that it can answer.
-pub fn most_rows(session: &mut dyn Session, samples: &[&[Tensor]]) -> Result<usize, Alone> {
+pub fn most_rows(session: &mut dyn Session, samples: &[&[Tensor]], now: Now<'_>) -> Result<usize, Alone> {
     if !takes_rows(session.signature()) {
         return Err(Alone::FixedAxis);
     }
@@ -61,13 +64,13 @@ pub fn most_rows(session: &mut dyn Session, samples: &[&[Tensor]]) -> Result<usi
     let of_one = rows(one).ok_or(Alone::NoSample)?;
     check_independence(session, one, samples)?;
 
-    let begun = Instant::now();
+    let begun = now();
     let memory = resident();
-    let mut best = fastest(session, one).map_err(|_| Alone::Fails)?;
+    let mut best = fastest(session, one, now).map_err(|_| Alone::Fails)?;
     let mut count = 1;
     while 2 * count * of_one <= MOST {
         let larger = join(&vec![one; 2 * count]).ok_or(Alone::Fails)?;
-        let took = fastest(session, &larger).map_err(|_| Alone::Fails)?;
+        let took = fastest(session, &larger, now).map_err(|_| Alone::Fails)?;
         let per_item = |took: Duration, count: usize| took.as_secs_f64() / count as f64;
         let is_worth_it = per_item(took, 2 * count) < WORTH * per_item(best, count);
         let is_too_much =
@@ -77,7 +80,7 @@ pub fn most_rows(session: &mut dyn Session, samples: &[&[Tensor]]) -> Result<usi
         }
         best = took;
         count *= 2;
-        if begun.elapsed() > PATIENCE {
+        if now() - begun > PATIENCE {
             break;
         }
     }
@@ -108,12 +111,12 @@ pub fn check_independence(
     Ok(())
 }
 
-fn fastest(session: &mut dyn Session, inputs: &[Tensor]) -> Result<Duration, RunError> {
+fn fastest(session: &mut dyn Session, inputs: &[Tensor], now: Now<'_>) -> Result<Duration, RunError> {
     let mut fastest = Duration::MAX;
     for _ in 0..RUNS {
-        let begun = Instant::now();
+        let begun = now();
         session.run(inputs, None)?;
-        fastest = fastest.min(begun.elapsed());
+        fastest = fastest.min(now() - begun);
     }
     Ok(fastest)
 }
@@ -151,11 +154,10 @@ fn resident() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::thread::sleep;
-
     use terrace_oip::Datatype;
 
     use super::*;
+    use crate::clock::Clock;
     use crate::{Signature, TensorSpec};
 
     type Compute = fn(&[f32]) -> Vec<f32>;
@@ -164,6 +166,7 @@ mod tests {
     struct Toy {
         signature: Signature,
         compute: Compute,
+        clock: Clock,
         run: Duration,
         row: Duration,
     }
@@ -179,6 +182,7 @@ mod tests {
                 provider: "none".to_owned(),
             },
             compute,
+            clock: Clock::new(),
             run: Duration::from_micros(run_us),
             row: Duration::from_micros(row_us),
         }
@@ -191,8 +195,7 @@ mod tests {
 
         fn run(&mut self, inputs: &[Tensor], _: Option<&[String]>) -> Result<Vec<Tensor>, RunError> {
             let TensorData::Fp32(x) = inputs[0].data() else { panic!("no floats") };
-            #[allow(clippy::disallowed_methods)] // how long a run takes is what is measured
-            sleep(self.run + self.row * u32::try_from(x.len()).unwrap());
+            self.clock.pass(self.run + self.row * u32::try_from(x.len()).unwrap());
             let y = (self.compute)(x);
             if y.is_empty() {
                 return Err(RunError::Failed("no".to_owned()));
@@ -205,6 +208,11 @@ mod tests {
         vec![Tensor::new("x", vec![1], TensorData::Fp32(vec![x].into())).unwrap()]
     }
 
+    fn found(mut toy: Toy, samples: &[&[Tensor]]) -> Result<usize, Alone> {
+        let clock = toy.clock.clone();
+        most_rows(&mut toy, samples, &|| clock.now())
+    }
+
     fn double(x: &[f32]) -> Vec<f32> {
         x.iter().map(|x| 2.0 * x).collect()
     }
@@ -212,10 +220,18 @@ mod tests {
     #[test]
     fn what_gains_is_batched_as_far_as_it_gains() {
         let (one, two) = (sample(1.0), sample(2.0));
-        // A machine that is busy with something else makes any run longer.
-        for (run_us, row_us, least, most) in [(2_000, 0, 8, 64), (3_000, 1_000, 2, 32)] {
-            let found = most_rows(&mut toy(-1, double, run_us, row_us), &[&one, &two]).unwrap();
-            assert!((least..=most).contains(&found), "{found} for {run_us} and {row_us} µs");
+        for (run_us, row_us, expected) in [(2_000, 0, 64), (3_000, 1_000, 16)] {
+            let found = found(toy(-1, double, run_us, row_us), &[&one, &two]);
+            assert_eq!(found, Ok(expected), "{run_us} and {row_us} µs");
+        }
+    }
+
+    #[test]
+    fn a_size_that_paid_is_kept_when_the_time_to_try_is_up() {
+        let (one, two) = (sample(1.0), sample(2.0));
+        // Three runs of each size: the time is up while 4 are tried, or 2.
+        for (run_us, expected) in [(30_000, 4), (45_000, 2)] {
+            assert_eq!(found(toy(-1, double, run_us, 0), &[&one, &two]), Ok(expected), "{run_us} µs");
         }
     }
 
@@ -232,7 +248,7 @@ mod tests {
         }
         let (one, two) = (sample(1.0), sample(2.0));
         let samples: &[&[Tensor]] = &[&one, &two];
-        for (mut model, samples, expected) in [
+        for (model, samples, expected) in [
             (toy(1, double, 0, 0), samples, Alone::FixedAxis),
             (toy(-1, double, 0, 0), &[], Alone::NoSample),
             (toy(-1, one_row, 0, 0), samples, Alone::Fails),
@@ -243,7 +259,7 @@ mod tests {
             // A gain, and yet too long for whoever waits.
             (toy(-1, double, 60_000, 0), samples, Alone::NoGain),
         ] {
-            assert_eq!(most_rows(&mut model, samples), Err(expected));
+            assert_eq!(found(model, samples), Err(expected));
         }
     }
 }

@@ -4,6 +4,8 @@
 
 mod batch;
 pub mod cases;
+#[cfg(test)]
+mod clock;
 mod compare;
 mod figures;
 mod learn;

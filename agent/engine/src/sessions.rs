@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::batch::{join, rows, takes_rows};
 use crate::cases::CaseFailure;
-use crate::learn::{self, Alone, check_independence};
+use crate::learn::{self, Alone, Now, check_independence};
 use crate::model::{Batching, ModelOptions, StartError};
 use crate::probe::zeros;
 use crate::weights::SharedWeights;
@@ -50,6 +50,17 @@ pub fn open(
     samples: &[&[Tensor]],
     check: impl Fn(&mut dyn Session) -> Result<(), CaseFailure>,
 ) -> Result<Sessions, StartError> {
+    open_by((engine, &Instant::now), model, options, samples, check)
+}
+
+/// The same by another clock.
+fn open_by(
+    (engine, now): (&dyn Engine, Now<'_>),
+    model: &[u8],
+    options: &ModelOptions,
+    samples: &[&[Tensor]],
+    check: impl Fn(&mut dyn Session) -> Result<(), CaseFailure>,
+) -> Result<Sessions, StartError> {
     let load = |weights: Option<&SharedWeights>| -> Result<Box<dyn Session>, StartError> {
         let model = weights.map_or(model, SharedWeights::model);
         let weights = weights.map(SharedWeights::folder);
@@ -69,13 +80,13 @@ pub fn open(
     let (mut first, most_rows, weights) = match (of_shared, &shared) {
         (Some(mut session), Some(shared)) if !is_room(shared.size(), instances, options.memory) => {
             info!(model = options.name, "no room for weights of each session's own: they share them");
-            let most_rows = learn(&mut *session, options, samples);
+            let most_rows = learn(&mut *session, options, samples, now);
             (session, most_rows, Some(shared))
         }
         (Some(mut of_shared), Some(shared)) => {
             let mut own = load(None)?;
-            let most_rows = learn(&mut *own, options, samples);
-            let took = compare([&mut *own, &mut *of_shared], most_rows, samples);
+            let most_rows = learn(&mut *own, options, samples, now);
+            let took = compare([&mut *own, &mut *of_shared], most_rows, samples, now);
             let worth = worth(shared.size().saturating_mul(instances as u64), options.memory);
             let is_own = took.is_some_and(|[own, shared]| own.as_secs_f64() < worth * shared.as_secs_f64());
             info!(
@@ -88,11 +99,11 @@ pub fn open(
         }
         _ => {
             let mut session = load(None)?;
-            let most_rows = learn(&mut *session, options, samples);
+            let most_rows = learn(&mut *session, options, samples, now);
             (session, most_rows, None)
         }
     };
-    let run = samples.first().and_then(|sample| one_run(&mut *first, sample));
+    let run = samples.first().and_then(|sample| one_run(&mut *first, sample, now));
     let mut all = vec![first];
     while all.len() < instances {
         all.push(load(weights)?);
@@ -101,9 +112,9 @@ pub fn open(
 }
 
 /// What a run takes, which others came before.
-fn one_run(session: &mut dyn Session, sample: &[Tensor]) -> Option<Duration> {
-    let begun = Instant::now();
-    session.run(sample, None).ok().map(|_| begun.elapsed())
+fn one_run(session: &mut dyn Session, sample: &[Tensor], now: Now<'_>) -> Option<Duration> {
+    let begun = now();
+    session.run(sample, None).ok().map(|_| now() - begun)
 }
 
 /// A model's weights in a file that sessions can share, if it has such and there is room for the file.
@@ -126,17 +137,18 @@ fn compare(
     mut sessions: [&mut dyn Session; 2],
     most_rows: usize,
     samples: &[&[Tensor]],
+    now: Now<'_>,
 ) -> Option<[Duration; 2]> {
     let inputs = full_batch(sessions[0].signature(), most_rows, samples)?;
-    let begun = Instant::now();
+    let begun = now();
     let mut fastest = [Duration::MAX; 2];
     for run in 0..RUNS {
         for (session, fastest) in sessions.iter_mut().zip(&mut fastest) {
-            let begun = Instant::now();
+            let begun = now();
             session.run(&inputs, None).ok()?;
-            *fastest = begun.elapsed().min(*fastest);
+            *fastest = (now() - begun).min(*fastest);
         }
-        if run > 0 && begun.elapsed() > PATIENCE {
+        if run > 0 && now() - begun > PATIENCE {
             break;
         }
     }
@@ -159,11 +171,11 @@ fn full_batch(signature: &Signature, most_rows: usize, samples: &[&[Tensor]]) ->
 }
 
 /// How many rows run at once.
-fn learn(session: &mut dyn Session, options: &ModelOptions, samples: &[&[Tensor]]) -> usize {
+fn learn(session: &mut dyn Session, options: &ModelOptions, samples: &[&[Tensor]], now: Now<'_>) -> usize {
     let samples = plain(session.signature(), samples);
     let spare = spare(session.signature(), &samples);
     let spare: Vec<&[Tensor]> = spare.iter().map(|inputs| &**inputs).collect();
-    most_rows(session, options, if samples.is_empty() { &spare } else { &samples })
+    most_rows(session, options, if samples.is_empty() { &spare } else { &samples }, now)
 }
 
 /// The samples that leave out what may be left out: it has no rows, and who states it is run alone.
@@ -181,7 +193,12 @@ fn spare(signature: &Signature, samples: &[&[Tensor]]) -> Option<Vec<Tensor>> {
 }
 
 /// How many rows run at once, by what is asked for and what the model can do.
-fn most_rows(session: &mut dyn Session, options: &ModelOptions, samples: &[&[Tensor]]) -> usize {
+fn most_rows(
+    session: &mut dyn Session,
+    options: &ModelOptions,
+    samples: &[&[Tensor]],
+    now: Now<'_>,
+) -> usize {
     let found = match options.batching {
         Batching::AtMost(0 | 1) => return 1,
         Batching::AtMost(most) => {
@@ -195,7 +212,7 @@ fn most_rows(session: &mut dyn Session, options: &ModelOptions, samples: &[&[Ten
             });
             can.map(|()| most)
         }
-        Batching::Learned => learn::most_rows(session, samples),
+        Batching::Learned => learn::most_rows(session, samples, now),
     };
     match found {
         Ok(most) => {
@@ -211,7 +228,127 @@ fn most_rows(session: &mut dyn Session, options: &ModelOptions, samples: &[&[Ten
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use terrace_oip::{Datatype, TensorData};
+
     use super::*;
+    use crate::clock::Clock;
+    use crate::{LoadError, RunError, RuntimeInfo, TensorSpec};
+
+    const MEBIBYTE: usize = 1 << 20;
+
+    /// Its sessions take so long over weights of their own, and so long over shared ones.
+    #[derive(Debug)]
+    struct Timed {
+        clock: Clock,
+        runtime: RuntimeInfo,
+        own: Duration,
+        shared: Duration,
+        /// Of each session that was opened: whether its weights are its own.
+        opened: Mutex<Vec<bool>>,
+    }
+
+    struct TimedSession {
+        clock: Clock,
+        run: Duration,
+        signature: Signature,
+    }
+
+    impl Engine for Timed {
+        fn runtime(&self) -> &RuntimeInfo {
+            &self.runtime
+        }
+
+        fn load(&self, _: &[u8], options: SessionOptions<'_>) -> Result<Box<dyn Session>, LoadError> {
+            let is_own = options.weights.is_none();
+            self.opened.lock().unwrap().push(is_own);
+            let spec =
+                |name: &str| TensorSpec { name: name.to_owned(), datatype: Datatype::Fp32, shape: vec![1] };
+            let signature = Signature {
+                inputs: vec![spec("x")],
+                optional: Vec::new(),
+                outputs: vec![spec("y")],
+                provider: "none".to_owned(),
+            };
+            let run = if is_own { self.own } else { self.shared };
+            Ok(Box::new(TimedSession { clock: self.clock.clone(), run, signature }))
+        }
+    }
+
+    impl Session for TimedSession {
+        fn signature(&self) -> &Signature {
+            &self.signature
+        }
+
+        fn run(&mut self, inputs: &[Tensor], _: Option<&[String]>) -> Result<Vec<Tensor>, RunError> {
+            self.clock.pass(self.run);
+            Ok(inputs.to_vec())
+        }
+    }
+
+    /// A model in ONNX's form with a mebibyte of weights, and nothing else.
+    fn weighty() -> Vec<u8> {
+        let field = |number: u8, bytes: &[u8]| {
+            let mut field = vec![number << 3 | 2];
+            let mut length = bytes.len();
+            while length > 0x7f {
+                field.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+                length >>= 7;
+            }
+            field.push(u8::try_from(length).unwrap());
+            [&field, bytes].concat()
+        };
+        let tensor = [field(8, b"w"), field(9, &vec![1; MEBIBYTE])].concat();
+        field(7, &field(5, &tensor))
+    }
+
+    /// Whether weights are each session's own, where runs take so long over those and over shared ones.
+    fn is_own(own_us: u64, shared_us: u64, memory: Option<usize>) -> bool {
+        let scratch = tempfile::tempdir().unwrap();
+        let engine = Timed {
+            clock: Clock::new(),
+            runtime: RuntimeInfo { name: "none", version: "1".to_owned() },
+            own: Duration::from_micros(own_us),
+            shared: Duration::from_micros(shared_us),
+            opened: Mutex::default(),
+        };
+        let options = ModelOptions {
+            name: "weighty".to_owned(),
+            crash_label: [b'0'; 64],
+            threads: 1,
+            providers: Vec::new(),
+            instances: 2,
+            queue: 1,
+            batching: Batching::AtMost(1),
+            scratch: Some(scratch.path().to_owned()),
+            memory: memory.map(|bytes| bytes as u64),
+        };
+        let sample = [Tensor::new("x", vec![1], TensorData::Fp32(vec![1.0])).unwrap()];
+        let now = || engine.clock.now();
+        let sessions = open_by((&engine, &now), &weighty(), &options, &[&sample], |_| Ok(())).unwrap();
+        let (last, run) = (engine.opened.lock().unwrap().pop(), sessions.run.unwrap());
+        assert_eq!(run, if last == Some(true) { engine.own } else { engine.shared });
+        last.unwrap()
+    }
+
+    #[test]
+    fn weights_are_each_sessions_own_where_that_gains_enough_for_what_they_take() {
+        let (plenty, scarce) = (Some(64 * MEBIBYTE), Some(16 * MEBIBYTE));
+        for (own_us, memory, expected) in [
+            (970, None, true),
+            (970, plenty, true),
+            (990, plenty, false),
+            (1_100, plenty, false),
+            // Two mebibytes are more than a sixteenth of it: a fiftieth of the time does not pay for them.
+            (970, scarce, false),
+            (890, scarce, true),
+            // No room for them, whatever they gain.
+            (100, Some(2 * MEBIBYTE), false),
+        ] {
+            assert_eq!(is_own(own_us, 1_000, memory), expected, "{own_us} of 1000 µs in {memory:?}");
+        }
+    }
 
     #[test]
     fn there_is_room_where_every_copy_fits_beside_the_one_being_laid_out() {

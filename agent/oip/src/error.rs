@@ -159,6 +159,12 @@ pub enum Fault {
     /// What it takes in memory is more than there is for it.
     #[error("takes more memory than there is")]
     NoMemory,
+    /// A field that the protocol does not have, and a parameter of the request that can only be meant by it.
+    #[error("{parameter} belongs in the request's parameters")]
+    Misplaced {
+        /// The parameter.
+        parameter: &'static str,
+    },
     /// A datatype that has no typed contents.
     #[error("FP16 and BF16 have no typed contents; send raw_input_contents")]
     OnlyRaw,
@@ -235,7 +241,10 @@ impl DecodeError {
     pub fn category(&self) -> &'static str {
         match &self.0.fault {
             Fault::NotUtf8 { .. } | Fault::Syntax { .. } | Fault::NotProtobuf => "syntax",
-            Fault::Missing | Fault::DuplicateField | Fault::DuplicateName { .. } => "field",
+            Fault::Missing
+            | Fault::DuplicateField
+            | Fault::DuplicateName { .. }
+            | Fault::Misplaced { .. } => "field",
             Fault::Kind { .. }
             | Fault::NotAnInteger
             | Fault::NotADimension

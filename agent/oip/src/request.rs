@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::error::{DecodeError, Fault};
-use crate::json::{Reader, decode_within};
+use crate::json::{Meant, NO_NAMES, Reader, decode_within};
 use crate::limits::MAX_TENSORS;
 use crate::memory::Memory;
 use crate::parameters::{Parameter, Parameters};
@@ -69,8 +69,22 @@ impl InferRequest {
         json_length: Option<usize>,
         memory: Memory<'_>,
     ) -> Result<Self, DecodeError> {
+        Self::from_http_but(body, json_length, memory, NO_NAMES)
+    }
+
+    /// The same, but for fields that the protocol does not have and that are `meant` to be parameters of the request: they are refused
+    /// with the place where they belong, since who states something does not mean it to be ignored.
+    pub fn from_http_but(
+        body: &[u8],
+        json_length: Option<usize>,
+        memory: Memory<'_>,
+        meant: Meant,
+    ) -> Result<Self, DecodeError> {
         let (json, mut tail) = Tail::split(body, json_length)?;
-        let request = decode_within(json, memory, |reader| Self::read(reader, &mut tail))?;
+        let request = decode_within(json, memory, |reader| {
+            reader.refuse(meant);
+            Self::read(reader, &mut tail)
+        })?;
         tail.end()?;
         Ok(request)
     }
@@ -94,9 +108,7 @@ impl InferRequest {
                 "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
                 "inputs" => inputs = Some(read_tensors(reader, tail)?),
                 "outputs" => outputs = reader.optional(read_requested)?.filter(|outputs| !outputs.is_empty()),
-                _ => {
-                    reader.skip()?;
-                }
+                _ => reader.pass_over(key)?,
             }
             Ok(())
         })?;
@@ -119,9 +131,7 @@ fn read_requested(reader: &mut Reader<'_>) -> Result<Vec<RequestedOutput>, Decod
             match key {
                 "name" => name = Some(reader.owned_string()?),
                 "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
-                _ => {
-                    reader.skip()?;
-                }
+                _ => reader.pass_over(key)?,
             }
             Ok(())
         })?;

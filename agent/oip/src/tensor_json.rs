@@ -87,9 +87,7 @@ fn read_fields(reader: &mut Reader<'_>, tail: &mut Tail<'_>) -> Result<(Tensor, 
                     reader.skip()?;
                 }
             }
-            _ => {
-                reader.skip()?;
-            }
+            _ => reader.pass_over(key)?,
         }
         Ok(())
     })?;

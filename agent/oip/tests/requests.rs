@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
-use terrace_oip::{InferRequest, Parameter, RequestedOutput, TensorData, WireTensor};
+use terrace_oip::{InferRequest, Memory, Parameter, RequestedOutput, TensorData, WireTensor};
 
 /// Makes a request with so many of something.
 type Body<'a> = &'a dyn Fn(usize) -> String;
@@ -38,6 +38,30 @@ fn a_whole_request_is_read() {
 
     let parameters = [("classification".to_owned(), Parameter::Int(3))].into_iter().collect();
     assert_eq!(request.outputs, Some(vec![RequestedOutput { name: "label".to_owned(), parameters }]));
+}
+
+#[test]
+fn a_field_that_can_only_be_a_parameter_is_refused_where_the_caller_knows_it() {
+    const INPUT: &str = r#""name":"x","shape":[1],"datatype":"INT8","data":[1]"#;
+    fn meant(name: &str) -> Option<&'static str> {
+        (name == "Urgent").then_some("urgent")
+    }
+    let read = |body: &str| {
+        let read = InferRequest::from_http_but(body.as_bytes(), None, Memory::UNBOUNDED, meant);
+        read.map_err(|error| error.to_string())
+    };
+    let belongs = |place: &str| Err(format!("{place}Urgent: urgent belongs in the request's parameters"));
+    for (body, place) in [
+        (format!(r#"{{"Urgent":{{}},"inputs":[{{{INPUT}}}]}}"#), ""),
+        (format!(r#"{{"inputs":[{{{INPUT},"Urgent":true}}]}}"#), r#"inputs[0] ("x")."#),
+        (format!(r#"{{"inputs":[{{{INPUT}}}],"outputs":[{{"name":"y","Urgent":1}}]}}"#), "outputs[0]."),
+    ] {
+        assert_eq!(read(&body), belongs(place), "{body}");
+        assert!(InferRequest::from_json(body.as_bytes()).is_ok(), "{body}");
+        assert!(read(&body.replace("Urgent", "urgent")).is_ok(), "{body}");
+    }
+    let inside = format!(r#"{{"parameters":{{"Urgent":1}},"other":{{"Urgent":1}},"inputs":[{{{INPUT}}}]}}"#);
+    assert!(read(&inside).is_ok());
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Flags {
     pub(crate) fn new(allowed: &Allowed, labels: &[(String, String)], egress: Egress) -> Self {
         let site = labels.iter().rfind(|(key, _)| key == SITE_LABEL).map(|(_, site)| site.clone());
         let has_file_roots = !allowed.file_roots.is_empty();
-        Self { egress, allow_http: allowed.allow_http_sources, has_file_roots, site }
+        Self { egress, allow_http: allowed.allows_http(), has_file_roots, site }
     }
 
     fn reachable(&self, url: &Url) -> Result<(), String> {

@@ -270,8 +270,7 @@ impl Exchange for Http {
             self.body.as_mut().ok_or_else(|| Refusal::Failed("the request was read twice".to_owned()))?;
         let (message, mut room) = body::read(body, &self.headers, &self.limits, deadline).await?;
         self.body = None;
-        let read =
-            |memory: Memory<'_>| InferRequest::from_http_within(&message.bytes, message.json_length, memory);
+        let read = |memory: Memory<'_>| requirements::read(&message.bytes, message.json_length, memory);
         let request = heavy(message.toil(), || decoding::within(&self.limits.room, &mut room, read))?;
         self.message = Some(message);
         Ok((request, room))

@@ -4,9 +4,10 @@ use std::io::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use terrace_crds::Tier;
-use terrace_oip::InferRequest;
+use terrace_oip::Memory;
 
 use super::given::{LabelArgs, PolicyArgs};
+use super::sited::Sited;
 use crate::args;
 use crate::explained::Explained;
 use crate::facts::RequestFacts;
@@ -73,7 +74,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
 fn explained(args: &Args) -> anyhow::Result<Explained> {
     let policy = args.policy.read()?;
     let text = super::text(&args.request, MOST_BYTES)?;
-    let request = InferRequest::from_json(text.as_bytes())
+    let request = requirements::read(text.as_bytes(), None, Memory::UNBOUNDED)
         .map_err(|error| anyhow::anyhow!("{}: {error}", args.request))?;
     let seen = match &args.state {
         None => Seen::default(),
@@ -81,12 +82,17 @@ fn explained(args: &Args) -> anyhow::Result<Explained> {
             .map_err(|fault| anyhow::anyhow!("{fault}"))?,
     };
     let headers: HeaderMap = args.headers.iter().cloned().collect();
-    let stated = (requirements::from_parameters(&request.parameters)?, requirements::from_headers(&headers)?);
+    let stated = (requirements::from_request(&request)?, requirements::from_headers(&headers)?);
     let labels = args.labels.read();
     let model = ModelKey::from_url(&args.model, "default");
     let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
     let facts = RequestFacts { request: &request, model: &model, labels: &labels, header: &header };
-    Ok(Explained::of(&policy, stated, &seen.snapshot(args.tier), &facts)?)
+    let sited = Sited::new(&policy, &labels);
+    let policy = sited.by(&seen);
+    let mut snapshot = seen.snapshot(args.tier);
+    // As on the node: what it knows no way to is not there for its rules either.
+    snapshot.edge.available &= policy.remote(Tier::Edge).is_some_and(|edge| edge.endpoints().is_ok());
+    Ok(Explained::of(policy, stated, &snapshot, &facts)?)
 }
 
 #[cfg(test)]
@@ -180,6 +186,41 @@ reason Gold
         let private = json(&["--header", "terrace-privacy-required: true"]);
         assert_eq!((&private["reason"], &private["private"]), (&"PrivacyRequired".into(), &true.into()));
         assert_eq!(private["rules"][0]["outcome"], "notAsked");
+    }
+
+    #[test]
+    fn a_label_says_at_which_site_the_node_is_and_the_state_that_it_reached_its_edge() {
+        const SITED: &str = r"
+apiVersion: terrace.dev/v1alpha1
+kind: TierPolicy
+metadata: {name: sited}
+spec:
+  tiers: {edge: EDGE}
+  rules: [{when: tiers.edge.available, tier: Edge}]
+";
+        const ZONE: &str = "topology.kubernetes.io/zone=oslo";
+        let folder = tempfile::tempdir().unwrap();
+        let told = |edge: &str, more: &[&str]| -> serde_json::Value {
+            fs::write(folder.path().join("policy.yaml"), SITED.replace("EDGE", edge)).unwrap();
+            fs::write(folder.path().join("state.yaml"), "{edge: {available: true}}").unwrap();
+            let line = [&["--policy", "POLICY", "--json"], more].concat();
+            let json: serde_json::Value =
+                serde_json::from_str(&explain_of(folder.path(), &line).unwrap()).unwrap();
+            let skipped = json["skipped"].as_array().unwrap().iter().find(|one| one["tier"] == "edge");
+            serde_json::json!([
+                json["reason"],
+                json["candidates"][0]["tier"],
+                skipped.map(|one| one["why"].clone())
+            ])
+        };
+        let edge = serde_json::json!(["Rule[0]", "edge", null]);
+        let device = |why: &str| serde_json::json!(["NoRuleMatched", "device", why]);
+        let by_name = "{url: 'http://gw.{site}.example'}";
+        assert_eq!(told(by_name, &["--node-label", ZONE]), edge);
+        assert_eq!(told(by_name, &[]), device("SiteUnknown"));
+        assert_eq!(told("{site: {}}", &["--state", "STATE"]), edge);
+        assert_eq!(told("{site: {}}", &["--node-label", ZONE, "--state", "STATE"]), edge);
+        assert_eq!(told("{site: {}}", &["--node-label", ZONE]), device("NoEdgeAgent"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod given;
 mod simulate;
+mod sited;
 
 use std::fs::File;
 use std::io::{self, Read as _};

@@ -12,4 +12,5 @@ mod reader;
 mod tests;
 
 pub(crate) use number::{Number, POWERS, nearest_bf16, nearest_f16, rounded_to_f32};
-pub(crate) use reader::{Reader, decode, decode_within};
+pub use reader::Meant;
+pub(crate) use reader::{NO_NAMES, Reader, decode, decode_within};

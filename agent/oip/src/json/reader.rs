@@ -29,7 +29,7 @@ pub(crate) fn decode_within<'a, T>(
 ) -> Result<T, DecodeError> {
     match std::str::from_utf8(body) {
         Ok(text) => {
-            let mut reader = Reader { text, at: 0, memory };
+            let mut reader = Reader { text, at: 0, memory, meant: NO_NAMES };
             let value = read(&mut reader)?;
             reader.end()?;
             Ok(value)
@@ -38,7 +38,7 @@ pub(crate) fn decode_within<'a, T>(
             let byte = error.valid_up_to();
             // In the binary tensor extension raw bytes follow the JSON: say so rather than that they are no text.
             let text = std::str::from_utf8(&body[..byte]).unwrap_or_default();
-            match read(&mut Reader { text, at: 0, memory }) {
+            match read(&mut Reader { text, at: 0, memory, meant: NO_NAMES }) {
                 Err(error) if *error.fault() == Fault::NoBinary => Err(error),
                 _ => Err(Fault::NotUtf8 { byte }.into()),
             }
@@ -52,12 +52,19 @@ pub(crate) struct Reader<'a> {
     text: &'a str,
     at: usize,
     memory: Memory<'a>,
+    meant: Meant,
 }
+
+/// Of a name: the parameter of a request that can only be meant by it, if there is one.
+pub type Meant = fn(&str) -> Option<&'static str>;
+
+/// None is.
+pub(crate) const NO_NAMES: Meant = |_| None;
 
 impl<'a> Reader<'a> {
     #[cfg(test)]
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { text, at: 0, memory: Memory::UNBOUNDED }
+        Self { text, at: 0, memory: Memory::UNBOUNDED, meant: NO_NAMES }
     }
 
     /// What there is for what is made of the text.
@@ -182,6 +189,19 @@ impl<'a> Reader<'a> {
         let start = self.at;
         self.skip_at(MAX_DEPTH)?;
         Ok(&self.text[start..self.at])
+    }
+
+    /// From here on a field that the protocol does not have is refused where it can only be meant for a parameter.
+    pub(crate) fn refuse(&mut self, meant: Meant) {
+        self.meant = meant;
+    }
+
+    /// Passes over the value of a field that the protocol does not have.
+    pub(crate) fn pass_over(&mut self, field: &str) -> Result<(), DecodeError> {
+        match (self.meant)(field) {
+            Some(parameter) => Err(Fault::Misplaced { parameter }.into()),
+            None => self.skip().map(drop),
+        }
     }
 
     /// Passes over an array in the same way, and counts what its rows and their rows hold.

@@ -100,7 +100,7 @@ fn judge(args: &Args, input: &Input) -> anyhow::Result<Verdict> {
     let mut said: Vec<(Follower, Checked)> = Vec::new();
     for by in asked {
         let checked = match by {
-            Follower::Cluster => check(&Operator { allow_http: args.allowed.allow_http_sources })?,
+            Follower::Cluster => check(&Operator { allow_http: args.allowed.allows_http() })?,
             Follower::Standalone => check(&flags())?,
         };
         said.push((by, checked));

@@ -15,6 +15,7 @@ use std::io::Write;
 use terrace_tiering::Mode;
 
 use super::given::{LabelArgs, PolicyArgs};
+use super::sited::Sited;
 use crate::registry::ModelKey;
 use lines::Lines;
 use replay::replay;
@@ -65,12 +66,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
         ),
     };
     let labels: BTreeMap<String, String> = args.labels.read();
+    let sited = Sited::new(&policy, &labels);
     let model = args.model.as_ref().map(|model| ModelKey::from_url(model, "default").to_string());
     let mut lines = Lines::open(&args.requests)?;
     let (mut simulation, mut others) = (Simulation::default(), BTreeSet::new());
     while let Some(record) = lines.next()? {
         if model.as_ref().is_none_or(|model| record.model == *model) {
-            let replayed = replay(&record, &policy, &labels);
+            let replayed = replay(&record, &sited, &labels);
             simulation.add(&record, replayed);
         } else if others.len() < MOST_MODELS {
             others.insert(record.model);

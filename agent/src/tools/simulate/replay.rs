@@ -13,6 +13,7 @@ use terrace_tiering::{
 use crate::record::{Happened, Record, Request};
 use crate::registry::ModelKey;
 use crate::seen::Seen;
+use crate::tools::sited::Sited;
 
 /// Nobody answers.
 pub(super) const NOBODY: &str = "nobody";
@@ -79,11 +80,12 @@ impl Trial {
 }
 
 /// Decides a recorded request by another policy.
-pub(super) fn replay(record: &Record, policy: &Policy, labels: &BTreeMap<String, String>) -> Replayed {
+pub(super) fn replay(record: &Record, policy: &Sited, labels: &BTreeMap<String, String>) -> Replayed {
     if is_wrong(record.happened.code) {
         return Replayed::Wrong;
     }
     let (Some(request), Some(state)) = (&record.request, &record.state) else { return Replayed::Private };
+    let policy = policy.by(state);
     let stated = Stated {
         max_latency_ms: request.max_latency_ms,
         privacy_required: None,

@@ -183,6 +183,26 @@ fn a_tier_that_would_have_been_passed_over_is_and_the_next_one_counts() {
 }
 
 #[test]
+fn an_edge_of_the_nodes_site_is_reached_where_its_label_or_the_record_says_so() {
+    let policy = |edge: &str| {
+        format!(
+            "apiVersion: terrace.dev/v1alpha1\nkind: TierPolicy\nmetadata: {{name: sited}}\nspec:\n  tiers: {{edge: {edge}}}\n  rules: [{{when: 'true', tier: Edge}}]\n"
+        )
+    };
+    let mut reached = record(100, "edge", 9.0);
+    reached["state"]["edge"] = json!({"available": true, "breaker": "closed"});
+    let mut not_reached = record(100, "device", 4.0);
+    not_reached["state"]["edge"] = json!({"available": false});
+    let records = [reached, not_reached];
+    let tiers = |edge: &str, more: &[&str]| told(&policy(edge), &records, more)["would"]["tiers"].clone();
+    let zone = ["--node-label", "topology.kubernetes.io/zone=oslo"];
+    assert_eq!(tiers("{site: {}}", &[]), json!({"edge": 1, "device": 1}));
+    assert_eq!(tiers("{site: {}}", &zone), json!({"edge": 1, "device": 1}));
+    assert_eq!(tiers("{url: 'http://gw.{site}.example'}", &[]), json!({"edge": 1, "device": 1}));
+    assert_eq!(tiers("{url: 'http://gw.{site}.example'}", &zone), json!({"edge": 2}));
+}
+
+#[test]
 fn only_what_was_sent_counts_as_sent() {
     let attempts = json!([
         {"tier": "edge", "outcome": "BreakerOpen", "ms": 0.0},
