@@ -92,6 +92,31 @@ fn half_open_it_lets_one_through() {
 }
 
 #[test]
+fn a_request_in_a_hurry_does_not_keep_it_open_for_those_that_have_time() {
+    let (mut breaker, now) = opened(2, secs(1));
+    let now = now + secs(10);
+    // They share a whole failure between them, and each of them lets the next one try at once.
+    for _ in 0..9 {
+        let pass = probe(&mut breaker, now);
+        assert!(!breaker.failed(now, failure(pass, 0.1, 0), &SETTINGS));
+        assert_eq!((breaker.state(now), breaker.left(now)), (BreakerState::HalfOpen, None));
+    }
+    assert_eq!(breaker.times(), 4 + 9);
+    let mut answers = breaker;
+    probe(&mut answers, now);
+    answers.answered();
+    assert_eq!(answers.state(now), BreakerState::Closed);
+    // Where nobody has time, and it does not answer, it is not asked for ever.
+    let pass = probe(&mut breaker, now);
+    assert!(breaker.failed(now, failure(pass, 0.1, 0), &SETTINGS));
+    assert_eq!(breaker.left(now), Some(secs(20)));
+    // What was added up then is over.
+    let now = now + secs(20);
+    let pass = probe(&mut breaker, now);
+    assert!(!breaker.failed(now, failure(pass, 0.9, 0), &SETTINGS));
+}
+
+#[test]
 fn who_shows_whether_it_answers_again_is_alone_for_as_long_as_it_may_take() {
     let (mut breaker, now) = opened(1, secs(1));
     let (now, timeout) = (now + secs(6), secs(30));
