@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use h2::Reason;
 use serde_json::{Value, json};
 use terrace_e2e::agent::Agent;
 use terrace_e2e::digits;
@@ -11,8 +12,9 @@ use terrace_e2e::http::Request;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::scenes;
-use terrace_e2e::server::{Pace, Plan, Server};
+use terrace_e2e::server::{Pace, Plan, Server, find};
 use terrace_e2e::site::Site;
+use terrace_e2e::streams::Streams;
 use terrace_e2e::upstreams::{self, Refused};
 use terrace_e2e::wait;
 
@@ -260,5 +262,40 @@ async fn connections_that_the_other_side_has_closed_lose_nothing_and_open_no_bre
         }
     }
     assert_eq!(device.counted("terrace_tier_breaker_opened_total", &[]).await?, 0.0);
+    Ok(())
+}
+
+/// Whether a message asks for the model `ma`.
+fn is_for_ma(message: &[u8]) -> bool {
+    find(message, b"\x0a\x02ma").is_some()
+}
+
+#[tokio::test]
+async fn a_request_whose_stream_is_reset_is_sent_once_and_takes_no_connection_from_others() -> Result<()> {
+    let cloud = Streams::start(|message| is_for_ma(message).then_some(Reason::INTERNAL_ERROR)).await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC");
+    let (_site, device) = two_models(&policy).await?;
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    for _ in 0..2 {
+        assert_eq!(walk(&device, "ma").await?, "cloud ConnectionBroken, device Answered");
+        assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    }
+    assert_eq!((cloud.resets(), cloud.connections()), (2, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_whose_stream_is_refused_was_not_read_and_is_sent_again() -> Result<()> {
+    let refused = std::sync::atomic::AtomicBool::new(false);
+    let cloud = Streams::start(move |message| {
+        let is_first = is_for_ma(message) && !refused.swap(true, std::sync::atomic::Ordering::Relaxed);
+        is_first.then_some(Reason::REFUSED_STREAM)
+    })
+    .await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC");
+    let (_site, device) = two_models(&policy).await?;
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    assert_eq!(walk(&device, "ma").await?, "cloud Answered");
+    assert_eq!(cloud.resets(), 1);
     Ok(())
 }

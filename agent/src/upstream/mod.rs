@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use terrace_crds::Tier;
-use terrace_egress::{Egress, Link, TierClient, Tiers};
+use terrace_egress::{Egress, Link, TierClient, Tiers, is_stream_reset};
 use terrace_tiering::{BreakerState, Policy, RemoteTier};
 use url::Url;
 
@@ -289,7 +289,7 @@ impl Sender {
             }
             Err(error) => {
                 let died = connection.is_some_and(|connection| connection.is_reused());
-                self.died.store(died, Ordering::Relaxed);
+                self.died.store(died && !is_stream_reset(&error), Ordering::Relaxed);
                 Err(UpstreamError::unsent(error))
             }
         }
