@@ -116,6 +116,24 @@ async fn a_model_that_never_answers_cannot_keep_a_tier_from_others() -> Result<(
     Ok(())
 }
 
+#[tokio::test]
+async fn a_policy_without_patience_takes_an_endpoint_from_no_other_policy() -> Result<()> {
+    let cloud = upstreams::slow(Duration::from_millis(400)).await?;
+    let site = Site::new()?;
+    site.manifests().policy(&Policy::named("hasty").cloud(&cloud.url()).timeout("50ms"))?;
+    site.manifests().policy(&Policy::named("patient").cloud(&cloud.url()).timeout("30s"))?;
+    for (name, policy) in [("ma", "hasty"), ("mb", "patient")] {
+        site.manifests().model(&Model::digits("digits-device")?.named(name).policy(policy))?;
+    }
+    let device = site.agent().ready().await?;
+    for _ in 0..3 {
+        assert_eq!(walk(&device, "ma").await?, "cloud TimedOut, device Answered");
+    }
+    assert_eq!(walk(&device, "ma").await?, "cloud BreakerOpen, device Answered");
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    Ok(())
+}
+
 /// An image of a dead sensor, in binary; the answer is asked for as JSON, or in binary.
 fn not_a_number(binary_output: bool) -> Request {
     let elements: Vec<u8> = [f32::NAN; 64].iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -1,6 +1,6 @@
 //! One server of a tier, as this node knows it: its connections, its breaker, what it has to do now. Shared by every model
-//! whose policy is of the same namespace, and reaches it and leaves it alone in the same way: what one policy says of it
-//! takes it away from no other.
+//! whose policy is of the same namespace, reaches it in the same way, waits as long for it and leaves it alone in the same
+//! way: what one policy says of it takes it away from no other.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -30,6 +30,7 @@ pub struct EndpointKey {
     namespace: String,
     wanted: Option<Wanted>,
     breaker: BreakerSettings,
+    timeout: Duration,
 }
 
 impl EndpointKey {
@@ -41,6 +42,7 @@ impl EndpointKey {
             namespace: namespace.to_owned(),
             wanted: Wanted::of(remote, namespace),
             breaker: remote.breaker,
+            timeout: remote.timeout,
         }
     }
 }
