@@ -283,6 +283,28 @@ async fn connections_that_the_other_side_has_closed_lose_nothing_and_open_no_bre
     Ok(())
 }
 
+#[tokio::test]
+async fn connections_that_were_closed_lose_nothing_where_a_late_answer_is_asked_for_twice() -> Result<()> {
+    // Each connection brings one answer. Used again it is closed, so late that a second request is under way by then.
+    let cloud = Server::start(|seen| {
+        let pause = Duration::from_millis(100);
+        let pace = if seen.earlier > 0 { Pace::HangUpAfter(pause) } else { Pace::After(pause / 2) };
+        upstreams::outputs().pace(pace)
+    })
+    .await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).fallback("{enabled: false}");
+    let policy = policy.having("hedge: {after: 30ms, maxExtraLoad: 100}");
+    let (_site, device) = scenes::device_under(&policy).await?;
+    for count in [8, 1, 8, 1, 8, 1] {
+        for reply in burst(&device, count).await? {
+            assert!(reply.starts_with("200"), "{reply}");
+        }
+    }
+    assert!(device.counted("terrace_tier_hedges_total", &["Sent"]).await? > 0.0);
+    assert_eq!(device.counted("terrace_tier_breaker_opened_total", &[]).await?, 0.0);
+    Ok(())
+}
+
 /// Whether a message asks for the model `ma`.
 fn is_for_ma(message: &[u8]) -> bool {
     find(message, b"\x0a\x02ma").is_some()

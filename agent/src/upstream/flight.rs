@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::{StatusCode, header};
 use terrace_crds::policy::Protocol;
-use terrace_tiering::BreakerSettings;
+use terrace_tiering::{BreakerSettings, Fate};
 
 use super::endpoint::{Clock, InFlight, Means};
 use super::error::UpstreamError;
@@ -28,8 +28,8 @@ pub struct Flight {
     is_over: bool,
 }
 
-/// How it ended, and whether it may be sent again: its connection had been closed before it was read.
-pub type Ended = Result<Relayed, (UpstreamError, bool)>;
+/// How it ended, and whether it may be sent again.
+pub type Ended = Result<Relayed, (UpstreamError, Fate)>;
 
 impl Flight {
     /// Through the breakers, with room at the endpoint.
@@ -64,14 +64,14 @@ impl Flight {
         let endpoint = Arc::clone(&self.route.endpoint);
         let Means { client, authorization, number } = match endpoint.access() {
             Ok(means) => means,
-            Err(error) => return self.ended(ask, Err((error, false))),
+            Err(error) => return self.ended(ask, Err(error), false),
         };
         let request = match endpoint.protocol() {
             Protocol::HTTP => plain::request(ask, endpoint.url()),
             Protocol::GRPC => grpc::request(ask, endpoint.url()),
         };
         let Some(mut request) = request else {
-            return self.ended(ask, Err((UpstreamError::NotExpressible, false)));
+            return self.ended(ask, Err(UpstreamError::NotExpressible), false);
         };
         request.headers_mut().extend(authorization.map(|value| (header::AUTHORIZATION, value)));
         let client = if self.is_alone { client.renewed() } else { client };
@@ -97,11 +97,11 @@ impl Flight {
         if died {
             endpoint.renew(number);
         }
-        self.ended(ask, ended.map_err(|error| (error, died)))
+        self.ended(ask, ended, died)
     }
 
     /// Learns from the end. That a connection had been closed says nothing: by another one the request may be answered.
-    fn ended(&mut self, ask: &Ask<'_>, ended: Ended) -> Ended {
+    fn ended(&mut self, ask: &Ask<'_>, ended: Result<Relayed, UpstreamError>, died: bool) -> Ended {
         self.is_over = true;
         let (now, took) = (self.clock.now(), self.begun.elapsed());
         match &ended {
@@ -109,8 +109,8 @@ impl Flight {
                 self.route.answered(now);
                 self.route.with(|latency| latency.observe(now, took));
             }
-            Err((_, true)) => self.route.abandoned(now, self.passes),
-            Err((error, false)) => {
+            Err(_) if died => self.route.abandoned(now, self.passes),
+            Err(error) => {
                 if matches!(
                     error,
                     UpstreamError::TimedOut { .. } | UpstreamError::Status { late: Some(_), .. }
@@ -123,7 +123,14 @@ impl Flight {
                 }
             }
         }
-        ended
+        ended.map_err(|error| {
+            let fate = match &error {
+                _ if died => Fate::Died,
+                error if error.is_unconnected() => Fate::Unconnected,
+                _ => Fate::Read,
+            };
+            (error, fate)
+        })
     }
 }
 
