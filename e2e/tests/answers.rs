@@ -89,7 +89,7 @@ async fn an_answer_that_contradicts_itself_is_none_and_the_fallback_goes_on() ->
         assert_eq!(reply.labels()?, [digits::test_set().labels[0]], "{name}");
         let alone = device.infer(&one(0).model(name).parameter("tier", "cloud")).await?;
         assert_eq!(alone.status, 503, "{name}: {}", alone.text());
-        assert!(alone.error()?.contains("no inference response: outputs"), "{}", alone.text());
+        assert!(alone.error()?.contains(": outputs"), "{}", alone.text());
     }
     Ok(())
 }

@@ -56,16 +56,29 @@ async fn but_ma(plan: Plan) -> Result<Server> {
 #[tokio::test]
 async fn a_model_that_fails_at_a_tier_takes_it_from_no_other_model() -> Result<()> {
     let error = json!({"error": "Model with name ma is not ready."}).to_string();
-    for plan in [Plan::status(500, "x"), Plan::status(500, error.clone()), Plan::status(503, error)] {
-        let status = plan.status;
+    let contradiction = Plan::ok(
+        json!({
+            "model_name": "ma",
+            "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [1, 10], "data": [0.1]}],
+        })
+        .to_string(),
+    );
+    let refusal = |status| (Plan::status(status, error.clone()), "BadStatus", format!("status {status} "));
+    for (plan, outcome, said) in [
+        (Plan::status(500, "x"), "BadStatus", "status 500 ".to_owned()),
+        refusal(500),
+        refusal(503),
+        refusal(504),
+        (contradiction, "Malformed", "an inference response that contradicts itself: ".to_owned()),
+    ] {
         let cloud = but_ma(plan).await?;
         let (_site, device) = two_models(&Policy::named("near").cloud(&cloud.url())).await?;
         for _ in 0..3 {
-            assert_eq!(walk(&device, "ma").await?, "cloud BadStatus, device Answered");
+            assert_eq!(walk(&device, "ma").await?, format!("cloud {outcome}, device Answered"));
         }
         for _ in 0..3 {
-            assert_eq!(walk(&device, "ma").await?, "cloud BreakerOpen, device Answered", "{status}");
-            assert_eq!(walk(&device, "mb").await?, "cloud Answered", "{status}");
+            assert_eq!(walk(&device, "ma").await?, "cloud BreakerOpen, device Answered", "{said}");
+            assert_eq!(walk(&device, "mb").await?, "cloud Answered", "{said}");
         }
         let told = told(&device).await?;
         assert_eq!(
@@ -75,13 +88,13 @@ async fn a_model_that_fails_at_a_tier_takes_it_from_no_other_model() -> Result<(
         let model = &told["models"][0];
         assert_eq!((model["model"].as_str(), model["breaker"].as_str()), (Some("default.ma"), Some("open")));
         let message = model["lastFailure"]["message"].as_str().context("no message")?;
-        assert!(message.contains(&status.to_string()), "{message}");
+        assert!(message.contains(&said), "{message}");
         assert_eq!(device.counted("terrace_tier_breaker", &[]).await?, 0.0);
         assert_eq!(device.counted("terrace_tier_model_breaker", &["default.ma"]).await?, 2.0);
         assert_eq!(device.counted("terrace_tier_model_breaker", &["default.mb"]).await?, 0.0);
         let reply = device.infer(&Ask::image(image()).model("ma").parameter("tier", "cloud")).await?;
         let error = reply.error()?;
-        let expected = format!(": it failed 3 times in a row, the last time: status {status} ");
+        let expected = format!(": it failed 3 times in a row, the last time: {said}");
         assert!(
             error.starts_with("cloud is left alone with the model \"default.ma\" for another "),
             "{error}"

@@ -78,6 +78,9 @@ pub enum UpstreamError {
     /// The answer is no inference response.
     #[error("an answer that is no inference response: {0}")]
     Malformed(String),
+    /// The answer is one, and contradicts itself.
+    #[error("an inference response that contradicts itself: {0}")]
+    Contradictory(String),
 }
 
 impl UpstreamError {
@@ -110,7 +113,7 @@ impl UpstreamError {
             Self::Rejected { .. } => "Rejected",
             Self::Status { .. } => "BadStatus",
             Self::TooLarge { .. } => "AnswerTooLarge",
-            Self::Malformed(_) => "Malformed",
+            Self::Malformed(_) | Self::Contradictory(_) => "Malformed",
         }
     }
 
@@ -122,6 +125,7 @@ impl UpstreamError {
             Self::Broken(_) | Self::Malformed(_) | Self::TimedOut { connected: true, .. } => {
                 Some(Unanswered::NoAnswer)
             }
+            Self::Contradictory(_) => Some(Unanswered::Contradiction),
             Self::Status { status, in_protocol, .. } if *status != StatusCode::PAYLOAD_TOO_LARGE => {
                 Some(Unanswered::Status { status: status.as_u16(), in_protocol: *in_protocol })
             }
