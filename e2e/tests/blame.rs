@@ -202,12 +202,14 @@ async fn what_is_not_asked_rightly_is_told_once_with_what_to_do_and_that_it_is_o
         (404, "is the model called \"digits\" there?"),
         (401, "say as whom it is asked"),
         (307, "redirects are not followed"),
+        // Of a server that is asked in plain HTTP and speaks TLS, say.
+        (400, "not in the words of the Open Inference Protocol"),
     ] {
         let is_right = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let answer = std::sync::Arc::clone(&is_right);
         let cloud = Server::start(move |_| {
             let is_right = answer.load(std::sync::atomic::Ordering::Relaxed);
-            if is_right { upstreams::outputs() } else { Plan::status(status, "") }
+            if is_right { upstreams::outputs() } else { Plan::status(status, "<html>") }
         })
         .await?;
         let (_site, device) = scenes::device_under(&Policy::named("near").cloud(&cloud.url())).await?;

@@ -68,6 +68,12 @@ pub const fn blame(ended: Unanswered) -> Blame {
     }
 }
 
+/// Whether a status says that the request is wrong, wherever it is sent: in the words of the protocol alone. A proxy, or a
+/// server of something else, says 400 to what it does not understand, and knows nothing of the request.
+pub const fn rejects(status: u16, in_protocol: bool) -> bool {
+    in_protocol && matches!(status, 400 | 422)
+}
+
 impl Blame {
     /// What it counts against, of a model whose breaker there was like this when it was asked.
     pub const fn counts(self, model: BreakerState) -> Counts {
@@ -111,6 +117,18 @@ mod tests {
             (status(599, false), Blame::Either),
         ] {
             assert_eq!(blame(ended), expected, "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn only_statuses_about_the_request_itself_reject_it_and_only_in_the_words_of_the_protocol() {
+        for status in [400, 422] {
+            assert!(rejects(status, true) && !rejects(status, false), "{status}");
+            assert_eq!(blame(Unanswered::Status { status, in_protocol: false }), Blame::Nobody);
+        }
+        // How large a request may be, each server says for itself.
+        for status in [401, 403, 404, 408, 413, 429, 500, 502, 503, 504] {
+            assert!(!rejects(status, true), "{status}");
         }
     }
 

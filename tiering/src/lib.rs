@@ -38,7 +38,7 @@ pub mod speculate;
 mod spelling;
 mod stated;
 
-pub use blame::{Blame, Counts, Unanswered, blame};
+pub use blame::{Blame, Counts, Unanswered, blame, rejects};
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
 pub use budget::{
     Attempt, LocalTime, attempt_timeout, reserve_for_combined, reserve_for_local, reserve_for_reply,
