@@ -147,6 +147,17 @@ async fn a_policy_without_patience_takes_an_endpoint_from_no_other_policy() -> R
     Ok(())
 }
 
+#[tokio::test]
+async fn an_endpoint_that_took_its_whole_time_has_failed_once_and_not_nearly_once() -> Result<()> {
+    let cloud = upstreams::silent().await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).timeout("150ms").having("breaker: {failures: 1}");
+    let (_site, device) = scenes::device_under(&policy).await?;
+    assert_eq!(walk(&device, "digits").await?, "cloud TimedOut, device Answered");
+    assert_eq!(walk(&device, "digits").await?, "cloud BreakerOpen, device Answered");
+    assert_eq!(told(&device).await?["lastFailure"]["message"], "no answer within 150 ms");
+    Ok(())
+}
+
 /// An image of a dead sensor, in binary; the answer is asked for as JSON, or in binary.
 fn not_a_number(binary_output: bool) -> Request {
     let elements: Vec<u8> = [f32::NAN; 64].iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -20,6 +20,9 @@ pub const DEFAULT_MAX_PERIOD: Duration = Duration::from_secs(60);
 
 /// Each wait is up to this share longer, so that nodes that lost a tier together do not come back to it together.
 const JITTER: f64 = 0.2;
+/// What had this share of its time had all of it: who is asked a moment later, after a connection that was closed, has a
+/// moment less.
+const WHOLE: f64 = 0.99;
 /// A hair, for what fractions leave of a whole failure.
 const NEARLY: f64 = 1e-9;
 
@@ -205,5 +208,6 @@ impl Breaker {
 
 /// What it counts for that no answer came in `limit`, of an endpoint that may take `timeout`.
 pub fn weight(limit: Duration, timeout: Duration) -> f64 {
-    if timeout.is_zero() { 1.0 } else { (limit.as_secs_f64() / timeout.as_secs_f64()).min(1.0) }
+    let share = if timeout.is_zero() { 1.0 } else { limit.as_secs_f64() / timeout.as_secs_f64() };
+    if share < WHOLE { share } else { 1.0 }
 }

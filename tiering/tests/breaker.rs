@@ -69,6 +69,11 @@ fn a_tight_deadline_counts_for_what_it_left() {
     }
     assert_eq!(needed, 30);
     assert!((failure_weight(secs(9), secs(1)) - 1.0).abs() < 1e-9);
+    // What had all of its time but a moment has failed, and not nearly failed.
+    let settings = BreakerSettings { failures: 1, ..SETTINGS };
+    let weight = failure_weight(Duration::from_millis(995), secs(1));
+    assert!(Breaker::default().failed(secs(1), failure(Pass::Normal, weight, 0), &settings));
+    assert!(failure_weight(Duration::from_millis(950), secs(1)) < 0.96);
     assert!((failure_weight(secs(0), secs(0)) - 1.0).abs() < 1e-9);
 }
 

@@ -28,6 +28,36 @@ pub struct Flight {
     is_over: bool,
 }
 
+/// The time that a request has.
+#[derive(Clone, Copy, Debug)]
+pub struct Time {
+    /// Until when.
+    pub until: Instant,
+    /// What was granted in the beginning: what is told, and weighed. What is left of it when a request is under way is
+    /// always a little less.
+    pub granted: Duration,
+    /// How long the tier may take where no deadline is nearer.
+    pub full: Duration,
+}
+
+impl Time {
+    /// From now on.
+    pub fn new(granted: Duration, full: Duration) -> Self {
+        Self { until: Instant::now() + granted, granted, full }
+    }
+
+    /// For one that is sent later than the first.
+    #[must_use]
+    pub fn left(self) -> Self {
+        Self { granted: self.until.saturating_duration_since(Instant::now()), ..self }
+    }
+
+    /// Whether there is any.
+    pub fn is_over(self) -> bool {
+        Instant::now() >= self.until
+    }
+}
+
 /// How it ended, and whether it may be sent again.
 pub type Ended = Result<Relayed, (UpstreamError, Fate)>;
 
@@ -59,8 +89,9 @@ impl Flight {
         self
     }
 
-    /// Asks, until `until`; `full` is how long the tier may take where no deadline is nearer.
-    pub async fn ask(mut self, upstream: &Upstream, ask: &Ask<'_>, until: Instant, full: Duration) -> Ended {
+    /// Asks, as long as there is time.
+    pub async fn ask(mut self, upstream: &Upstream, ask: &Ask<'_>, time: Time) -> Ended {
+        let Time { until, granted, full } = time;
         let endpoint = Arc::clone(&self.route.endpoint);
         let Means { client, authorization, number } = match endpoint.access() {
             Ok(means) => means,
@@ -82,7 +113,6 @@ impl Flight {
                 Protocol::GRPC => grpc::exchange(&sender, request, upstream.max_bytes).await,
             }
         };
-        let timeout = until.saturating_duration_since(self.begun);
         let ended = match tokio::time::timeout_at(until.into(), exchange).await {
             Ok(Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, in_protocol, .. }))
                 if ask.deadline.is_some() =>
@@ -91,7 +121,9 @@ impl Flight {
                 Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, late, in_protocol })
             }
             Ok(ended) => ended,
-            Err(_) => Err(UpstreamError::TimedOut { timeout, full, connected: sender.is_connected() }),
+            Err(_) => {
+                Err(UpstreamError::TimedOut { timeout: granted, full, connected: sender.is_connected() })
+            }
         };
         let died = sender.died();
         if died {

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::endpoint::InFlight;
 use super::error::UpstreamError;
-use super::flight::Flight;
+use super::flight::{Flight, Time};
 use super::hedging::Hedging;
 use super::relayed::Relayed;
 use super::route::Route;
@@ -178,9 +178,15 @@ impl TierReach {
 
     /// Asks; dropped, it takes everything back.
     pub async fn ask(&self, upstream: &Upstream, ask: Ask<'_>) -> Asked {
-        let until = Instant::now() + ask.limit;
+        let time = Time::new(ask.limit, self.remote.timeout);
         let mut hedged = false;
-        let answer = self.answer(upstream, &ask, until, &mut hedged).await;
+        let answer = self.answer(upstream, &ask, time, &mut hedged).await.map_err(|error| match error {
+            // Who was asked a second time had less, and whoever is told asked once.
+            UpstreamError::TimedOut { full, connected, .. } => {
+                UpstreamError::TimedOut { timeout: ask.limit, full, connected }
+            }
+            error => error,
+        });
         Asked { answer, hedged }
     }
 
@@ -188,31 +194,30 @@ impl TierReach {
         &self,
         upstream: &Upstream,
         ask: &Ask<'_>,
-        until: Instant,
+        time: Time,
         hedged: &mut bool,
     ) -> Result<Relayed, UpstreamError> {
-        let full = self.remote.timeout;
         let (place, flight) = self.begin(upstream, ask.allowed, Places::default())?;
-        let first = flight.ask(upstream, ask, until, full);
+        let first = flight.ask(upstream, ask, time);
         let failed = |place| move |failure| Failed::at(place, failure);
         let Some(hedge) = self.remote.hedge else {
-            return self.again(upstream, ask, until, first.await.map_err(failed(place))).await;
+            return self.again(upstream, ask, time, first.await.map_err(failed(place))).await;
         };
         self.hedging.earn(hedge.percent);
         tokio::pin!(first);
         tokio::select! {
             biased;
-            ended = &mut first => return self.again(upstream, ask, until, ended.map_err(failed(place))).await,
+            ended = &mut first => return self.again(upstream, ask, time, ended.map_err(failed(place))).await,
             () = sleep_until((Instant::now() + hedge.after).into()) => {}
         }
         // One more elsewhere, or where there is no elsewhere, by another connection.
         let except = if self.routes.len() > 1 { Places::default().with(place) } else { Places::default() };
         let second = self.hedging.second(|| self.begin(upstream, ask.allowed, except).ok());
         let Some((second_place, second)) = second else {
-            return self.again(upstream, ask, until, first.await.map_err(failed(place))).await;
+            return self.again(upstream, ask, time, first.await.map_err(failed(place))).await;
         };
         *hedged = true;
-        let second = second.ask(upstream, ask, until, full);
+        let second = second.ask(upstream, ask, time.left());
         tokio::pin!(second);
         let ((ended, at), (other, other_at)) = tokio::select! {
             ended = &mut first => ((ended, place), (second, second_place)),
@@ -224,7 +229,7 @@ impl TierReach {
             Err(failure) => {
                 let last = other.await.map_err(failed(other_at));
                 let both = last.map_err(|last| Failed::at(at, failure).and(last));
-                self.again(upstream, ask, until, both).await
+                self.again(upstream, ask, time, both).await
             }
         }
     }
@@ -234,7 +239,7 @@ impl TierReach {
         &self,
         upstream: &Upstream,
         ask: &Ask<'_>,
-        until: Instant,
+        time: Time,
         mut ended: Result<Relayed, Failed>,
     ) -> Result<Relayed, UpstreamError> {
         let (mut resent, mut except) = (Resent::default(), Places::default());
@@ -243,14 +248,14 @@ impl TierReach {
                 Ok(relayed) => return Ok(relayed),
                 Err(failed) => failed,
             };
-            let again = resent.again(fate, self.routes.len() > 1).filter(|_| Instant::now() < until);
+            let again = resent.again(fate, self.routes.len() > 1).filter(|_| !time.is_over());
             except = except.and(unconnected);
             let Some(again) = again else { return Err(error) };
             let Ok((place, flight)) = self.begin(upstream, ask.allowed, except) else {
                 return Err(error);
             };
             let flight = if again == Again::Alone { flight.alone() } else { flight };
-            let answer = flight.ask(upstream, ask, until, self.remote.timeout).await;
+            let answer = flight.ask(upstream, ask, time.left()).await;
             ended = answer.map_err(|failure| Failed::at(place, failure));
         }
     }
