@@ -58,8 +58,11 @@ impl Time {
     }
 }
 
+/// An answer, and whose it is.
+pub type Answered = (Relayed, Arc<Route>);
+
 /// How it ended, and whether it may be sent again.
-pub type Ended = Result<Relayed, (UpstreamError, Fate)>;
+pub type Ended = Result<Answered, (UpstreamError, Fate)>;
 
 impl Flight {
     /// Through the breakers, with room at the endpoint.
@@ -155,7 +158,7 @@ impl Flight {
                 }
             }
         }
-        ended.map_err(|error| {
+        ended.map(|relayed| (relayed, Arc::clone(&self.route))).map_err(|error| {
             let fate = match &error {
                 _ if died => Fate::Died,
                 error if error.is_unconnected() => Fate::Unconnected,

@@ -38,12 +38,12 @@ pub use error::UpstreamError;
 pub use outgoing::{Original, Outgoing};
 pub use reach::{Reach, TierReach};
 pub use relayed::Relayed;
-pub use trouble::Trouble;
+pub use route::Route;
+pub use trouble::{DOES_NOT_FIT, Trouble};
 
 use credentials::CredentialsDir;
 use endpoint::{Clock, Endpoint, EndpointKey, Told, ToldModel, lock};
 use hedging::Hedging;
-use route::Route;
 
 /// Says that a request was forwarded once and must be answered where it arrives.
 pub const HOP: HeaderName = HeaderName::from_static("terrace-hop");
@@ -146,6 +146,7 @@ impl Upstream {
             let place = (Arc::clone(model), key.clone());
             let known = lock(&self.known).routes.get(&place).and_then(Weak::upgrade);
             if let Some(route) = known {
+                route.under_another_policy();
                 return route;
             }
             let route = Arc::new(Route::new(self.endpoint(key), Arc::clone(model)));

@@ -15,9 +15,8 @@ use url::Url;
 
 use super::endpoint::InFlight;
 use super::error::UpstreamError;
-use super::flight::{Flight, Time};
+use super::flight::{Answered, Flight, Time};
 use super::hedging::Hedging;
-use super::relayed::Relayed;
 use super::route::Route;
 use super::{Ask, Upstream};
 
@@ -83,8 +82,8 @@ impl Failed {
 /// An answer, and whether a second request was made for it.
 #[derive(Debug)]
 pub struct Asked {
-    /// The answer, or why there is none.
-    pub answer: Result<Relayed, UpstreamError>,
+    /// The answer and whose it is, or why there is none.
+    pub answer: Result<Answered, UpstreamError>,
     /// A second request was made because the first answer was late.
     pub hedged: bool,
 }
@@ -196,7 +195,7 @@ impl TierReach {
         ask: &Ask<'_>,
         time: Time,
         hedged: &mut bool,
-    ) -> Result<Relayed, UpstreamError> {
+    ) -> Result<Answered, UpstreamError> {
         let (place, flight) = self.begin(upstream, ask.allowed, Places::default())?;
         let first = flight.ask(upstream, ask, time);
         let failed = |place| move |failure| Failed::at(place, failure);
@@ -224,7 +223,7 @@ impl TierReach {
             ended = &mut second => ((ended, second_place), (first, place)),
         };
         match ended {
-            Ok(relayed) => Ok(relayed),
+            Ok(answered) => Ok(answered),
             Err((error @ UpstreamError::Rejected { .. }, _)) => Err(error),
             Err(failure) => {
                 let last = other.await.map_err(failed(other_at));
@@ -240,12 +239,12 @@ impl TierReach {
         upstream: &Upstream,
         ask: &Ask<'_>,
         time: Time,
-        mut ended: Result<Relayed, Failed>,
-    ) -> Result<Relayed, UpstreamError> {
+        mut ended: Result<Answered, Failed>,
+    ) -> Result<Answered, UpstreamError> {
         let (mut resent, mut except) = (Resent::default(), Places::default());
         loop {
             let Failed { error, fate, unconnected } = match ended {
-                Ok(relayed) => return Ok(relayed),
+                Ok(answered) => return Ok(answered),
                 Err(failed) => failed,
             };
             let again = resent.again(fate, self.routes.len() > 1).filter(|_| !time.is_over());

@@ -79,7 +79,7 @@ async fn ask(upstream: &Upstream, reach: &Reach) -> Result<Relayed, UpstreamErro
         deadline: None,
         trace: None,
     };
-    reach.to(Tier::Edge).unwrap().ask(upstream, ask).await.answer
+    reach.to(Tier::Edge).unwrap().ask(upstream, ask).await.answer.map(|(relayed, _)| relayed)
 }
 
 #[tokio::test]
