@@ -335,11 +335,13 @@ impl Endpoint {
         *lock(&self.trouble) = None;
     }
 
-    /// Somebody is there again, who is asked next.
+    /// Somebody is there again, who is asked next. Who has answered meanwhile was known to be there: what was learned since
+    /// stays.
     pub fn is_there(&self, now: Duration, pass: Pass) {
-        self.lives.fetch_add(1, Ordering::Relaxed);
-        self.starts.fetch_add(1, Ordering::Relaxed);
-        self.is_away.store(false, Ordering::Relaxed);
+        if self.is_away.swap(false, Ordering::Relaxed) {
+            self.lives.fetch_add(1, Ordering::Relaxed);
+            self.starts.fetch_add(1, Ordering::Relaxed);
+        }
         self.breaker().abandoned(now, pass);
     }
 

@@ -17,7 +17,8 @@ pub struct Trouble {
     pub reason: &'static str,
     /// What happened, and what to do, as clients are told it.
     pub told: Arc<str>,
-    /// The same with its causes, and with addresses. Neither what was sent nor what came back stands in it.
+    /// The same with its causes, and with addresses. Nothing that was sent stands in it, and no element that came back; names
+    /// of outputs that came back may, cut short.
     pub message: Arc<str>,
     /// When.
     pub at: Duration,
