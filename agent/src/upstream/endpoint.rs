@@ -109,7 +109,7 @@ impl fmt::Debug for Endpoint {
 /// What there is to tell of it.
 #[derive(Clone, Debug)]
 pub struct Told {
-    /// What its breaker says.
+    /// What its breaker says to a request.
     pub breaker: BreakerState,
     /// How often it was opened.
     pub opened: u64,
@@ -409,7 +409,7 @@ impl Endpoint {
         let of_models = models.iter().filter_map(|told| told.trouble.clone());
         let trouble = own.or_else(|| of_models.max_by_key(|trouble| trouble.at));
         Told {
-            breaker: self.breaker_state(now),
+            breaker: self.usable_state(now),
             opened: self.opened.load(Ordering::Relaxed),
             in_flight: self.in_flight(),
             connect: self.connect_time(),
