@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use terrace_oip::{DecodeError, InferRequest, Memory, Parameter, Parameters, Tensor};
 use terrace_tiering::{
@@ -12,7 +13,7 @@ use crate::executor::scores::elements;
 
 /// Reads a request over HTTP. What is ours and stands beside its parameters, where nothing would read it, is refused.
 pub fn read(
-    body: &[u8],
+    body: &Bytes,
     json_length: Option<usize>,
     memory: Memory<'_>,
 ) -> Result<InferRequest, DecodeError> {

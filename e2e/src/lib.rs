@@ -22,6 +22,7 @@ pub mod relay;
 pub mod scenes;
 pub mod server;
 pub mod site;
+pub mod streams;
 pub mod upstreams;
 pub mod volume;
 pub mod wait;

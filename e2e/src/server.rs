@@ -57,6 +57,8 @@ pub enum Pace {
     Never,
     /// Not at all: the connection is closed.
     HangUp,
+    /// The same after a pause.
+    HangUpAfter(Duration),
     /// Not at all: the connection is reset, so that the other side's system says that it broke.
     Reset,
     /// The body alone, as if it were a whole answer; the connection stays open.
@@ -331,6 +333,10 @@ impl<S: AsyncRead + AsyncWrite + Reset + Unpin> Wire<S> {
                 // Until the other side gives up.
                 while self.read().await? {}
                 anyhow::bail!("given up, as planned");
+            }
+            Pace::HangUpAfter(pause) => {
+                sleep(pause).await;
+                anyhow::bail!("hung up, as planned");
             }
             Pace::HangUp => anyhow::bail!("hung up, as planned"),
             Pace::Reset => {

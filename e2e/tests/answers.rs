@@ -89,7 +89,7 @@ async fn an_answer_that_contradicts_itself_is_none_and_the_fallback_goes_on() ->
         assert_eq!(reply.labels()?, [digits::test_set().labels[0]], "{name}");
         let alone = device.infer(&one(0).model(name).parameter("tier", "cloud")).await?;
         assert_eq!(alone.status, 503, "{name}: {}", alone.text());
-        assert!(alone.error()?.contains("no inference response: outputs"), "{}", alone.text());
+        assert!(alone.error()?.contains(": outputs"), "{}", alone.text());
     }
     Ok(())
 }
@@ -154,6 +154,44 @@ async fn a_verifier_that_answers_something_else_leaves_the_devices_answer_unveri
     }
     let counted = device.counted("terrace_attempts_total", &["outcome=\"DoesNotFit\""]).await?;
     assert_eq!(counted as usize, 7);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_verifier_that_does_not_fit_is_told_of_once_and_when_that_is_over() -> Result<()> {
+    let fits = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let answers = std::sync::Arc::clone(&fits);
+    let cloud = Server::start(move |_| {
+        let fits = answers.load(std::sync::atomic::Ordering::Relaxed);
+        if fits { upstreams::outputs() } else { answer(&json!([label()])) }
+    })
+    .await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).speculative("{verifier: Cloud, threshold: 1}");
+    let (_site, device) = device_under(&policy).await?;
+    let told = async || anyhow::Ok(device.admin("/status").await?.json()?["tiers"][0].clone());
+    let said = |what: &str| device.log().matches(what).count();
+    let (begun, over) = ("a verifier's answers are not used", "a verifier's answers fit again");
+    for _ in 0..3 {
+        let reply = device.infer(&one(0)).await?.answered()?;
+        assert_eq!(reply.walk()?, "device Answered, cloud DoesNotFit");
+    }
+    assert_eq!((said(begun), said(over)), (1, 0), "{}", device.log());
+    let failure = told().await?;
+    assert_eq!(
+        (&failure["lastFailure"]["reason"], &failure["breaker"]),
+        (&json!("DoesNotFit"), &json!("closed"))
+    );
+    let message = failure["lastFailure"]["message"].as_str().unwrap_or_default().to_owned();
+    assert!(message.contains("it lacks the output \"probabilities\""), "{message}");
+    assert!(message.contains("spec.upstreams"), "{message}");
+    for (now, walk) in [(true, "Answered"), (false, "DoesNotFit")] {
+        fits.store(now, std::sync::atomic::Ordering::Relaxed);
+        let reply = device.infer(&one(0)).await?.answered()?;
+        assert_eq!(reply.walk()?, format!("device Answered, cloud {walk}"));
+        assert_eq!(told().await?["lastFailure"].is_null(), now);
+    }
+    // What turns back and forth is not told each time.
+    assert_eq!((said(begun), said(over)), (1, 1), "{}", device.log());
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use h2::Reason;
 use serde_json::{Value, json};
 use terrace_e2e::agent::Agent;
 use terrace_e2e::digits;
@@ -11,8 +12,9 @@ use terrace_e2e::http::Request;
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::scenes;
-use terrace_e2e::server::{Pace, Plan, Server};
+use terrace_e2e::server::{Pace, Plan, Server, find};
 use terrace_e2e::site::Site;
+use terrace_e2e::streams::Streams;
 use terrace_e2e::upstreams::{self, Refused};
 use terrace_e2e::wait;
 
@@ -54,16 +56,29 @@ async fn but_ma(plan: Plan) -> Result<Server> {
 #[tokio::test]
 async fn a_model_that_fails_at_a_tier_takes_it_from_no_other_model() -> Result<()> {
     let error = json!({"error": "Model with name ma is not ready."}).to_string();
-    for plan in [Plan::status(500, "x"), Plan::status(500, error.clone()), Plan::status(503, error)] {
-        let status = plan.status;
+    let contradiction = Plan::ok(
+        json!({
+            "model_name": "ma",
+            "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [1, 10], "data": [0.1]}],
+        })
+        .to_string(),
+    );
+    let refusal = |status| (Plan::status(status, error.clone()), "BadStatus", format!("status {status} "));
+    for (plan, outcome, said) in [
+        (Plan::status(500, "x"), "BadStatus", "status 500 ".to_owned()),
+        refusal(500),
+        refusal(503),
+        refusal(504),
+        (contradiction, "Malformed", "an inference response that contradicts itself: ".to_owned()),
+    ] {
         let cloud = but_ma(plan).await?;
         let (_site, device) = two_models(&Policy::named("near").cloud(&cloud.url())).await?;
         for _ in 0..3 {
-            assert_eq!(walk(&device, "ma").await?, "cloud BadStatus, device Answered");
+            assert_eq!(walk(&device, "ma").await?, format!("cloud {outcome}, device Answered"));
         }
         for _ in 0..3 {
-            assert_eq!(walk(&device, "ma").await?, "cloud BreakerOpen, device Answered", "{status}");
-            assert_eq!(walk(&device, "mb").await?, "cloud Answered", "{status}");
+            assert_eq!(walk(&device, "ma").await?, "cloud BreakerOpen, device Answered", "{said}");
+            assert_eq!(walk(&device, "mb").await?, "cloud Answered", "{said}");
         }
         let told = told(&device).await?;
         assert_eq!(
@@ -73,13 +88,13 @@ async fn a_model_that_fails_at_a_tier_takes_it_from_no_other_model() -> Result<(
         let model = &told["models"][0];
         assert_eq!((model["model"].as_str(), model["breaker"].as_str()), (Some("default.ma"), Some("open")));
         let message = model["lastFailure"]["message"].as_str().context("no message")?;
-        assert!(message.contains(&status.to_string()), "{message}");
+        assert!(message.contains(&said), "{message}");
         assert_eq!(device.counted("terrace_tier_breaker", &[]).await?, 0.0);
         assert_eq!(device.counted("terrace_tier_model_breaker", &["default.ma"]).await?, 2.0);
         assert_eq!(device.counted("terrace_tier_model_breaker", &["default.mb"]).await?, 0.0);
         let reply = device.infer(&Ask::image(image()).model("ma").parameter("tier", "cloud")).await?;
         let error = reply.error()?;
-        let expected = format!(": it failed 3 times in a row, the last time: status {status} ");
+        let expected = format!(": it failed 3 times in a row, the last time: {said}");
         assert!(
             error.starts_with("cloud is left alone with the model \"default.ma\" for another "),
             "{error}"
@@ -111,6 +126,35 @@ async fn a_model_that_never_answers_cannot_keep_a_tier_from_others() -> Result<(
         assert_eq!(walk(&device, "mb").await?, "cloud Answered");
     }
     assert!((2..=12).contains(&tried), "it was tried {tried} times");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_policy_without_patience_takes_an_endpoint_from_no_other_policy() -> Result<()> {
+    let cloud = upstreams::slow(Duration::from_millis(400)).await?;
+    let site = Site::new()?;
+    site.manifests().policy(&Policy::named("hasty").cloud(&cloud.url()).timeout("50ms"))?;
+    site.manifests().policy(&Policy::named("patient").cloud(&cloud.url()).timeout("30s"))?;
+    for (name, policy) in [("ma", "hasty"), ("mb", "patient")] {
+        site.manifests().model(&Model::digits("digits-device")?.named(name).policy(policy))?;
+    }
+    let device = site.agent().ready().await?;
+    for _ in 0..3 {
+        assert_eq!(walk(&device, "ma").await?, "cloud TimedOut, device Answered");
+    }
+    assert_eq!(walk(&device, "ma").await?, "cloud BreakerOpen, device Answered");
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_endpoint_that_took_its_whole_time_has_failed_once_and_not_nearly_once() -> Result<()> {
+    let cloud = upstreams::silent().await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).timeout("150ms").having("breaker: {failures: 1}");
+    let (_site, device) = scenes::device_under(&policy).await?;
+    assert_eq!(walk(&device, "digits").await?, "cloud TimedOut, device Answered");
+    assert_eq!(walk(&device, "digits").await?, "cloud BreakerOpen, device Answered");
+    assert_eq!(told(&device).await?["lastFailure"]["message"], "no answer within 150 ms");
     Ok(())
 }
 
@@ -169,12 +213,14 @@ async fn what_is_not_asked_rightly_is_told_once_with_what_to_do_and_that_it_is_o
         (404, "is the model called \"digits\" there?"),
         (401, "say as whom it is asked"),
         (307, "redirects are not followed"),
+        // Of a server that is asked in plain HTTP and speaks TLS, say.
+        (400, "not in the words of the Open Inference Protocol"),
     ] {
         let is_right = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let answer = std::sync::Arc::clone(&is_right);
         let cloud = Server::start(move |_| {
             let is_right = answer.load(std::sync::atomic::Ordering::Relaxed);
-            if is_right { upstreams::outputs() } else { Plan::status(status, "") }
+            if is_right { upstreams::outputs() } else { Plan::status(status, "<html>") }
         })
         .await?;
         let (_site, device) = scenes::device_under(&Policy::named("near").cloud(&cloud.url())).await?;
@@ -260,5 +306,62 @@ async fn connections_that_the_other_side_has_closed_lose_nothing_and_open_no_bre
         }
     }
     assert_eq!(device.counted("terrace_tier_breaker_opened_total", &[]).await?, 0.0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn connections_that_were_closed_lose_nothing_where_a_late_answer_is_asked_for_twice() -> Result<()> {
+    // Each connection brings one answer. Used again it is closed, so late that a second request is under way by then.
+    let cloud = Server::start(|seen| {
+        let pause = Duration::from_millis(100);
+        let pace = if seen.earlier > 0 { Pace::HangUpAfter(pause) } else { Pace::After(pause / 2) };
+        upstreams::outputs().pace(pace)
+    })
+    .await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).fallback("{enabled: false}");
+    let policy = policy.having("hedge: {after: 30ms, maxExtraLoad: 100}");
+    let (_site, device) = scenes::device_under(&policy).await?;
+    for count in [8, 1, 8, 1, 8, 1] {
+        for reply in burst(&device, count).await? {
+            assert!(reply.starts_with("200"), "{reply}");
+        }
+    }
+    assert!(device.counted("terrace_tier_hedges_total", &["Sent"]).await? > 0.0);
+    assert_eq!(device.counted("terrace_tier_breaker_opened_total", &[]).await?, 0.0);
+    Ok(())
+}
+
+/// Whether a message asks for the model `ma`.
+fn is_for_ma(message: &[u8]) -> bool {
+    find(message, b"\x0a\x02ma").is_some()
+}
+
+#[tokio::test]
+async fn a_request_whose_stream_is_reset_is_sent_once_and_takes_no_connection_from_others() -> Result<()> {
+    let cloud = Streams::start(|message| is_for_ma(message).then_some(Reason::INTERNAL_ERROR)).await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC");
+    let (_site, device) = two_models(&policy).await?;
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    for _ in 0..2 {
+        assert_eq!(walk(&device, "ma").await?, "cloud ConnectionBroken, device Answered");
+        assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    }
+    assert_eq!((cloud.resets(), cloud.connections()), (2, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_whose_stream_is_refused_was_not_read_and_is_sent_again() -> Result<()> {
+    let refused = std::sync::atomic::AtomicBool::new(false);
+    let cloud = Streams::start(move |message| {
+        let is_first = is_for_ma(message) && !refused.swap(true, std::sync::atomic::Ordering::Relaxed);
+        is_first.then_some(Reason::REFUSED_STREAM)
+    })
+    .await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC");
+    let (_site, device) = two_models(&policy).await?;
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    assert_eq!(walk(&device, "ma").await?, "cloud Answered");
+    assert_eq!(cloud.resets(), 1);
     Ok(())
 }

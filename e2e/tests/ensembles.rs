@@ -110,6 +110,18 @@ async fn members_answers_are_combined_as_the_policy_says() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_member_that_was_asked_twice_is_marked() -> Result<()> {
+    let cloud = upstreams::slow(Duration::from_millis(200)).await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).having("hedge: {after: 30ms}");
+    let (_site, device) = device_under(&policy.ensemble("{members: [Device, Cloud]}")).await?;
+    let attempts = device.infer(&one(0)).await?.answered()?.attempts()?;
+    let hedged: Vec<_> = attempts.iter().map(|attempt| (attempt.tier.as_str(), attempt.hedged)).collect();
+    assert_eq!(hedged, [("device", false), ("cloud", true)]);
+    assert_eq!(cloud.requests().len(), 2);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_member_that_is_down_or_late_is_dropped_and_named() -> Result<()> {
     let late = upstreams::slow(Duration::from_secs(20)).await?;
     let mut three =

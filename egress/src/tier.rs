@@ -300,6 +300,15 @@ where
     }
 }
 
+/// Whether a request ended because the server reset its stream: the connection that it shares with others is well, and the
+/// request may have been worked on. A stream that was refused is none of these: nothing was done for it.
+pub fn is_stream_reset(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<h2::Error>() {
+        Some(error) => error.is_reset() && error.reason() != Some(h2::Reason::REFUSED_STREAM),
+        None => error.source().is_some_and(is_stream_reset),
+    }
+}
+
 /// Why there is no connection.
 pub type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 

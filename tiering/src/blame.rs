@@ -14,6 +14,8 @@ pub enum Unanswered {
     Unconnected,
     /// The connection broke, no answer came in time, or what came was none.
     NoAnswer,
+    /// An answer of the protocol came that contradicts itself: a shape without its elements, say.
+    Contradiction,
     /// A status, in the words of HTTP.
     Status {
         /// Which.
@@ -52,16 +54,24 @@ pub const fn blame(ended: Unanswered) -> Blame {
     match ended {
         Unanswered::Unconnected => Blame::Endpoint,
         Unanswered::NoAnswer => Blame::Either,
+        // Who writes such an answer speaks the protocol, and ran the model.
+        Unanswered::Contradiction => Blame::Model,
         Unanswered::Status { status, in_protocol } => match status {
             // The model failed, by the word of what runs it.
             500 | 501 => Blame::Model,
-            // Not loaded, not ready, or busy: a server of the protocol says that of the model that it was asked for. Any
-            // other 503 may be a proxy's, before a server that is gone.
-            503 if in_protocol => Blame::Model,
+            // Not loaded, not ready, busy, or not done in time: a server of the protocol says that of the model that it was
+            // asked for. What is not in its words may be a proxy's, before a server that is gone.
+            502.. if in_protocol => Blame::Model,
             502.. => Blame::Either,
             _ => Blame::Nobody,
         },
     }
+}
+
+/// Whether a status says that the request is wrong, wherever it is sent: in the words of the protocol alone. A proxy, or a
+/// server of something else, says 400 to what it does not understand, and knows nothing of the request.
+pub const fn rejects(status: u16, in_protocol: bool) -> bool {
+    in_protocol && matches!(status, 400 | 422)
 }
 
 impl Blame {
@@ -86,6 +96,7 @@ mod tests {
         for (ended, expected) in [
             (Unanswered::Unconnected, Blame::Endpoint),
             (Unanswered::NoAnswer, Blame::Either),
+            (Unanswered::Contradiction, Blame::Model),
             (status(301, false), Blame::Nobody),
             (status(307, false), Blame::Nobody),
             (status(400, true), Blame::Nobody),
@@ -97,14 +108,27 @@ mod tests {
             (status(500, false), Blame::Model),
             (status(501, true), Blame::Model),
             (status(502, false), Blame::Either),
-            (status(502, true), Blame::Either),
+            (status(502, true), Blame::Model),
             (status(503, true), Blame::Model),
             (status(503, false), Blame::Either),
-            (status(504, true), Blame::Either),
+            (status(504, true), Blame::Model),
+            (status(504, false), Blame::Either),
             (status(520, false), Blame::Either),
             (status(599, false), Blame::Either),
         ] {
             assert_eq!(blame(ended), expected, "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn only_statuses_about_the_request_itself_reject_it_and_only_in_the_words_of_the_protocol() {
+        for status in [400, 422] {
+            assert!(rejects(status, true) && !rejects(status, false), "{status}");
+            assert_eq!(blame(Unanswered::Status { status, in_protocol: false }), Blame::Nobody);
+        }
+        // How large a request may be, each server says for itself.
+        for status in [401, 403, 404, 408, 413, 429, 500, 502, 503, 504] {
+            assert!(!rejects(status, true), "{status}");
         }
     }
 

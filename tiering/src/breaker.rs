@@ -6,7 +6,8 @@
 //!
 //! What a failure is, the caller says, by its [`weight`]: an endpoint that did not answer in the short time
 //! that a deadline left has failed less than one that did not answer in its own time-out, so a tight deadline does not take
-//! a tier away from those that have time. (That it is too slow for tight deadlines is [`Latency`](crate::Latency)'s to know.)
+//! a tier away from those that have time. Half-open it takes a whole failure to open it again, of one request or of several
+//! in a row. (That it is too slow for tight deadlines is [`Latency`](crate::Latency)'s to know.)
 
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub const DEFAULT_MAX_PERIOD: Duration = Duration::from_secs(60);
 
 /// Each wait is up to this share longer, so that nodes that lost a tier together do not come back to it together.
 const JITTER: f64 = 0.2;
+/// What had this share of its time had all of it: who is asked a moment later, after a connection that was closed, has a
+/// moment less.
+const WHOLE: f64 = 0.99;
 /// A hair, for what fractions leave of a whole failure.
 const NEARLY: f64 = 1e-9;
 
@@ -76,7 +80,7 @@ impl Default for BreakerSettings {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Breaker {
     state: State,
-    /// Failures since the last answer.
+    /// Failures since the last answer; once it was opened, since it was opened last.
     failures: f64,
     /// How many requests they were.
     times: u32,
@@ -167,20 +171,20 @@ impl Breaker {
 
     /// The endpoint did not answer. Whether that opened the breaker.
     pub fn failed(&mut self, now: Duration, failure: Failure, settings: &BreakerSettings) -> bool {
-        match (self.state, failure.pass) {
-            (State::Closed, _) => {
-                self.times = self.times.saturating_add(1);
-                self.failures += failure.weight.clamp(0.0, 1.0);
-                if self.failures + NEARLY < f64::from(settings.failures) {
-                    return false;
-                }
-            }
-            (State::Probing { number, .. }, Pass::Probe(probe)) if number == probe => {
-                self.times = self.times.saturating_add(1);
-            }
+        let needed = match (self.state, failure.pass) {
+            (State::Closed, _) => f64::from(settings.failures),
+            (State::Probing { number, .. }, Pass::Probe(probe)) if number == probe => 1.0,
             // One of those that were under way when it opened.
             _ => return false,
+        };
+        self.times = self.times.saturating_add(1);
+        self.failures += failure.weight.clamp(0.0, 1.0);
+        if self.failures + NEARLY < needed {
+            // A request in a hurry did not show whether it answers again: the next one tries at once.
+            self.abandoned(now, failure.pass);
+            return false;
         }
+        self.failures = 0.0;
         let wait = settings
             .period
             .saturating_mul(1 << self.opened.min(16))
@@ -204,5 +208,6 @@ impl Breaker {
 
 /// What it counts for that no answer came in `limit`, of an endpoint that may take `timeout`.
 pub fn weight(limit: Duration, timeout: Duration) -> f64 {
-    if timeout.is_zero() { 1.0 } else { (limit.as_secs_f64() / timeout.as_secs_f64()).min(1.0) }
+    let share = if timeout.is_zero() { 1.0 } else { limit.as_secs_f64() / timeout.as_secs_f64() };
+    if share < WHOLE { share } else { 1.0 }
 }

@@ -30,6 +30,7 @@ mod plan;
 mod policy;
 mod remote;
 mod requirements;
+mod resend;
 mod rules;
 mod scores;
 mod snapshot;
@@ -37,7 +38,7 @@ pub mod speculate;
 mod spelling;
 mod stated;
 
-pub use blame::{Blame, Counts, Unanswered, blame};
+pub use blame::{Blame, Counts, Unanswered, blame, rejects};
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Failure, Pass, weight as failure_weight};
 pub use budget::{
     Attempt, LocalTime, attempt_timeout, reserve_for_combined, reserve_for_local, reserve_for_reply,
@@ -60,6 +61,7 @@ pub use plan::Plan;
 pub use policy::{Fault, Lacking, Policy};
 pub use remote::{DEFAULT_TIMEOUT, Hedge, RemoteTier};
 pub use requirements::Requirements;
+pub use resend::{Again, Fate, Resent};
 pub use rules::{Failed, Rule, RuleName};
 pub use scores::{Impossible, are_scores};
 pub use snapshot::{LocalState, RemoteState, Snapshot};

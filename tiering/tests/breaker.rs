@@ -69,6 +69,11 @@ fn a_tight_deadline_counts_for_what_it_left() {
     }
     assert_eq!(needed, 30);
     assert!((failure_weight(secs(9), secs(1)) - 1.0).abs() < 1e-9);
+    // What had all of its time but a moment has failed, and not nearly failed.
+    let settings = BreakerSettings { failures: 1, ..SETTINGS };
+    let weight = failure_weight(Duration::from_millis(995), secs(1));
+    assert!(Breaker::default().failed(secs(1), failure(Pass::Normal, weight, 0), &settings));
+    assert!(failure_weight(Duration::from_millis(950), secs(1)) < 0.96);
     assert!((failure_weight(secs(0), secs(0)) - 1.0).abs() < 1e-9);
 }
 
@@ -89,6 +94,31 @@ fn half_open_it_lets_one_through() {
     probe(&mut breaker, now);
     // One that never ends is not waited for.
     probe(&mut breaker, now + secs(5));
+}
+
+#[test]
+fn a_request_in_a_hurry_does_not_keep_it_open_for_those_that_have_time() {
+    let (mut breaker, now) = opened(2, secs(1));
+    let now = now + secs(10);
+    // They share a whole failure between them, and each of them lets the next one try at once.
+    for _ in 0..9 {
+        let pass = probe(&mut breaker, now);
+        assert!(!breaker.failed(now, failure(pass, 0.1, 0), &SETTINGS));
+        assert_eq!((breaker.state(now), breaker.left(now)), (BreakerState::HalfOpen, None));
+    }
+    assert_eq!(breaker.times(), 4 + 9);
+    let mut answers = breaker;
+    probe(&mut answers, now);
+    answers.answered();
+    assert_eq!(answers.state(now), BreakerState::Closed);
+    // Where nobody has time, and it does not answer, it is not asked for ever.
+    let pass = probe(&mut breaker, now);
+    assert!(breaker.failed(now, failure(pass, 0.1, 0), &SETTINGS));
+    assert_eq!(breaker.left(now), Some(secs(20)));
+    // What was added up then is over.
+    let now = now + secs(20);
+    let pass = probe(&mut breaker, now);
+    assert!(!breaker.failed(now, failure(pass, 0.9, 0), &SETTINGS));
 }
 
 #[test]

@@ -324,7 +324,7 @@ mod tests {
             scratch: Some(scratch.path().to_owned()),
             memory: memory.map(|bytes| bytes as u64),
         };
-        let sample = [Tensor::new("x", vec![1], TensorData::Fp32(vec![1.0])).unwrap()];
+        let sample = [Tensor::new("x", vec![1], TensorData::Fp32(vec![1.0].into())).unwrap()];
         let now = || engine.clock.now();
         let sessions = open_by((&engine, &now), &weighty(), &options, &[&sample], |_| Ok(())).unwrap();
         let (last, run) = (engine.opened.lock().unwrap().pop(), sessions.run.unwrap());

@@ -31,9 +31,9 @@
 //! message takes beyond its own bytes, [`Memory`] may refuse before it is allocated.
 //!
 //! Deliberate readings of a protocol that leaves them open: fields that it does not know are ignored (as
-//! `KServe` and Triton do) but for those that the caller knows better ([`InferRequest::from_http_but`]), a repeated key is refused in every object that is read, `null` stands for
-//! an absent optional field, an empty list of requested outputs asks for all, `BOOL` takes `true` and `false`
-//! only, `data` may be flat or nested.
+//! `KServe` and Triton do) but for those that the caller knows better ([`InferRequest::from_http_but`]), a repeated key is
+//! refused in every object that is read, `null` stands for an absent optional field, an empty list of requested outputs
+//! asks for all, `BOOL` takes `true` and `false` only, `data` may be flat or nested.
 
 mod awaited;
 mod elements;

@@ -51,7 +51,7 @@ impl InferRequest {
     /// Reads a body whose first `json_length` bytes are JSON, where a header says so, and what follows are binary
     /// tensors.
     pub fn from_http(body: &[u8], json_length: Option<usize>) -> Result<Self, DecodeError> {
-        Self::from_parts(Part::lent(body), json_length, Memory::UNBOUNDED)
+        Self::from_parts(Part::lent(body), json_length, Memory::UNBOUNDED, NO_NAMES)
     }
 
     /// The same, with a bound on what it takes in memory beside the body; large tensors stay where they lie in it, where
@@ -61,21 +61,22 @@ impl InferRequest {
         json_length: Option<usize>,
         memory: Memory<'_>,
     ) -> Result<Self, DecodeError> {
-        Self::from_parts(Part::whole(body), json_length, memory)
+        Self::from_http_but(body, json_length, memory, NO_NAMES)
+    }
+
+    /// The same, but for fields that the protocol does not have and that are `meant` to be parameters of the request: they
+    /// are refused with the place where they belong, since who states something does not mean it to be ignored.
+    pub fn from_http_but(
+        body: &Bytes,
+        json_length: Option<usize>,
+        memory: Memory<'_>,
+        meant: Meant,
+    ) -> Result<Self, DecodeError> {
+        Self::from_parts(Part::whole(body), json_length, memory, meant)
     }
 
     fn from_parts(
         body: Part<'_>,
-        json_length: Option<usize>,
-        memory: Memory<'_>,
-    ) -> Result<Self, DecodeError> {
-        Self::from_http_but(body, json_length, memory, NO_NAMES)
-    }
-
-    /// The same, but for fields that the protocol does not have and that are `meant` to be parameters of the request: they are refused
-    /// with the place where they belong, since who states something does not mean it to be ignored.
-    pub fn from_http_but(
-        body: &[u8],
         json_length: Option<usize>,
         memory: Memory<'_>,
         meant: Meant,

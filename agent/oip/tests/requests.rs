@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+use bytes::Bytes;
 use terrace_oip::{InferRequest, Memory, Parameter, RequestedOutput, TensorData, WireTensor};
 
 /// Makes a request with so many of something.
@@ -47,7 +48,12 @@ fn a_field_that_can_only_be_a_parameter_is_refused_where_the_caller_knows_it() {
         (name == "Urgent").then_some("urgent")
     }
     let read = |body: &str| {
-        let read = InferRequest::from_http_but(body.as_bytes(), None, Memory::UNBOUNDED, meant);
+        let read = InferRequest::from_http_but(
+            &Bytes::copy_from_slice(body.as_bytes()),
+            None,
+            Memory::UNBOUNDED,
+            meant,
+        );
         read.map_err(|error| error.to_string())
     };
     let belongs = |place: &str| Err(format!("{place}Urgent: urgent belongs in the request's parameters"));

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::{Job, Output, Work, scores};
 use crate::refusal::Refusal;
 use crate::registry::Served;
-use crate::upstream::{Ask, TierReach, UpstreamError};
+use crate::upstream::{Ask, Route, TierReach, UpstreamError};
 
 /// How one try failed.
 #[derive(Debug)]
@@ -31,13 +31,15 @@ pub struct Failure {
 pub struct Tried {
     /// The outputs, or why there are none.
     pub ended: Result<Output, Failure>,
+    /// Who gave them, where that is another tier.
+    pub by: Option<Arc<Route>>,
     /// A second request was made because the first answer was late.
     pub hedged: bool,
 }
 
 impl From<Result<Output, Failure>> for Tried {
     fn from(ended: Result<Output, Failure>) -> Self {
-        Self { ended, hedged: false }
+        Self { ended, by: None, hedged: false }
     }
 }
 
@@ -134,7 +136,11 @@ async fn forward(
         trace: job.trace,
     };
     let asked = reach.ask(&job.node.upstream, ask).await;
-    let ended = asked.answer.map(Output::Relayed).map_err(|error| {
+    let (answer, by) = match asked.answer {
+        Ok((relayed, by)) => (Ok(Output::Relayed(relayed)), Some(by)),
+        Err(error) => (Err(error), None),
+    };
+    let ended = answer.map_err(|error| {
         let outcome = error.outcome();
         debug!(%tier, outcome, error = causes(&error), "a tier did not answer");
         match error {
@@ -165,7 +171,7 @@ async fn forward(
             }
         }
     });
-    Tried { ended, hedged: asked.hedged }
+    Tried { ended, by, hedged: asked.hedged }
 }
 
 fn skipped(why: SkipReason) -> Failure {

@@ -60,7 +60,7 @@ pub async fn run(job: &Job<'_>, members: &[Member]) -> Result<Answer, Refusal> {
     let extra = Extra::ask_for_scores(job);
     let mut tried = Tried::default();
     let mut answered: Vec<Answered> = Vec::with_capacity(members.len());
-    for (member, End { ended, took }) in members.iter().zip(ask_all(job, members).await) {
+    for (member, End { ended, took, hedged }) in members.iter().zip(ask_all(job, members).await) {
         match ended.and_then(|answer| scored(ensemble.combine, measure, answer)) {
             Ok(answer) => {
                 tried.note(job, member.tier, ANSWERED, took);
@@ -68,6 +68,7 @@ pub async fn run(job: &Job<'_>, members: &[Member]) -> Result<Answer, Refusal> {
             }
             Err(failure) => tried.passed_over(job, member.tier, failure, took),
         }
+        tried.hedged(hedged);
     }
     if answered.len() < ensemble.quorum {
         tried.quorum = Some(Quorum {
@@ -91,6 +92,8 @@ pub async fn run(job: &Job<'_>, members: &[Member]) -> Result<Answer, Refusal> {
 struct End {
     ended: Result<Answered, Failure>,
     took: Duration,
+    /// A second request was made because the first answer was late.
+    hedged: bool,
 }
 
 /// What came of each member, in their order. How long it takes to combine and to write is known only once one of them has
@@ -138,14 +141,15 @@ async fn ask(job: &Job<'_>, member: Member, reserve: Duration) -> End {
         },
         None => attempt.await,
     };
-    End { ended: attempt.ended.and_then(|output| decoded(member, output)), took: begun.elapsed() }
+    let ended = attempt.ended.and_then(|output| decoded(member, output));
+    End { ended, took: begun.elapsed(), hedged: attempt.hedged }
 }
 
 /// A member that took longer than it may.
 fn given_up(job: &Job<'_>, member: Member, begun: Instant) -> End {
     let outcome = if member.tier == job.tier { "DeadlineExceeded" } else { "TimedOut" };
     let failure = Failure { outcome, refusal: too_late(), last: false };
-    End { ended: Err(failure), took: begun.elapsed() }
+    End { ended: Err(failure), took: begun.elapsed(), hedged: false }
 }
 
 fn decoded(member: Member, output: Output) -> Result<Answered, Failure> {

@@ -93,9 +93,9 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                 },
                 ended = verifier.ended() => {
                     let took = verifier.begun.elapsed();
-                    let hedged = ended.hedged;
-                    let own = device.output.as_ref();
-                    match ended.ended.and_then(|output| fit::fitting(job, wanted.as_deref(), own, output)) {
+                    let Try { ended, by, hedged } = ended;
+                    let beside = fit::Beside { wanted: wanted.as_deref(), own: device.output.as_ref() };
+                    match ended.and_then(|output| fit::fitting(job, beside, verifier.tier, (output, by))) {
                         Ok(output) => {
                             tried.note(job, verifier.tier, ANSWERED, took);
                             verifier.output = Some(output);

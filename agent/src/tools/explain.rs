@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use terrace_crds::Tier;
 use terrace_oip::Memory;
@@ -74,7 +75,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
 fn explained(args: &Args) -> anyhow::Result<Explained> {
     let policy = args.policy.read()?;
     let text = super::text(&args.request, MOST_BYTES)?;
-    let request = requirements::read(text.as_bytes(), None, Memory::UNBOUNDED)
+    let request = requirements::read(&Bytes::from(text), None, Memory::UNBOUNDED)
         .map_err(|error| anyhow::anyhow!("{}: {error}", args.request))?;
     let seen = match &args.state {
         None => Seen::default(),

@@ -1,6 +1,6 @@
 //! One server of a tier, as this node knows it: its connections, its breaker, what it has to do now. Shared by every model
-//! whose policy is of the same namespace, and reaches it and leaves it alone in the same way: what one policy says of it
-//! takes it away from no other.
+//! whose policy is of the same namespace, reaches it in the same way, waits as long for it and leaves it alone in the same
+//! way: what one policy says of it takes it away from no other.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -30,6 +30,7 @@ pub struct EndpointKey {
     namespace: String,
     wanted: Option<Wanted>,
     breaker: BreakerSettings,
+    timeout: Duration,
 }
 
 impl EndpointKey {
@@ -41,6 +42,7 @@ impl EndpointKey {
             namespace: namespace.to_owned(),
             wanted: Wanted::of(remote, namespace),
             breaker: remote.breaker,
+            timeout: remote.timeout,
         }
     }
 }
@@ -107,7 +109,7 @@ impl fmt::Debug for Endpoint {
 /// What there is to tell of it.
 #[derive(Clone, Debug)]
 pub struct Told {
-    /// What its breaker says.
+    /// What its breaker says to a request.
     pub breaker: BreakerState,
     /// How often it was opened.
     pub opened: u64,
@@ -333,11 +335,13 @@ impl Endpoint {
         *lock(&self.trouble) = None;
     }
 
-    /// Somebody is there again, who is asked next.
+    /// Somebody is there again, who is asked next. Who has answered meanwhile was known to be there: what was learned since
+    /// stays.
     pub fn is_there(&self, now: Duration, pass: Pass) {
-        self.lives.fetch_add(1, Ordering::Relaxed);
-        self.starts.fetch_add(1, Ordering::Relaxed);
-        self.is_away.store(false, Ordering::Relaxed);
+        if self.is_away.swap(false, Ordering::Relaxed) {
+            self.lives.fetch_add(1, Ordering::Relaxed);
+            self.starts.fetch_add(1, Ordering::Relaxed);
+        }
         self.breaker().abandoned(now, pass);
     }
 
@@ -405,7 +409,7 @@ impl Endpoint {
         let of_models = models.iter().filter_map(|told| told.trouble.clone());
         let trouble = own.or_else(|| of_models.max_by_key(|trouble| trouble.at));
         Told {
-            breaker: self.breaker_state(now),
+            breaker: self.usable_state(now),
             opened: self.opened.load(Ordering::Relaxed),
             in_flight: self.in_flight(),
             connect: self.connect_time(),

@@ -78,6 +78,9 @@ pub enum UpstreamError {
     /// The answer is no inference response.
     #[error("an answer that is no inference response: {0}")]
     Malformed(String),
+    /// The answer is one, and contradicts itself.
+    #[error("an inference response that contradicts itself: {0}")]
+    Contradictory(String),
 }
 
 impl UpstreamError {
@@ -110,7 +113,7 @@ impl UpstreamError {
             Self::Rejected { .. } => "Rejected",
             Self::Status { .. } => "BadStatus",
             Self::TooLarge { .. } => "AnswerTooLarge",
-            Self::Malformed(_) => "Malformed",
+            Self::Malformed(_) | Self::Contradictory(_) => "Malformed",
         }
     }
 
@@ -122,6 +125,7 @@ impl UpstreamError {
             Self::Broken(_) | Self::Malformed(_) | Self::TimedOut { connected: true, .. } => {
                 Some(Unanswered::NoAnswer)
             }
+            Self::Contradictory(_) => Some(Unanswered::Contradiction),
             Self::Status { status, in_protocol, .. } if *status != StatusCode::PAYLOAD_TOO_LARGE => {
                 Some(Unanswered::Status { status: status.as_u16(), in_protocol: *in_protocol })
             }
@@ -151,20 +155,36 @@ impl UpstreamError {
 
     /// Whether what is there is not asked rightly: asking it again helps nobody before somebody mends that.
     pub fn is_misdirected(&self) -> bool {
-        matches!(self, Self::Status { status, .. } if advice(*status).is_some())
+        self.advice().is_some()
     }
 
     /// Whether that concerns the model alone.
     pub fn is_of_the_model(&self) -> bool {
-        matches!(self, Self::Status { status, .. } if advice(*status) == Some(Advice::Model))
+        self.advice() == Some(Advice::Model)
+    }
+
+    /// What is to be mended where it says that something is not asked rightly.
+    fn advice(&self) -> Option<Advice> {
+        let Self::Status { status, in_protocol, .. } = self else { return None };
+        match status.as_u16() {
+            300..=399 => Some(Advice::Address),
+            // In the protocol's words it would be about the request.
+            400 | 422 if !in_protocol => Some(Advice::Server),
+            401 | 403 | 407 => Some(Advice::Identity),
+            404 | 405 | 410 => Some(Advice::Model),
+            _ => None,
+        }
     }
 
     /// What happened and what to do, of a model that is called `model` there.
     pub fn told(&self, model: &str) -> String {
         match self {
-            Self::Status { status, .. } => match advice(*status) {
+            Self::Status { status, .. } => match self.advice() {
                 Some(Advice::Address) => format!(
                     "status {status}: redirects are not followed; the tier's url must be the address itself"
+                ),
+                Some(Advice::Server) => format!(
+                    "status {status}, and not in the words of the Open Inference Protocol: is the tier's url, with its http:// or https:// and its port, that of a server of it?"
                 ),
                 Some(Advice::Identity) => format!(
                     "status {status}: auth and tls.clientCertificate of the tier say as whom it is asked, and it does not let that one in"
@@ -206,21 +226,14 @@ impl UpstreamError {
 /// What is to be mended where a status says that something is not asked rightly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Advice {
-    /// Where it is.
+    /// Where it is: what is there sends elsewhere.
     Address,
+    /// The same: what is there understands nothing.
+    Server,
     /// As whom it is asked.
     Identity,
     /// What the model is called.
     Model,
-}
-
-fn advice(status: StatusCode) -> Option<Advice> {
-    match status.as_u16() {
-        300..=399 => Some(Advice::Address),
-        401 | 403 | 407 => Some(Advice::Identity),
-        404 | 405 | 410 => Some(Advice::Model),
-        _ => None,
-    }
 }
 
 /// Why nobody could be connected to, without names and addresses.
@@ -248,24 +261,14 @@ fn denial<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Denied> {
     error.downcast_ref().or_else(|| error.source().and_then(denial))
 }
 
-/// Whether a status says that the request is wrong, wherever it is sent.
-pub const fn is_rejection(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY)
-}
-
-/// The words of an OIP error, cut to a sane length.
-pub fn json_error(body: &[u8]) -> String {
-    words(body).map_or_else(|| NO_WORDS.to_owned(), |error| printable(&error))
-}
-
-/// Whether a body is an OIP error.
-pub fn is_oip_error(body: &[u8]) -> bool {
-    body.len() <= MAX_ERROR_BYTES && words(body).is_some()
-}
-
-fn words(body: &[u8]) -> Option<String> {
+/// The words of an OIP error, cut to a sane length; none where a body is something else.
+pub fn oip_error(body: &[u8]) -> Option<String> {
+    if body.len() > MAX_ERROR_BYTES {
+        return None;
+    }
     let body = serde_json::from_slice::<serde_json::Value>(body).ok()?;
-    Some(body.get("error")?.as_str()?.to_owned())
+    let words = printable(body.get("error")?.as_str()?);
+    Some(if words.is_empty() { NO_WORDS.to_owned() } else { words })
 }
 
 /// The words of a gRPC status, cut to a sane length.
@@ -294,17 +297,6 @@ mod tests {
         let error = Layer(Layer(denied.clone().into()).into());
         assert_eq!(denial(&error), Some(&denied));
         assert_eq!(denial(&Layer("refused".into())), None);
-    }
-
-    #[test]
-    fn only_statuses_about_the_request_itself_reject_it() {
-        for status in [400, 422] {
-            assert!(is_rejection(StatusCode::from_u16(status).unwrap()), "{status}");
-        }
-        // How large a request may be, each server says for itself.
-        for status in [401, 403, 404, 408, 413, 429, 500, 502, 503, 504] {
-            assert!(!is_rejection(StatusCode::from_u16(status).unwrap()), "{status}");
-        }
     }
 
     fn status(code: u16, in_protocol: bool) -> UpstreamError {
@@ -358,6 +350,7 @@ mod tests {
     fn what_is_not_asked_rightly_is_told_with_what_to_do() {
         for (code, part) in [
             (307, "must be the address itself"),
+            (400, "is the tier's url, with its http:// or https:// and its port, that of a server of it?"),
             (401, "as whom it is asked"),
             (403, "as whom it is asked"),
             (404, "is the model called \"digits\" there?"),
@@ -400,19 +393,22 @@ mod tests {
 
     #[test]
     fn an_error_of_the_protocol_is_told_from_others() {
-        assert!(is_oip_error(br#"{"error": "Model with name ma is not ready."}"#));
-        for other in ["", "upstream connect error", "{}", "{\"error\": 1}", "<html>"] {
-            assert!(!is_oip_error(other.as_bytes()), "{other}");
+        let words = "Model with name ma is not ready.";
+        let body = serde_json::json!({"error": words}).to_string();
+        assert_eq!(oip_error(body.as_bytes()).as_deref(), Some(words));
+        assert_eq!(oip_error(br#"{"error": ""}"#).as_deref(), Some(NO_WORDS));
+        let long = format!("{{\"error\": \"{}\"}}", "b".repeat(MAX_ERROR_BYTES));
+        for other in ["", "upstream connect error", "{}", "{\"error\": 1}", "<html>", &long] {
+            assert_eq!(oip_error(other.as_bytes()), None, "{other}");
         }
     }
 
     #[test]
     fn an_error_text_is_bounded_and_printable() {
         let long = format!("{{\"error\": \"a\\n{}\"}}", "b".repeat(2000));
-        let text = json_error(long.as_bytes());
+        let text = oip_error(long.as_bytes()).unwrap();
         assert_eq!(text.len(), MAX_ERROR_CHARS);
         assert!(text.starts_with("ab"));
-        assert!(json_error(b"<html>").contains("did not say why"));
         assert_eq!((grpc_error("a\nb").as_str(), grpc_error("").as_str()), ("ab", NO_WORDS));
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::{StatusCode, header};
 use terrace_crds::policy::Protocol;
-use terrace_tiering::BreakerSettings;
+use terrace_tiering::{BreakerSettings, Fate};
 
 use super::endpoint::{Clock, InFlight, Means};
 use super::error::UpstreamError;
@@ -28,8 +28,41 @@ pub struct Flight {
     is_over: bool,
 }
 
-/// How it ended, and whether it may be sent again: its connection had been closed before it was read.
-pub type Ended = Result<Relayed, (UpstreamError, bool)>;
+/// The time that a request has.
+#[derive(Clone, Copy, Debug)]
+pub struct Time {
+    /// Until when.
+    pub until: Instant,
+    /// What was granted in the beginning: what is told, and weighed. What is left of it when a request is under way is
+    /// always a little less.
+    pub granted: Duration,
+    /// How long the tier may take where no deadline is nearer.
+    pub full: Duration,
+}
+
+impl Time {
+    /// From now on.
+    pub fn new(granted: Duration, full: Duration) -> Self {
+        Self { until: Instant::now() + granted, granted, full }
+    }
+
+    /// For one that is sent later than the first.
+    #[must_use]
+    pub fn left(self) -> Self {
+        Self { granted: self.until.saturating_duration_since(Instant::now()), ..self }
+    }
+
+    /// Whether there is any.
+    pub fn is_over(self) -> bool {
+        Instant::now() >= self.until
+    }
+}
+
+/// An answer, and whose it is.
+pub type Answered = (Relayed, Arc<Route>);
+
+/// How it ended, and whether it may be sent again.
+pub type Ended = Result<Answered, (UpstreamError, Fate)>;
 
 impl Flight {
     /// Through the breakers, with room at the endpoint.
@@ -59,19 +92,20 @@ impl Flight {
         self
     }
 
-    /// Asks, until `until`; `full` is how long the tier may take where no deadline is nearer.
-    pub async fn ask(mut self, upstream: &Upstream, ask: &Ask<'_>, until: Instant, full: Duration) -> Ended {
+    /// Asks, as long as there is time.
+    pub async fn ask(mut self, upstream: &Upstream, ask: &Ask<'_>, time: Time) -> Ended {
+        let Time { until, granted, full } = time;
         let endpoint = Arc::clone(&self.route.endpoint);
         let Means { client, authorization, number } = match endpoint.access() {
             Ok(means) => means,
-            Err(error) => return self.ended(ask, Err((error, false))),
+            Err(error) => return self.ended(ask, Err(error), false),
         };
         let request = match endpoint.protocol() {
             Protocol::HTTP => plain::request(ask, endpoint.url()),
             Protocol::GRPC => grpc::request(ask, endpoint.url()),
         };
         let Some(mut request) = request else {
-            return self.ended(ask, Err((UpstreamError::NotExpressible, false)));
+            return self.ended(ask, Err(UpstreamError::NotExpressible), false);
         };
         request.headers_mut().extend(authorization.map(|value| (header::AUTHORIZATION, value)));
         let client = if self.is_alone { client.renewed() } else { client };
@@ -82,7 +116,6 @@ impl Flight {
                 Protocol::GRPC => grpc::exchange(&sender, request, upstream.max_bytes).await,
             }
         };
-        let timeout = until.saturating_duration_since(self.begun);
         let ended = match tokio::time::timeout_at(until.into(), exchange).await {
             Ok(Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, in_protocol, .. }))
                 if ask.deadline.is_some() =>
@@ -91,17 +124,19 @@ impl Flight {
                 Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, late, in_protocol })
             }
             Ok(ended) => ended,
-            Err(_) => Err(UpstreamError::TimedOut { timeout, full, connected: sender.is_connected() }),
+            Err(_) => {
+                Err(UpstreamError::TimedOut { timeout: granted, full, connected: sender.is_connected() })
+            }
         };
         let died = sender.died();
         if died {
             endpoint.renew(number);
         }
-        self.ended(ask, ended.map_err(|error| (error, died)))
+        self.ended(ask, ended, died)
     }
 
     /// Learns from the end. That a connection had been closed says nothing: by another one the request may be answered.
-    fn ended(&mut self, ask: &Ask<'_>, ended: Ended) -> Ended {
+    fn ended(&mut self, ask: &Ask<'_>, ended: Result<Relayed, UpstreamError>, died: bool) -> Ended {
         self.is_over = true;
         let (now, took) = (self.clock.now(), self.begun.elapsed());
         match &ended {
@@ -109,8 +144,8 @@ impl Flight {
                 self.route.answered(now);
                 self.route.with(|latency| latency.observe(now, took));
             }
-            Err((_, true)) => self.route.abandoned(now, self.passes),
-            Err((error, false)) => {
+            Err(_) if died => self.route.abandoned(now, self.passes),
+            Err(error) => {
                 if matches!(
                     error,
                     UpstreamError::TimedOut { .. } | UpstreamError::Status { late: Some(_), .. }
@@ -123,7 +158,14 @@ impl Flight {
                 }
             }
         }
-        ended
+        ended.map(|relayed| (relayed, Arc::clone(&self.route))).map_err(|error| {
+            let fate = match &error {
+                _ if died => Fate::Died,
+                error if error.is_unconnected() => Fate::Unconnected,
+                _ => Fate::Read,
+            };
+            (error, fate)
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! One call to a tier over the Open Inference Protocol's gRPC binding: one message there, one back, and a status behind it.
 
+use std::time::Duration;
+
 use bytes::{Buf as _, Bytes};
 use http::{HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use prost::Message as _;
@@ -30,11 +32,19 @@ pub fn request(ask: &Ask<'_>, base: &Url) -> Option<Request<Pieces>> {
     fields.insert(header::TE, HeaderValue::from_static("trailers"));
     fields.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
     if let Some(left) = ask.left() {
-        // At most eight digits are allowed.
-        let micros = left.as_micros().min(99_999_999);
-        fields.insert(TIMEOUT, HeaderValue::try_from(format!("{micros}u")).ok()?);
+        fields.insert(TIMEOUT, HeaderValue::try_from(timeout(left)).ok()?);
     }
     Some(request)
+}
+
+/// A time in gRPC's words: the finest unit in which it has no more than eight digits, which are all that are allowed.
+fn timeout(left: Duration) -> String {
+    const MOST: u128 = 99_999_999;
+    let seconds = u128::from(left.as_secs());
+    let units = [(left.as_micros(), 'u'), (left.as_millis(), 'm'), (seconds, 'S'), (seconds / 60, 'M')];
+    let (count, unit) =
+        units.into_iter().find(|(count, _)| *count <= MOST).unwrap_or(((seconds / 3_600).min(MOST), 'H'));
+    format!("{count}{unit}")
 }
 
 /// Makes it, and reads the answer.
@@ -99,6 +109,22 @@ mod tests {
     fn framed(message: &ModelInferResponse) -> Vec<u8> {
         let bytes = message.encode_to_vec();
         [&[0][..], &u32::try_from(bytes.len()).unwrap().to_be_bytes(), &bytes].concat()
+    }
+
+    #[test]
+    fn a_time_is_said_as_finely_as_eight_digits_can() {
+        for (left, said) in [
+            (Duration::ZERO, "0u"),
+            (Duration::from_micros(99_999_999), "99999999u"),
+            (Duration::from_micros(100_000_999), "100000m"),
+            (Duration::from_secs(86_400), "86400000m"),
+            (Duration::from_secs(100_000), "100000S"),
+            (Duration::from_secs(100_000_000), "1666666M"),
+            (Duration::from_secs(6_000_000_000), "1666666H"),
+            (Duration::MAX, "99999999H"),
+        ] {
+            assert_eq!(timeout(left), said, "{left:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! One request to a tier over the Open Inference Protocol's HTTP binding.
 
 use http::{HeaderValue, Request, Uri};
+use terrace_tiering::rejects;
 use url::Url;
 
 use super::body::whole;
-use super::error::{UpstreamError, is_oip_error, is_rejection, json_error};
+use super::error::{UpstreamError, oip_error};
 use super::relayed::Relayed;
 use super::{Ask, Sender, post};
 use crate::message::{JSON_LENGTH, Message, content_type};
@@ -38,11 +39,15 @@ pub async fn exchange(
     let (bytes, _) = whole(body, max_bytes).await?;
     if head.status.is_success() {
         let json_length = json_length.map_err(|error| UpstreamError::Malformed(error.to_string()))?;
-        Relayed::http(Message { bytes, json_length })
-    } else if is_rejection(head.status) {
-        Err(UpstreamError::Rejected { message: json_error(&bytes) })
-    } else {
-        Err(UpstreamError::Status { status: head.status, late: None, in_protocol: is_oip_error(&bytes) })
+        return Relayed::http(Message { bytes, json_length });
+    }
+    let words = oip_error(&bytes);
+    let in_protocol = words.is_some();
+    match words {
+        Some(message) if rejects(head.status.as_u16(), in_protocol) => {
+            Err(UpstreamError::Rejected { message })
+        }
+        _ => Err(UpstreamError::Status { status: head.status, late: None, in_protocol }),
     }
 }
 

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use terrace_crds::Tier;
-use terrace_egress::{Egress, Link, TierClient, Tiers};
+use terrace_egress::{Egress, Link, TierClient, Tiers, is_stream_reset};
 use terrace_tiering::{BreakerState, Policy, RemoteTier};
 use url::Url;
 
@@ -38,12 +38,12 @@ pub use error::UpstreamError;
 pub use outgoing::{Original, Outgoing};
 pub use reach::{Reach, TierReach};
 pub use relayed::Relayed;
-pub use trouble::Trouble;
+pub use route::Route;
+pub use trouble::{DOES_NOT_FIT, Trouble};
 
 use credentials::CredentialsDir;
 use endpoint::{Clock, Endpoint, EndpointKey, Told, ToldModel, lock};
 use hedging::Hedging;
-use route::Route;
 
 /// Says that a request was forwarded once and must be answered where it arrives.
 pub const HOP: HeaderName = HeaderName::from_static("terrace-hop");
@@ -146,6 +146,7 @@ impl Upstream {
             let place = (Arc::clone(model), key.clone());
             let known = lock(&self.known).routes.get(&place).and_then(Weak::upgrade);
             if let Some(route) = known {
+                route.under_another_policy();
                 return route;
             }
             let route = Arc::new(Route::new(self.endpoint(key), Arc::clone(model)));
@@ -289,7 +290,7 @@ impl Sender {
             }
             Err(error) => {
                 let died = connection.is_some_and(|connection| connection.is_reused());
-                self.died.store(died, Ordering::Relaxed);
+                self.died.store(died && !is_stream_reset(&error), Ordering::Relaxed);
                 Err(UpstreamError::unsent(error))
             }
         }

@@ -7,22 +7,18 @@ use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
 use terrace_tiering::{
-    BreakerState, EndpointState, Policy, RemoteState, RemoteTier, SkipReason, passed_over, pick,
+    Again, BreakerState, EndpointState, Fate, Policy, RemoteState, RemoteTier, Resent, SkipReason,
+    passed_over, pick,
 };
 use tokio::time::sleep_until;
 use url::Url;
 
 use super::endpoint::InFlight;
 use super::error::UpstreamError;
-use super::flight::{Ended, Flight};
+use super::flight::{Answered, Flight, Time};
 use super::hedging::Hedging;
-use super::relayed::Relayed;
 use super::route::Route;
 use super::{Ask, Upstream};
-
-/// How often a request is sent again whose connection had been closed. What is sent by then may get one that another request
-/// used meanwhile, and that is closed as well; the last time it gets its own.
-const MOST_DIED: usize = 3;
 
 /// The tiers of one model's policy.
 #[derive(Debug, Default)]
@@ -53,13 +49,41 @@ impl Places {
     const fn has(self, place: usize) -> bool {
         place < 64 && self.0 & 1 << place != 0
     }
+
+    const fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+}
+
+/// No outputs, be it of one request or of two that were sent at once.
+#[derive(Debug)]
+struct Failed {
+    error: UpstreamError,
+    fate: Fate,
+    /// Where nobody could be connected to.
+    unconnected: Places,
+}
+
+impl Failed {
+    fn at(place: usize, (error, fate): (UpstreamError, Fate)) -> Self {
+        let nowhere = Places::default();
+        let unconnected = if fate == Fate::Unconnected { nowhere.with(place) } else { nowhere };
+        Self { error, fate, unconnected }
+    }
+
+    /// Of two that were sent at once: what one of them was answered says more than that the other was not read.
+    fn and(self, last: Self) -> Self {
+        let (fate, unconnected) = (self.fate.and(last.fate), self.unconnected.and(last.unconnected));
+        let was_read = self.fate == Fate::Read && last.fate != Fate::Read;
+        Self { error: if was_read { self.error } else { last.error }, fate, unconnected }
+    }
 }
 
 /// An answer, and whether a second request was made for it.
 #[derive(Debug)]
 pub struct Asked {
-    /// The answer, or why there is none.
-    pub answer: Result<Relayed, UpstreamError>,
+    /// The answer and whose it is, or why there is none.
+    pub answer: Result<Answered, UpstreamError>,
     /// A second request was made because the first answer was late.
     pub hedged: bool,
 }
@@ -153,9 +177,15 @@ impl TierReach {
 
     /// Asks; dropped, it takes everything back.
     pub async fn ask(&self, upstream: &Upstream, ask: Ask<'_>) -> Asked {
-        let until = Instant::now() + ask.limit;
+        let time = Time::new(ask.limit, self.remote.timeout);
         let mut hedged = false;
-        let answer = self.answer(upstream, &ask, until, &mut hedged).await;
+        let answer = self.answer(upstream, &ask, time, &mut hedged).await.map_err(|error| match error {
+            // Who was asked a second time had less, and whoever is told asked once.
+            UpstreamError::TimedOut { full, connected, .. } => {
+                UpstreamError::TimedOut { timeout: ask.limit, full, connected }
+            }
+            error => error,
+        });
         Asked { answer, hedged }
     }
 
@@ -163,39 +193,43 @@ impl TierReach {
         &self,
         upstream: &Upstream,
         ask: &Ask<'_>,
-        until: Instant,
+        time: Time,
         hedged: &mut bool,
-    ) -> Result<Relayed, UpstreamError> {
-        let full = self.remote.timeout;
+    ) -> Result<Answered, UpstreamError> {
         let (place, flight) = self.begin(upstream, ask.allowed, Places::default())?;
-        let first = flight.ask(upstream, ask, until, full);
+        let first = flight.ask(upstream, ask, time);
+        let failed = |place| move |failure| Failed::at(place, failure);
         let Some(hedge) = self.remote.hedge else {
-            return self.again(upstream, ask, until, (place, first.await)).await;
+            return self.again(upstream, ask, time, first.await.map_err(failed(place))).await;
         };
         self.hedging.earn(hedge.percent);
         tokio::pin!(first);
         tokio::select! {
             biased;
-            ended = &mut first => return self.again(upstream, ask, until, (place, ended)).await,
+            ended = &mut first => return self.again(upstream, ask, time, ended.map_err(failed(place))).await,
             () = sleep_until((Instant::now() + hedge.after).into()) => {}
         }
         // One more elsewhere, or where there is no elsewhere, by another connection.
         let except = if self.routes.len() > 1 { Places::default().with(place) } else { Places::default() };
         let second = self.hedging.second(|| self.begin(upstream, ask.allowed, except).ok());
-        let Some((_, second)) = second else {
-            return self.again(upstream, ask, until, (place, first.await)).await;
+        let Some((second_place, second)) = second else {
+            return self.again(upstream, ask, time, first.await.map_err(failed(place))).await;
         };
         *hedged = true;
-        let second = second.ask(upstream, ask, until, full);
+        let second = second.ask(upstream, ask, time.left());
         tokio::pin!(second);
-        let (ended, other): (Ended, _) = tokio::select! {
-            ended = &mut first => (ended, second),
-            ended = &mut second => (ended, first),
+        let ((ended, at), (other, other_at)) = tokio::select! {
+            ended = &mut first => ((ended, place), (second, second_place)),
+            ended = &mut second => ((ended, second_place), (first, place)),
         };
         match ended {
-            Ok(relayed) => Ok(relayed),
+            Ok(answered) => Ok(answered),
             Err((error @ UpstreamError::Rejected { .. }, _)) => Err(error),
-            Err(_) => other.await.map_err(|(error, _)| error),
+            Err(failure) => {
+                let last = other.await.map_err(failed(other_at));
+                let both = last.map_err(|last| Failed::at(at, failure).and(last));
+                self.again(upstream, ask, time, both).await
+            }
         }
     }
 
@@ -204,31 +238,24 @@ impl TierReach {
         &self,
         upstream: &Upstream,
         ask: &Ask<'_>,
-        until: Instant,
-        (mut place, mut ended): (usize, Ended),
-    ) -> Result<Relayed, UpstreamError> {
-        let (mut except, mut deaths) = (Places::default(), 0);
+        time: Time,
+        mut ended: Result<Answered, Failed>,
+    ) -> Result<Answered, UpstreamError> {
+        let (mut resent, mut except) = (Resent::default(), Places::default());
         loop {
-            let (error, died) = match ended {
-                Ok(relayed) => return Ok(relayed),
-                Err(failure) => failure,
+            let Failed { error, fate, unconnected } = match ended {
+                Ok(answered) => return Ok(answered),
+                Err(failed) => failed,
             };
-            let is_first = except.0 == 0;
-            let elsewhere = matches!(error, UpstreamError::Connect(_)) && self.routes.len() > 1 && is_first;
-            if elsewhere {
-                except = except.with(place);
-            }
-            deaths += usize::from(died);
-            let may_again = elsewhere || (died && deaths <= MOST_DIED);
-            if !may_again || Instant::now() >= until {
-                return Err(error);
-            }
-            let Ok((next, flight)) = self.begin(upstream, ask.allowed, except) else {
+            let again = resent.again(fate, self.routes.len() > 1).filter(|_| !time.is_over());
+            except = except.and(unconnected);
+            let Some(again) = again else { return Err(error) };
+            let Ok((place, flight)) = self.begin(upstream, ask.allowed, except) else {
                 return Err(error);
             };
-            place = next;
-            let flight = if deaths == MOST_DIED { flight.alone() } else { flight };
-            ended = flight.ask(upstream, ask, until, self.remote.timeout).await;
+            let flight = if again == Again::Alone { flight.alone() } else { flight };
+            let answer = flight.ask(upstream, ask, time.left()).await;
+            ended = answer.map_err(|failure| Failed::at(place, failure));
         }
     }
 

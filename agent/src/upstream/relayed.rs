@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use terrace_oip::proto::ModelInferResponse;
-use terrace_oip::{DecodeError, DecodedResponse, Outline, RelayedResponse, grpc};
+use terrace_oip::{DecodeError, DecodedResponse, Fault, Outline, RelayedResponse, grpc};
 
 use super::error::UpstreamError;
 use crate::message::Message;
@@ -89,5 +89,60 @@ impl HttpAnswer {
 }
 
 fn malformed(error: &DecodeError) -> UpstreamError {
-    UpstreamError::Malformed(error.to_string())
+    let text = error.to_string();
+    if contradicts_itself(error) {
+        UpstreamError::Contradictory(text)
+    } else {
+        UpstreamError::Malformed(text)
+    }
+}
+
+/// Whether it is a response of the protocol, with outputs that are not what it says of them.
+fn contradicts_itself(error: &DecodeError) -> bool {
+    let of_an_element = matches!(
+        error.fault(),
+        Fault::OutOfRange { .. } | Fault::NotAnInteger | Fault::DuplicateName { .. } | Fault::UnknownDatatype
+    );
+    of_an_element || matches!(error.category(), "shape" | "binary")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_that_contradicts_itself_is_told_from_what_is_none() {
+        let of = |body: &'static str, json_length| {
+            Relayed::http(Message { bytes: Bytes::from_static(body.as_bytes()), json_length })
+        };
+        let output =
+            r#"{"model_name":"m","outputs":[{"name":"y","datatype":"FP32","shape":[2],"data":[1]}]}"#;
+        let twice = concat!(
+            r#"{"model_name":"m","outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[1]},"#,
+            r#"{"name":"y","datatype":"FP32","shape":[1],"data":[1]}]}"#
+        );
+        let binary = concat!(
+            r#"{"model_name":"m","outputs":[{"name":"y","datatype":"FP32","shape":[1],"#,
+            r#""parameters":{"binary_data_size":8}}]}"#
+        );
+        for (body, json_length) in [(output, None), (twice, None), (binary, Some(binary.len()))] {
+            let answer = of(body, json_length);
+            assert!(matches!(answer, Err(UpstreamError::Contradictory(_))), "{body}: {answer:?}");
+        }
+        for body in ["<html>", "{}", r#"{"outputs":{"y":[1]}}"#, r#"{"outputs":[[1]]}"#, r#"{"outputs":[{"#] {
+            let answer = of(body, None);
+            assert!(matches!(answer, Err(UpstreamError::Malformed(_))), "{body}: {answer:?}");
+        }
+        let message = ModelInferResponse {
+            outputs: vec![terrace_oip::proto::model_infer_response::InferOutputTensor {
+                name: "y".to_owned(),
+                datatype: "FP32".to_owned(),
+                shape: vec![2],
+                ..Default::default()
+            }],
+            raw_output_contents: vec![Bytes::from_static(&[0; 4])],
+            ..ModelInferResponse::default()
+        };
+        assert!(matches!(Relayed::grpc(message), Err(UpstreamError::Contradictory(_))));
+    }
 }

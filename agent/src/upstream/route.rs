@@ -38,6 +38,17 @@ struct Standing {
     /// That was said.
     is_said: bool,
     said_at: Option<Duration>,
+    misfits: Misfits,
+}
+
+/// Whether the outputs that came were of use.
+#[derive(Debug, Default)]
+struct Misfits {
+    /// The last were not.
+    trouble: Option<Trouble>,
+    /// That was said.
+    is_said: bool,
+    said_at: Option<Duration>,
 }
 
 /// How a request goes through both breakers.
@@ -93,9 +104,39 @@ impl Route {
         self.standing().breaker.state(now)
     }
 
-    /// How it ended last, where no outputs came.
+    /// How it ended last, where no outputs came, or none that were of use.
     pub fn trouble(&self) -> Option<Trouble> {
-        self.standing().trouble.clone()
+        let standing = self.standing();
+        standing.trouble.as_ref().or(standing.misfits.trouble.as_ref()).cloned()
+    }
+
+    /// Outputs came that are of use, or are not. That they are not will not pass by itself, so it is said once, and when it
+    /// is over.
+    pub fn verified(&self, now: Duration, misfit: Option<Trouble>) {
+        let mut standing = self.standing();
+        let misfits = &mut standing.misfits;
+        match &misfit {
+            Some(trouble) if misfits.trouble.is_none() => {
+                misfits.is_said = misfits.said_at.is_none_or(|at| now.saturating_sub(at) >= SAID_FOR);
+                if misfits.is_said {
+                    misfits.said_at = Some(now);
+                    warn!(
+                        endpoint = %self.endpoint.label, model = %self.model, outcome = trouble.reason, why = %trouble.message,
+                        "a verifier's answers are not used"
+                    );
+                }
+            }
+            None if misfits.trouble.is_some() && misfits.is_said => {
+                info!(endpoint = %self.endpoint.label, model = %self.model, "a verifier's answers fit again");
+            }
+            _ => {}
+        }
+        misfits.trouble = misfit;
+    }
+
+    /// It is asked under a policy that may be another one: whether its outputs are of use is to be seen anew.
+    pub fn under_another_policy(&self) {
+        self.standing().misfits.trouble = None;
     }
 
     /// Why nothing is sent there now: the endpoint's reasons, else the model's own.

@@ -79,7 +79,7 @@ async fn ask(upstream: &Upstream, reach: &Reach) -> Result<Relayed, UpstreamErro
         deadline: None,
         trace: None,
     };
-    reach.to(Tier::Edge).unwrap().ask(upstream, ask).await.answer
+    reach.to(Tier::Edge).unwrap().ask(upstream, ask).await.answer.map(|(relayed, _)| relayed)
 }
 
 #[tokio::test]
@@ -130,16 +130,19 @@ async fn an_endpoint_is_shared_by_whom_nothing_about_it_parts() {
     let url = "http://127.0.0.1:9";
     let [one, other] = ["default.one", "default.other"].map(Arc::<str>::from);
     let stricter = policy(Spec { breaker: Some(breaker(1)), ..at(url) });
+    let hastier = policy(Spec { timeout: Some(Duration::from_millis(50).into()), ..at(url) });
     let mut reaches = vec![
         upstream.reach("default", &one, &policy(at(url))),
         upstream.reach("default", &other, &policy(at(url))),
     ];
     assert_eq!(upstream.told().len(), 1);
-    // What another policy says of breakers, and what happens in another namespace, is nothing to these.
+    // What another policy says of breakers and time-outs, and what happens in another namespace, is nothing to these.
     reaches.push(upstream.reach("default", &other, &stricter));
     assert_eq!(upstream.told().len(), 2);
-    reaches.push(upstream.reach("elsewhere", &"elsewhere.one".into(), &policy(at(url))));
+    reaches.push(upstream.reach("default", &other, &hastier));
     assert_eq!(upstream.told().len(), 3);
+    reaches.push(upstream.reach("elsewhere", &"elsewhere.one".into(), &policy(at(url))));
+    assert_eq!(upstream.told().len(), 4);
     drop(reaches);
     assert_eq!(upstream.told().len(), 0);
 }

@@ -3,7 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use terrace_tiering::Misfit;
+
 use super::error::UpstreamError;
+
+/// A verifier's answer that is not used, in one word.
+pub const DOES_NOT_FIT: &str = "DoesNotFit";
 
 /// How a request to an endpoint ended last, where no outputs came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +17,8 @@ pub struct Trouble {
     pub reason: &'static str,
     /// What happened, and what to do, as clients are told it.
     pub told: Arc<str>,
-    /// The same with its causes, and with addresses. Neither what was sent nor what came back stands in it.
+    /// The same with its causes, and with addresses. Nothing that was sent stands in it, and no element that came back; names
+    /// of outputs that came back may, cut short.
     pub message: Arc<str>,
     /// When.
     pub at: Duration,
@@ -23,6 +29,15 @@ impl Trouble {
     pub fn of(error: &UpstreamError, name: &str, at: Duration) -> Self {
         let (told, message) = (error.told(name).into(), error.told_in_full(name).into());
         Self { reason: error.outcome(), told, message, at }
+    }
+
+    /// Of a verifier whose answer is not used, of a model that is called `name` there.
+    pub fn misfit(misfit: &Misfit, name: &str, at: Duration) -> Self {
+        let told: Arc<str> = format!(
+            "the verifier's answer does not fit: {misfit}. Is the model that is called {name:?} there another one? Then spec.upstreams of the InferenceModel must say the name of its like"
+        )
+        .into();
+        Self { reason: DOES_NOT_FIT, message: Arc::clone(&told), told, at }
     }
 }
 
