@@ -33,11 +33,13 @@ impl Nobody<'_> {
     /// One refusal for all of these.
     pub fn refusal(&self, mut refusals: Vec<Refusal>) -> Refusal {
         let are = |is: fn(&Refusal) -> bool| !refusals.is_empty() && refusals.iter().all(is);
+        let late = refusals.iter().filter(|refusal| matches!(refusal, Refusal::Deadline(_))).count();
         if self.is_over {
             Refusal::Deadline(self.told("answered within the deadline"))
         } else if refusals.len() == 1 && self.quorum.is_none() {
             refusals.remove(0)
-        } else if are(|refusal| matches!(refusal, Refusal::Deadline(_))) {
+        } else if late > 0 && self.quorum.is_none_or(|quorum| quorum.answered + late >= quorum.needed) {
+            // With more time there would be an answer, whatever the others lack.
             Refusal::Deadline(self.told("can answer within the deadline"))
         } else if are(|refusal| matches!(refusal, Refusal::Incompatible(_))) {
             Refusal::Incompatible(self.told("answered"))
@@ -141,9 +143,29 @@ mod tests {
                 &[],
                 None,
                 false,
-                vec![no_tier(), late()],
+                vec![no_tier(), no_tier()],
                 Refusal::NoTier(
                     "no tier answered: edge ConnectFailed after 1.5 ms, device NotLoaded after 1.5 ms".to_owned(),
+                ),
+            ),
+            (
+                &[("cloud", "BadStatus"), ("device", "DeadlineExceeded")],
+                &[],
+                None,
+                false,
+                vec![no_tier(), late()],
+                Refusal::Deadline(
+                    "no tier can answer within the deadline: cloud BadStatus after 1.5 ms, device DeadlineExceeded after 1.5 ms".to_owned(),
+                ),
+            ),
+            (
+                &[("device", "PredictedTooLate"), ("edge", "BadStatus"), ("cloud", "BadStatus")],
+                &[],
+                missed(0, 3),
+                false,
+                vec![late(), no_tier(), no_tier()],
+                Refusal::NoTier(
+                    "0 of 3 members answered, and the policy's quorum is 2: device PredictedTooLate after 1.5 ms, edge BadStatus after 1.5 ms, cloud BadStatus after 1.5 ms".to_owned(),
                 ),
             ),
         ] {
