@@ -132,11 +132,11 @@ fn numbers_that_lie_well_take_no_memory() {
     let (body, json_length) = binary("FP32", &vec![0; 4 * MANY]);
     let body = ending_at(0, &body);
     let read = |(), memory: Memory<'_>| InferRequest::from_http_within(&body, json_length, memory);
-    assert_free(measured(ANYWAY, (), &read));
+    assert_free(measured(ANYWAY, (), read));
 
     let message = ending_at(0, &message("FP32", &[], Some(&vec![0; 4 * MANY])));
     let message = ModelInferRequest::decode(message).unwrap();
-    assert_free(measured(ANYWAY, message, &InferRequest::from_grpc_within));
+    assert_free(measured(ANYWAY, message, InferRequest::from_grpc_within));
 }
 
 fn assert_free((asked, took, fault): (usize, usize, Option<Fault>)) {
