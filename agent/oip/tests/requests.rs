@@ -321,8 +321,11 @@ fn who_reads_long_arrays_asks_at_times_whether_anybody_waits() {
     let long = vec!["1e3"; MANY].join(",");
     let row = format!("[{}]", vec!["0.5"; MANY / 300].join(","));
     let rows = vec![row; 300].join(",");
-    for (shape, data) in [(format!("[{MANY}]"), short), (format!("[{MANY}]"), long), ("[300,1000]".into(), rows)] {
-        let body = format!(r#"{{"inputs":[{{"name":"x","datatype":"FP32","shape":{shape},"data":[{data}]}}]}}"#);
+    for (shape, data) in
+        [(format!("[{MANY}]"), short), (format!("[{MANY}]"), long), ("[300,1000]".into(), rows)]
+    {
+        let body =
+            format!(r#"{{"inputs":[{{"name":"x","datatype":"FP32","shape":{shape},"data":[{data}]}}]}}"#);
         let body = Bytes::from(body);
         let looks = Cell::new(0);
         let read = |most: usize| {
