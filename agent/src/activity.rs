@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How long a connection may be without a request, once it had one.
@@ -63,14 +64,16 @@ impl Drop for UnderWay {
 /// A stream whose written bytes are counted.
 #[derive(Debug)]
 pub struct Counted<S> {
+    /// What was read of it already.
+    first: Bytes,
     stream: S,
     activity: Arc<Activity>,
 }
 
 impl<S> Counted<S> {
-    /// That of a connection.
-    pub const fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
+    /// That of a connection, of which this was read already.
+    pub const fn new(first: Bytes, stream: S, activity: Arc<Activity>) -> Self {
+        Self { first, stream, activity }
     }
 
     fn count(&self, written: usize) -> Poll<io::Result<usize>> {
@@ -85,7 +88,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let length = self.first.len().min(buffer.remaining());
+        buffer.put_slice(&self.first.split_to(length));
+        Poll::Ready(Ok(()))
     }
 }
 

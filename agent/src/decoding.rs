@@ -6,27 +6,47 @@ use terrace_oip::{DecodeError, Memory};
 
 use crate::refusal::{Refusal, busy};
 use crate::room::{Room, Taken};
+use crate::serve::Due;
 
-/// Decodes; what that takes is added to what the bytes take.
+/// How many times memory is asked for between two looks at the clock.
+const LOOK_EVERY: u8 = 64;
+
+/// Decodes, until it is late; what that takes is added to what the bytes take.
 pub fn within<T>(
     room: &Room,
     taken: &mut Taken,
+    due: Due,
     decode: impl FnOnce(Memory<'_>) -> Result<T, DecodeError>,
 ) -> Result<T, Refusal> {
     let (taken, full) = (RefCell::new(taken), Cell::new(None));
+    let (asked, is_late) = (Cell::new(0_u8), Cell::new(false));
     let take = |bytes| {
+        asked.set(asked.get().wrapping_add(1));
+        if (bytes == 0 || asked.get() % LOOK_EVERY == 1) && !due.is_ahead() {
+            is_late.set(true);
+            return false;
+        }
         let added = room.add(&mut taken.borrow_mut(), bytes);
         full.set(added.err());
         added.is_ok()
     };
-    decode(Memory::new(&take)).map_err(|error| match full.get() {
+    let decoded = decode(Memory::new(&take)).map_err(|error| match full.get() {
+        _ if is_late.get() => unread(),
         Some(full) => busy(full),
         None => Refusal::Invalid(error.to_string()),
-    })
+    })?;
+    if due.is_ahead() { Ok(decoded) } else { Err(unread()) }
+}
+
+/// What is said where the deadline passed before the request was read.
+pub fn unread() -> Refusal {
+    Refusal::Deadline("the deadline passed before the request had been read".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use bytes::Bytes;
     use terrace_oip::InferRequest;
 
@@ -38,7 +58,8 @@ mod tests {
         let room = Room::new(bytes);
         let mut taken = Taken::default();
         let read = |memory: Memory<'_>| InferRequest::from_http_within(&body, None, memory);
-        let request = within(&room, &mut taken, read).map_err(|refusal| refusal.status().as_u16())?;
+        let request =
+            within(&room, &mut taken, Due::by(None), read).map_err(|refusal| refusal.status().as_u16())?;
         Ok(request.inputs[0].tensor.data().len())
     }
 
@@ -54,6 +75,24 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_read_on_once_it_is_late() {
+        let (room, mut taken) = (Room::new(64 << 20), Taken::default());
+        let late = Due::by(Instant::now().checked_sub(Duration::from_millis(1)));
+        let numbers = "1,".repeat(1_000_000);
+        // Its end is missing: who reads it to there finds that it is wrong.
+        let body =
+            format!(r#"{{"inputs":[{{"name":"x","datatype":"FP64","shape":[1000001],"data":[{numbers}"#);
+        let body = Bytes::from(body);
+        let read = |memory: Memory<'_>| InferRequest::from_http_within(&body, None, memory);
+        assert_eq!(within(&room, &mut taken, late, read).unwrap_err(), unread());
+        let none = |_: Memory<'_>| Ok(());
+        assert_eq!(within(&room, &mut taken, late, none).unwrap_err(), unread(), "it was read too late");
+        let in_time = Due::by(Instant::now().checked_add(Duration::from_secs(60)));
+        assert_eq!(within(&room, &mut taken, in_time, read).unwrap_err().status().as_u16(), 400);
+        within(&room, &mut taken, in_time, none).unwrap();
+    }
+
+    #[test]
     fn where_others_have_the_room_it_may_come_free() {
         let room = Room::new(28 << 10);
         let mut others = Taken::default();
@@ -64,7 +103,7 @@ mod tests {
         let mut taken = Taken::default();
         let body = Bytes::from(body);
         let read = |memory: Memory<'_>| InferRequest::from_http_within(&body, None, memory);
-        let refused = within(&room, &mut taken, read).unwrap_err();
+        let refused = within(&room, &mut taken, Due::by(None), read).unwrap_err();
         assert_eq!(refused.status().as_u16(), 429, "{refused}");
     }
 }

@@ -7,34 +7,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
 use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower_service::Service as _;
 use tracing::{debug, warn};
 
-use crate::activity::{Activity, Counted, UnderWay};
+use crate::activity::{Activity, UnderWay};
 use crate::callers::{Door, Peer};
-use crate::rest::body::Unread;
-
-/// The longest that a client may take to send the headers of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+use crate::conversation::{HEADER_TIMEOUT, Server};
+use crate::streams;
 
 /// The longest that a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the other side of an HTTP/2 connection must show that it lives.
-const PING_EVERY: Duration = Duration::from_secs(30);
 
 /// What answers the requests of a port.
 pub trait App: Clone + Send + Sync + 'static {
@@ -97,15 +89,9 @@ pub async fn serve(
 ) -> io::Result<()> {
     let Served { app, door, limits } = served;
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let connections = GracefulShutdown::new();
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    server
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(256)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(HEADER_TIMEOUT);
+    let server = Server::new();
+    // Each connection has one; nothing is sent.
+    let (open, mut connections) = mpsc::channel::<Infallible>(1);
     let told = ending.clone();
     let accepting = async {
         loop {
@@ -121,16 +107,12 @@ pub async fn serve(
                 debug!(%error, "a connection ended before it was served");
                 continue;
             }
-            let visit = Visit {
-                server: server.clone(),
-                app: app.clone(),
-                door: door.clone(),
-                watcher: connections.watcher(),
-            };
-            let ending = told.clone();
+            let visit =
+                Visit { server: server.clone(), app: app.clone(), door: door.clone(), ending: told.clone() };
+            let open = open.clone();
             tokio::spawn(async move {
-                visit.run(stream, ending).await;
-                drop(permit);
+                visit.run(stream).await;
+                drop((permit, open));
             });
         }
     };
@@ -138,8 +120,8 @@ pub async fn serve(
         () = accepting => {}
         _ = ending.wait_for(|ending| *ending) => {}
     }
-    drop(listener);
-    if tokio::time::timeout(limits.drain, connections.shutdown()).await.is_err() {
+    drop((listener, open));
+    if tokio::time::timeout(limits.drain, connections.recv()).await.is_err() {
         warn!(drain_timeout = ?limits.drain, "requests were still in flight when the drain time was over");
     }
     Ok(())
@@ -147,14 +129,15 @@ pub async fn serve(
 
 /// A connection, from its first byte to its end.
 struct Visit<A> {
-    server: auto::Builder<TokioExecutor>,
+    server: Server,
     app: A,
     door: Option<Arc<Door>>,
-    watcher: Watcher,
+    ending: watch::Receiver<bool>,
 }
 
 impl<A: App> Visit<A> {
-    async fn run(self, stream: TcpStream, mut ending: watch::Receiver<bool>) {
+    async fn run(self, stream: TcpStream) {
+        let mut ending = self.ending.clone();
         let beginning = async {
             if !begins(&stream).await {
                 return None;
@@ -193,16 +176,7 @@ impl<A: App> Visit<A> {
         let activity = Arc::new(Activity::default());
         let guard = Guard { door: self.door, peer: peer.map(Arc::new) };
         let service = entry(self.app, guard, Arc::clone(&activity));
-        let stream = TokioIo::new(Counted::new(stream, Arc::clone(&activity)));
-        let connection = self.server.serve_connection(stream, service).into_owned();
-        tokio::select! {
-            ended = self.watcher.watch(connection) => {
-                if let Err(error) = ended {
-                    debug!(error, "a connection ended early");
-                }
-            }
-            () = activity.dies_down(HEADER_TIMEOUT) => debug!("a connection was idle for too long"),
-        }
+        self.server.converse(stream, service, activity, self.ending).await;
     }
 }
 
@@ -263,15 +237,20 @@ fn entry(
         let (app, guard) = (app.clone(), guard.clone());
         async move {
             let _under_way = under_way;
-            if let Some(door) = &guard.door
-                && let Err(denied) = door.admit(&mut request, guard.peer.as_deref()).await
-            {
-                let (parts, body) = request.into_parts();
-                let unread = Unread::new(Body::new(body), &parts.headers);
-                // Nobody who is let in carries this along.
-                return Ok(Box::pin(door.turn_away(denied, unread)).await);
-            }
-            Ok(app.answer(request).await)
+            let denied = match &guard.door {
+                Some(door) => {
+                    let admitted = door.admit(&mut request, guard.peer.as_deref()).await;
+                    admitted.err().map(|denied| (door, denied))
+                }
+                None => None,
+            };
+            let answer = match denied {
+                Some((door, denied)) => door.turn_away(denied, request),
+                None => app.answer(request).await,
+            };
+            // From now on its client is waited for.
+            streams::moved();
+            Ok(answer)
         }
     })
 }
@@ -286,50 +265,4 @@ async fn accept_failed(error: &io::Error) {
 }
 
 #[cfg(test)]
-mod tests {
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
-
-    use super::*;
-    use crate::activity::IDLE_TIMEOUT;
-
-    const ANSWER: usize = 1 << 20;
-
-    /// The other side of a connection, on which a large answer has been asked for.
-    async fn asked() -> (GracefulShutdown, DuplexStream) {
-        let (mut client, stream) = duplex(64 << 10);
-        let connections = GracefulShutdown::new();
-        let visit = Visit {
-            server: auto::Builder::new(TokioExecutor::new()),
-            app: Router::new().route("/", get(|| async { vec![b'x'; ANSWER] })),
-            door: None,
-            watcher: connections.watcher(),
-        };
-        tokio::spawn(visit.converse(stream, None));
-        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-        (connections, client)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_takes_as_long_as_its_client_takes() {
-        let (_connections, mut client) = asked().await;
-        let mut come = Vec::new();
-        while come.len() < ANSWER {
-            tokio::time::sleep(IDLE_TIMEOUT / 4).await;
-            let mut piece = vec![0; 32 << 10];
-            let count = client.read(&mut piece).await.unwrap();
-            assert!(count > 0, "cut off after {} bytes", come.len());
-            come.extend_from_slice(&piece[..count]);
-        }
-        assert!(come.starts_with(b"HTTP/1.1 200"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_not_waited_for() {
-        let (_connections, mut client) = asked().await;
-        tokio::time::sleep(3 * IDLE_TIMEOUT).await;
-        let mut come = Vec::new();
-        client.read_to_end(&mut come).await.unwrap();
-        assert!(!come.is_empty() && come.len() < ANSWER, "{} bytes", come.len());
-    }
-}
+mod tests;

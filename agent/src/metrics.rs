@@ -156,6 +156,12 @@ impl Metrics {
         self.requests.get_or_create(&RequestLabels { model, tier, source, code: finished.code }).inc();
     }
 
+    /// Counts a request that was refused before it said which model it asked for.
+    pub fn unread(&self, code: u16) {
+        let labels = RequestLabels { model: Arc::from(""), tier: "none", source: "none", code };
+        self.requests.get_or_create(&labels).inc();
+    }
+
     /// Counts one attempt at a tier.
     pub fn attempt(&self, tier: Tier, outcome: &'static str) {
         self.attempts.get_or_create(&AttemptLabels { tier: tier.as_str(), outcome }).inc();

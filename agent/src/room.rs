@@ -77,6 +77,15 @@ impl Room {
 }
 
 impl Taken {
+    /// As much of it as so many bytes fill, apart.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let units = (bytes / UNIT).min(self.bytes.div_ceil(UNIT));
+        let permit = self.permit.as_mut().filter(|_| units > 0).and_then(|permit| permit.split(units));
+        let bytes = if permit.is_some() { units * UNIT } else { 0 };
+        self.bytes = self.bytes.saturating_sub(bytes);
+        Self { permit, bytes }
+    }
+
     /// Gives back what is taken beyond `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         let excess = self.bytes.div_ceil(UNIT).saturating_sub(bytes.div_ceil(UNIT));
@@ -114,6 +123,24 @@ mod tests {
         assert_eq!(room.free.available_permits(), 6);
         drop(one);
         assert_eq!(room.free.available_permits(), 10);
+    }
+
+    #[test]
+    fn what_is_taken_may_come_free_in_parts() {
+        let room = Room::new(10 * UNIT);
+        let mut all = Taken::default();
+        room.cover(&mut all, 5 * UNIT + 1).unwrap();
+        let (one, other) = (all.split(3 * UNIT), all.split(UNIT - 1));
+        drop(other);
+        assert_eq!(room.free.available_permits(), 4);
+        drop(one);
+        assert_eq!(room.free.available_permits(), 7);
+        let rest = all.split(9 * UNIT);
+        drop(all);
+        assert_eq!(room.free.available_permits(), 7);
+        drop(rest);
+        assert_eq!(room.free.available_permits(), 10);
+        drop(Taken::default().split(UNIT));
     }
 
     #[test]

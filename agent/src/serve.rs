@@ -68,6 +68,11 @@ pub struct Reply<'a> {
 pub struct Due(Option<Instant>);
 
 impl Due {
+    /// By then, if there is a deadline.
+    pub const fn by(deadline: Option<Instant>) -> Self {
+        Self(deadline)
+    }
+
     /// Whether there is time left.
     pub fn is_ahead(self) -> bool {
         self.0.is_none_or(|deadline| Instant::now() <= deadline)
@@ -79,7 +84,7 @@ pub trait Exchange: Send {
     /// The answer, encoded.
     type Encoded;
 
-    /// Reads the request; by the deadline, if there is one. The room that it takes is held until the answer is encoded.
+    /// Reads the request; by the deadline, if there is one. The room that it takes is held until there is an answer.
     fn read(
         &mut self,
         deadline: Option<Instant>,
@@ -96,8 +101,8 @@ pub trait Exchange: Send {
         request.wants_binary(output)
     }
 
-    /// Encodes the answer. What takes long is given up soon after the answer was due.
-    fn encode(&self, reply: Reply<'_>) -> Result<Self::Encoded, Refusal>;
+    /// Encodes the answer, which takes the request's room over. What takes long is given up soon after the answer was due.
+    fn encode(&self, reply: Reply<'_>, room: Taken) -> Result<Self::Encoded, Refusal>;
 }
 
 /// Answers a request, or says why not. Of a request for a model that is not known, the body is not read.
@@ -133,7 +138,7 @@ async fn answer<E: Exchange>(
     }
     let at = |limit: Option<Duration>| limit.and_then(|limit| call.started.checked_add(limit));
     let known = Requirements::tighten(&entry.policy, tier, Stated::default(), headers).map_err(invalid)?;
-    let (mut request, _room) = exchange.read(at(known.max_latency())).await?;
+    let (mut request, room) = exchange.read(at(known.max_latency())).await?;
     refuse_classification(&request)?;
     let parameters = requirements::from_request(&request).map_err(invalid)?;
     let requirements = Requirements::tighten(&entry.policy, tier, parameters, headers).map_err(invalid)?;
@@ -177,7 +182,7 @@ async fn answer<E: Exchange>(
     let model_name = entry.key.to_url(&node.default_namespace);
     let size = answer.output.text_size(|name| exchange.is_binary(&request, name));
     let reply = Reply { request: &request, model_name, parameters, output: answer.output, due };
-    let encoded = heavy(size, || exchange.encode(reply));
+    let encoded = heavy(size, || exchange.encode(reply, room));
     // Also where it was given up for that.
     if !due.is_ahead() {
         *by = None;

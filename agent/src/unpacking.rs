@@ -4,31 +4,37 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use terrace_coding::{Coding, UnpackError, Unpacker};
 
-use crate::heavy::heavy;
+use crate::decoding::unread;
+use crate::heavy::{LIGHT, heavy};
 use crate::refusal::{Refusal, busy};
 use crate::rest::body::Limits;
 use crate::room::{Room, Taken};
+use crate::serve::Due;
 
 /// A body that is unpacked while it comes.
 #[derive(Debug)]
 pub struct Unpacking {
     unpacker: Unpacker,
     room: Room,
+    due: Due,
 }
 
 impl Unpacking {
-    /// Of a body in this coding.
-    pub fn new(coding: Coding, limits: &Limits) -> Result<Self, Refusal> {
+    /// Of a body in this coding, which is given up once it is late.
+    pub fn new(coding: Coding, limits: &Limits, due: Due) -> Result<Self, Refusal> {
         let unpacker = Unpacker::new(coding, limits.bytes).map_err(refusal)?;
-        Ok(Self { unpacker, room: limits.room.clone() })
+        Ok(Self { unpacker, room: limits.room.clone(), due })
     }
 
     /// Takes what has come, and room for what becomes of it.
     pub fn feed(&mut self, mut input: &[u8], taken: &mut Taken) -> Result<(), Refusal> {
-        if !self.step(&mut input, taken)? {
-            return Ok(());
+        let begun = self.unpacker.given();
+        while self.unpacker.given() - begun < LIGHT {
+            if !self.step(&mut input, taken)? {
+                return Ok(());
+            }
         }
-        // How much there is to be done shows only while it is done: one step is little, more may be anything.
+        // How much there is to be done shows only while it is done: that was little, more may be anything.
         heavy(usize::MAX, || {
             while self.step(&mut input, taken)? {}
             Ok(())
@@ -43,6 +49,9 @@ impl Unpacking {
     }
 
     fn step(&mut self, input: &mut &[u8], taken: &mut Taken) -> Result<bool, Refusal> {
+        if !self.due.is_ahead() {
+            return Err(unread());
+        }
         self.room.cover(taken, self.unpacker.needed()).map_err(busy)?;
         let more = self.unpacker.step(input).map_err(refusal)?;
         // A decoder of zstd's only knows its window once it has read of it.
@@ -70,6 +79,8 @@ pub fn texts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Ite
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     fn packed(bytes: usize) -> Vec<u8> {
@@ -84,7 +95,7 @@ mod tests {
     fn room_is_taken_as_bytes_appear_and_the_decoders_is_given_back() {
         let limits = Limits { bytes: 1 << 20, room: Room::new(1200 << 10) };
         let mut taken = Taken::default();
-        let mut unpacking = Unpacking::new(Coding::Gzip, &limits).unwrap();
+        let mut unpacking = Unpacking::new(Coding::Gzip, &limits, Due::by(None)).unwrap();
         let body = packed(500 << 10);
         let (one, other) = body.split_at(body.len() / 2);
         unpacking.feed(one, &mut taken).unwrap();
@@ -110,10 +121,31 @@ mod tests {
             let limits = Limits { bytes: limit, room: Room::new(room) };
             let mut taken = Taken::default();
             let coding = if body.starts_with(b"\x28\xb5") { Coding::Zstd } else { Coding::Gzip };
-            let mut unpacking = Unpacking::new(coding, &limits).unwrap();
+            let mut unpacking = Unpacking::new(coding, &limits, Due::by(None)).unwrap();
             let fed = unpacking.feed(&body, &mut taken);
             let ended = fed.and_then(|()| unpacking.finish(&mut taken));
             assert_eq!(ended.err().map(|refusal| refusal.status().as_u16()), expected);
         }
+    }
+    #[test]
+    fn what_is_late_is_not_unpacked_on() {
+        let limits = Limits { bytes: 16 << 20, room: Room::new(100 << 20) };
+        let mut unpacking = Unpacking::new(Coding::Gzip, &limits, Due::by(Some(Instant::now()))).unwrap();
+        let refused = unpacking.feed(&packed(1 << 20), &mut Taken::default()).unwrap_err();
+        assert_eq!((refused.status().as_u16(), unpacking.unpacker.given()), (504, 0));
+    }
+
+    #[test]
+    fn headers_that_ask_for_much_take_little() {
+        let limits = Limits { bytes: 16 << 20, room: Room::new(8 << 20) };
+        let mut begun = Vec::new();
+        for _ in 0..30 {
+            // A frame of zstd's with the largest window that there is, and nothing of its first block.
+            let mut unpacking = Unpacking::new(Coding::Zstd, &limits, Due::by(None)).unwrap();
+            let mut taken = Taken::default();
+            unpacking.feed(&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x68], &mut taken).unwrap();
+            begun.push((unpacking, taken));
+        }
+        limits.room.cover(&mut Taken::default(), 2 << 20).unwrap();
     }
 }

@@ -192,11 +192,17 @@ async fn the_same_holds_over_grpc() -> Result<()> {
         ("ModelInfer", Some(SHOP), &bank, PERMISSION_DENIED),
         ("ModelInfer", None, &bank, UNAUTHENTICATED),
         ("ModelMetadata", Some(SHOP), &grpc::named("shop.nothing"), NOT_FOUND),
+        ("ModelReady", Some(SHOP), &grpc::named("bank.nothing"), PERMISSION_DENIED),
         ("ModelMetadata", Some(BANK), &bank, OK),
     ] {
         let reply = connection.call(method, token, message).await?;
         assert_eq!(reply.code, code, "{method} {token:?}: {}", reply.words);
         assert!(!reply.words.contains("canary") && !reply.words.contains("bank"), "{}", reply.words);
+    }
+    // Who waits for a model of its own asks until it is there.
+    for (name, ready) in [("shop.digits", &[8, 1][..]), ("shop.nothing", &[])] {
+        let reply = connection.call("ModelReady", Some(SHOP), &grpc::named(name)).await?;
+        assert_eq!((reply.code, &*reply.message), (OK, ready), "{name}: {}", reply.words);
     }
     for method in ["RepositoryIndex", "ModelStatistics"] {
         let told = connection.call(method, Some(SHOP), &[]).await?.message;

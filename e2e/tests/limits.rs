@@ -223,6 +223,119 @@ async fn who_sends_too_much_hears_so_and_may_go_on() -> Result<()> {
 }
 
 #[tokio::test]
+async fn whoever_is_refused_hears_why_however_much_it_sends() -> Result<()> {
+    const LENGTH: usize = 20 << 20;
+    let (_site, agent) = scenes::device().await?;
+    let (infer, nobody) = ("/v2/models/digits/infer", "/v2/models/nobody/infer");
+    for (path, more, status) in [
+        (nobody, "", "404"),
+        ("/v2/models/nob%6fdy/infer", "", "404"),
+        ("/v3", "", "404"),
+        ("/v2/models/digits/ready", "", "405"),
+        (infer, "terrace-nonsense: 1\r\n", "400"),
+        (infer, "content-encoding: br\r\n", "415"),
+        (infer, "terrace-max-latency-ms: 1\r\n", "504"),
+    ] {
+        let mut stream = TcpStream::connect(agent.http).await?;
+        for _ in 0..2 {
+            let answer = answer_to_all_of(&mut stream, &head(path, more, LENGTH), LENGTH)
+                .await
+                .with_context(|| format!("{path} {more}"))?;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path} {more}: {answer}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_wait_for_the_rest_of_what_is_refused() -> Result<()> {
+    let (_site, agent) = scenes::device().await?;
+    for (length, status) in [(1 << 30, "413"), (1000, "400")] {
+        let more = "terrace-nonsense: 1\r\n";
+        let head = head("/v2/models/digits/infer", if length > 1000 { "" } else { more }, length);
+        let begun = Instant::now();
+        let mut stream = sent(&agent, &[head, b"{".to_vec()].concat()).await?;
+        assert_eq!(status_line(&mut stream).await?, format!("HTTP/1.1 {status}"));
+        let took = begun.elapsed();
+        assert!(took < Duration::from_millis(1500), "{took:?}");
+    }
+    Ok(())
+}
+
+/// The head of a request whose body comes in chunks, and some of them.
+fn chunked(coding: &str, chunks: &[&[u8]]) -> Vec<u8> {
+    let head = format!(
+        "POST /v2/models/digits/infer HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-encoding: {coding}\r\n\r\n"
+    );
+    let chunks = chunks.iter().map(|chunk| {
+        let length = format!("{:x}\r\n", chunk.len()).into_bytes();
+        [&length[..], chunk, b"\r\n"].concat()
+    });
+    [head.into_bytes(), chunks.collect::<Vec<_>>().concat()].concat()
+}
+
+#[tokio::test]
+async fn a_packed_body_is_bounded_as_it_comes_too() -> Result<()> {
+    let site = Site::new()?;
+    site.manifests().model(&Model::digits("digits-device")?)?;
+    let agent = site.agent().set("--max-body-bytes", "100000").ready().await?;
+    // Blocks of which nothing becomes.
+    let empty = b"\0\0\0\xff\xff".repeat(10_000);
+    let mut stream = sent(&agent, &chunked("deflate", &[b"\x78\x01", &empty, &empty])).await?;
+    assert_eq!(status_line(&mut stream).await?, "HTTP/1.1 413");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_few_bytes_of_many_packed_bodies_hold_little() -> Result<()> {
+    let site = Site::new()?;
+    site.manifests().model(&Model::digits("digits-device")?)?;
+    let agent = site.agent().set("--max-held-bytes", (16 << 20).to_string()).ready().await?;
+    let mut holding = Vec::new();
+    for _ in 0..30 {
+        // A frame that asks for the largest window that there is.
+        holding.push(sent(&agent, &chunked("zstd", &[&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x68]])).await?);
+        holding.push(sent(&agent, &chunked("gzip", &[&[0x1f, 0x8b]])).await?);
+    }
+    let headers = [("grpc-encoding", "zstd")];
+    let message = [&[1, 0, 0, 0xea, 0x60][..], &[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x68]].concat();
+    let mut calls = Vec::new();
+    for method in ["ModelReady", "ModelInfer"] {
+        for _ in 0..15 {
+            calls.push(Stalled::begin(agent.grpc, (method, None), &headers, message.clone().into()).await?);
+        }
+    }
+    for _ in 0..5 {
+        let mut request = Ask::image(image()).request();
+        request.body = format!("{}{}", Ask::image(image()).body(), " ".repeat(3 << 20)).into();
+        agent.send(&request).await?.answered()?;
+    }
+    assert!(calls.iter().all(|call| !call.is_answered()), "they are still awaited");
+    drop(holding);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_that_is_refused_before_it_names_a_model_is_counted() -> Result<()> {
+    let (_site, agent) = scenes::device().await?;
+    let mut connection = grpc::Connection::open(agent.grpc, None).await?;
+    for _ in 0..3 {
+        assert_eq!(connection.call("ModelInfer", None, &[0xff; 10]).await?.code, grpc::INVALID_ARGUMENT);
+    }
+    let large = [&[0][..], &u32::MAX.to_be_bytes()].concat();
+    let call = Stalled::begin(agent.grpc, ("ModelInfer", None), &[], large.into()).await?;
+    assert_eq!(call.reply().await?.code, grpc::RESOURCE_EXHAUSTED);
+    let metrics = agent.admin("/metrics").await?.text();
+    for (code, count) in [(400, 3), (413, 1)] {
+        let line = format!(
+            "terrace_requests_total{{model=\"\",tier=\"none\",source=\"none\",code=\"{code}\"}} {count}"
+        );
+        assert!(metrics.contains(&line), "{line}\n{metrics}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn who_asks_before_it_sends_is_told_to_only_where_that_is_read() -> Result<()> {
     let (_site, agent) = scenes::device().await?;
     let (infer, nobody) = ("/v2/models/digits/infer", "/v2/models/nobody/infer");

@@ -10,10 +10,15 @@ pub const RATIO: usize = 200;
 /// So many bytes may come of anything: zeros to try a model with, say.
 pub const FREE: usize = 4 << 20;
 
-/// How much a step gives at most.
+/// How much a step gives at most, and at first: little may come of what has hardly begun.
 const STEP: usize = 64 << 10;
+const FIRST_STEP: usize = 4 << 10;
 /// The largest window that a recipient of HTTP has to keep (RFC 9659), as a power of two.
 const ZSTD_WINDOW_LOG: u32 = 23;
+/// How much zstd decodes at a time: it goes into the window before it is given out, and its literals may lie behind it.
+const ZSTD_BLOCK: usize = 128 << 10;
+/// Of fewer bytes than a frame's header and the shortest of blocks, nothing is decoded.
+const ZSTD_LEAST: usize = 10;
 /// What zlib's window and tables take.
 const INFLATE_BYTES: usize = 48 << 10;
 
@@ -81,7 +86,11 @@ pub struct Unpacker {
 
 enum Decoder {
     Inflate(Box<Decompress>),
-    Zstd(Box<DCtx<'static>>),
+    Zstd {
+        context: Box<DCtx<'static>>,
+        /// What it took before it had a window.
+        bare: usize,
+    },
 }
 
 impl Unpacker {
@@ -94,7 +103,7 @@ impl Unpacker {
                 let mut context = DCtx::try_create().ok_or(UnpackError::NoMemory)?;
                 let set = context.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG));
                 set.map_err(|_| UnpackError::NoMemory)?;
-                Decoder::Zstd(Box::new(context))
+                Decoder::Zstd { bare: context.sizeof(), context: Box::new(context) }
             }
         };
         Ok(Self { coding, decoder, bytes: Vec::new(), limit, read: 0, is_at_end: false })
@@ -134,19 +143,21 @@ impl Unpacker {
         Ok(!input.is_empty() || written == room)
     }
 
+    /// How much has come of it.
+    pub fn given(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// How much memory it takes: what came so far and what that may still grow into, and the decoder.
     pub fn held(&self) -> usize {
-        let decoder = match &self.decoder {
-            Decoder::Inflate(_) => INFLATE_BYTES,
-            Decoder::Zstd(context) => context.sizeof(),
-        };
-        self.bytes.capacity() + decoder
+        self.bytes.capacity() + self.decoder.held(self.read, self.bytes.len())
     }
 
     /// How much memory the next step may take: where what came has to move, it is there twice for a moment.
     pub fn needed(&self) -> usize {
-        let grown = self.grown();
-        self.held() + if grown > self.bytes.capacity() { grown } else { 0 }
+        let (grown, given) = (self.grown(), self.bytes.len() + self.room());
+        let moved = if grown > self.bytes.capacity() { grown } else { 0 };
+        self.bytes.capacity() + moved + self.decoder.held(usize::MAX, given)
     }
 
     /// The whole body, once nothing more comes.
@@ -160,7 +171,10 @@ impl Unpacker {
 
     /// What a step may give: one more than may come, to see whether it does.
     fn room(&self) -> usize {
-        STEP.min(self.limit.saturating_sub(self.bytes.len()).saturating_add(1))
+        self.bytes
+            .len()
+            .clamp(FIRST_STEP, STEP)
+            .min(self.limit.saturating_sub(self.bytes.len()).saturating_add(1))
     }
 
     /// What there is to be room for before the next step: half as much again each time it is full, and never more
@@ -181,6 +195,19 @@ struct Progress {
 }
 
 impl Decoder {
+    /// How much memory it takes once it has read and given so much. A window is written to from its beginning as bytes
+    /// are decoded, and what is not written to yet is no memory: a frame of a few bytes may state the largest there is.
+    fn held(&self, read: usize, given: usize) -> usize {
+        match self {
+            Self::Inflate(_) => INFLATE_BYTES,
+            Self::Zstd { context, bare } => {
+                let written =
+                    if read < ZSTD_LEAST { 0 } else { read.min(ZSTD_BLOCK) + given + 2 * ZSTD_BLOCK };
+                bare + context.sizeof().saturating_sub(*bare).min(written)
+            }
+        }
+    }
+
     /// One call of the decoder; nothing where the input makes no sense to it.
     fn run(&mut self, input: &[u8], output: &mut [u8]) -> Option<Progress> {
         match self {
@@ -191,7 +218,7 @@ impl Decoder {
                 let written = usize::try_from(inflate.total_out() - before.1).ok()?;
                 Some(Progress { read, written, is_at_end: status == Status::StreamEnd })
             }
-            Self::Zstd(context) => {
+            Self::Zstd { context, .. } => {
                 let mut from = InBuffer::around(input);
                 let mut to = OutBuffer::around(output);
                 let hint = context.decompress_stream(&mut to, &mut from).ok()?;

@@ -23,8 +23,8 @@ fn unpack(coding: Coding, packed: &[u8], size: usize, limit: usize) -> (Result<V
             assert!(needed >= unpacker.held());
             match unpacker.step(&mut piece) {
                 Ok(more) => {
-                    // zstd's decoder knows its window only once it has read of it.
-                    let window = if coding == Coding::Zstd { 9 << 20 } else { 0 };
+                    // zstd's decoder knows its window only once it has read of it, and writes to a little of it then.
+                    let window = if coding == Coding::Zstd { 400 << 10 } else { 0 };
                     assert!(unpacker.held() <= needed + window, "{needed} bytes are too few");
                     most = most.max(unpacker.held());
                     if !more {
@@ -189,4 +189,50 @@ fn a_window_that_is_larger_than_a_recipient_must_have_is_refused_and_not_allocat
     let (refused, most) = unpack(Coding::Zstd, &frame, usize::MAX, LIMIT);
     assert_eq!(refused, Err(UnpackError::Corrupt { coding: Coding::Zstd }));
     assert!(most < 1 << 20, "{most} bytes");
+}
+
+/// A frame that asks for the largest window that is given, and so much of one repeated byte in its first block.
+fn wide(bytes: u32) -> Vec<u8> {
+    let block = (bytes << 3 | 0b10).to_le_bytes();
+    [&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x68][..], &block[..3], &[7]].concat()
+}
+
+#[test]
+fn a_window_counts_as_far_as_it_is_written_to() {
+    let held = |coding, begun: &[u8]| {
+        let mut unpacker = Unpacker::new(coding, LIMIT).unwrap();
+        let mut piece = begun;
+        while unpacker.step(&mut piece).unwrap() {}
+        (unpacker.given(), unpacker.held())
+    };
+    let (given, most) = held(Coding::Zstd, &wide(0)[..6]);
+    assert!(given == 0 && most < 200 << 10, "{most} bytes for a header");
+    let (given, least) = held(Coding::Zstd, &wide(100_000));
+    assert!(given == 100_000 && least > 500_000 && least < 1 << 20, "{least} bytes");
+    let (given, most) = held(Coding::Gzip, &[0x1f]);
+    assert!(given == 0 && most < 56 << 10, "{most} bytes for one");
+    let noise = pack(Coding::Zstd, &[&noise(10 << 20)], true).unwrap();
+    let (given, least) = held(Coding::Zstd, &noise[..noise.len() - 1]);
+    assert!(least > given + (512 << 10), "{least} bytes: all of its window is used");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_a_window_counts_as_is_what_it_takes() {
+    let resident = || -> usize {
+        let told = std::fs::read_to_string("/proc/self/statm").unwrap();
+        told.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let (before, mut held, mut all) = (resident(), 0, Vec::new());
+    for _ in 0..64 {
+        let mut unpacker = Unpacker::new(Coding::Zstd, LIMIT).unwrap();
+        let bytes = wide(1000);
+        let mut piece = &bytes[..];
+        while unpacker.step(&mut piece).unwrap() {}
+        held += unpacker.held();
+        all.push(unpacker);
+    }
+    // Other tests run beside this one.
+    let grown = resident().saturating_sub(before);
+    assert!(grown < held + (64 << 20), "{grown} bytes, counted as {held}; windows of {}", all.len() << 23);
 }

@@ -57,7 +57,7 @@ fn rows<T: Element, V: From<Vec<T>>>(
     claimed: usize,
     data: impl FnOnce(V) -> TensorData,
 ) -> Result<(TensorData, Vec<usize>), DecodeError> {
-    let mut rows = Rows { elements: Vec::new(), lengths: Vec::new(), leaves: None };
+    let mut rows = Rows { elements: Vec::new(), pause: 0, lengths: Vec::new(), leaves: None };
     rows.make_room(reader, capacity::<T>(claimed, reader.remaining()))?;
     rows.read(reader, 1)?;
     Ok((data(rows.elements.into()), rows.lengths))
@@ -68,8 +68,13 @@ fn capacity<T: Element>(claimed: usize, remaining: usize) -> usize {
     claimed.min(remaining / T::MIN_TEXT)
 }
 
+/// How many elements are read between two looks at whether anybody still waits: a millisecond's worth.
+const STRETCH: usize = 32 << 10;
+
 struct Rows<T> {
     elements: Vec<T>,
+    /// How many there are when reading pauses, to look and to make room; there is room for as many.
+    pause: usize,
     /// The length of every row at a depth, once the first has been read.
     lengths: Vec<usize>,
     /// The depth of the rows that hold elements.
@@ -111,11 +116,20 @@ impl<T: Element> Rows<T> {
         Ok(())
     }
 
-    /// Makes room for as many elements again, as far as the text that is left can hold them.
+    /// Looks whether to go on. Where it is full, makes room for as many elements again, as far as the text that is left can
+    /// hold them.
     #[cold]
-    fn grow(&mut self, reader: &Reader<'_>) -> Result<(), Fault> {
-        let more = self.elements.len().max(8);
-        self.make_room(reader, more.min(capacity::<T>(more, reader.remaining()) + 1))
+    fn pause(&mut self, reader: &Reader<'_>) -> Result<(), Fault> {
+        let length = self.elements.len();
+        if length == self.elements.capacity() {
+            let more = length.max(8);
+            self.make_room(reader, more.min(capacity::<T>(more, reader.remaining()) + 1))?;
+        }
+        if length > 0 {
+            reader.memory().look()?;
+        }
+        self.pause = self.elements.capacity().min(length.saturating_add(STRETCH));
+        Ok(())
     }
 
     fn read_rows(&mut self, reader: &mut Reader<'_>, depth: usize) -> Result<usize, DecodeError> {
@@ -132,9 +146,9 @@ impl<T: Element> Rows<T> {
     fn read_elements(&mut self, reader: &mut Reader<'_>) -> Result<usize, DecodeError> {
         let before = self.elements.len();
         loop {
-            T::read_short(reader, &mut self.elements);
-            if self.elements.len() == self.elements.capacity() {
-                self.grow(reader)?;
+            T::read_short(reader, &mut self.elements, self.pause);
+            if self.elements.len() >= self.pause {
+                self.pause(reader)?;
             }
             match T::read(reader) {
                 Ok(element) => self.elements.push(element),
@@ -157,9 +171,10 @@ trait Element: Sized {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError>;
 
-    /// Reads items that there is a shorter way for, if any are next, as far as there is room; an item is left in any case.
+    /// Reads items that there is a shorter way for, if any are next, until there are so many, for which there is room; an
+    /// item is left in any case.
     #[inline]
-    fn read_short(_: &mut Reader<'_>, _: &mut Vec<Self>) {}
+    fn read_short(_: &mut Reader<'_>, _: &mut Vec<Self>, _: usize) {}
 }
 
 macro_rules! numbers {
@@ -172,11 +187,11 @@ macro_rules! numbers {
 
             $(
                 #[inline]
-                fn read_short(reader: &mut Reader<'_>, elements: &mut Vec<Self>) {
+                fn read_short(reader: &mut Reader<'_>, elements: &mut Vec<Self>, until: usize) {
                     reader.short_decimals(|value| {
                         let short: Option<Self> = $short(value);
                         match short {
-                            Some(element) if elements.len() < elements.capacity() => elements.push(element),
+                            Some(element) if elements.len() < until => elements.push(element),
                             _ => return false,
                         }
                         true

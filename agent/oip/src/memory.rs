@@ -17,7 +17,8 @@ impl<'a> Memory<'a> {
     /// As much as there is: for what is small, or comes from nobody else.
     pub const UNBOUNDED: Memory<'static> = Memory(&|_| true);
 
-    /// As `take` gives it: whether there are so many bytes more, which are then taken.
+    /// As `take` gives it: whether there are so many bytes more, which are then taken. Of what takes long, it is asked for
+    /// none at times: to say whether anybody still waits.
     pub const fn new(take: &'a dyn Fn(usize) -> bool) -> Self {
         Self(take)
     }
@@ -25,6 +26,11 @@ impl<'a> Memory<'a> {
     /// Takes so many bytes.
     pub(crate) fn take(self, bytes: usize) -> Result<(), Fault> {
         if bytes == 0 || (self.0)(bytes) { Ok(()) } else { Err(Fault::NoMemory) }
+    }
+
+    /// Whether to go on with what takes long.
+    pub(crate) fn look(self) -> Result<(), Fault> {
+        if (self.0)(0) { Ok(()) } else { Err(Fault::NoMemory) }
     }
 }
 

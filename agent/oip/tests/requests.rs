@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use terrace_oip::{InferRequest, Memory, Parameter, RequestedOutput, TensorData, WireTensor};
 
@@ -339,4 +341,32 @@ fn tensors_are_read_inside_other_json_too() {
         error.to_string().starts_with(r#"("x").data: element 0: expected a boolean, got a number"#),
         "{error}"
     );
+}
+
+#[test]
+fn who_reads_long_arrays_asks_at_times_whether_anybody_waits() {
+    const MANY: usize = 300_000;
+    let short = vec!["0.5"; MANY].join(",");
+    let long = vec!["1e3"; MANY].join(",");
+    let row = format!("[{}]", vec!["0.5"; MANY / 300].join(","));
+    let rows = vec![row; 300].join(",");
+    for (shape, data) in
+        [(format!("[{MANY}]"), short), (format!("[{MANY}]"), long), ("[300,1000]".into(), rows)]
+    {
+        let body =
+            format!(r#"{{"inputs":[{{"name":"x","datatype":"FP32","shape":{shape},"data":[{data}]}}]}}"#);
+        let body = Bytes::from(body);
+        let looks = Cell::new(0);
+        let read = |most: usize| {
+            looks.set(0);
+            let take = |bytes: usize| {
+                looks.set(looks.get() + usize::from(bytes == 0));
+                looks.get() <= most
+            };
+            InferRequest::from_http_within(&body, None, Memory::new(&take)).is_ok()
+        };
+        assert!(read(usize::MAX));
+        assert_eq!(looks.get(), MANY / (32 << 10), "{shape}");
+        assert_eq!((read(3), looks.get()), (false, 4), "{shape}");
+    }
 }

@@ -6,6 +6,7 @@ use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use http::{Extensions, Request};
+use hyper::body::Incoming;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tracing::debug;
@@ -15,7 +16,7 @@ use super::{Caller, Callers, Denied};
 use crate::grpc;
 use crate::node::Node;
 use crate::refusal::Refusal;
-use crate::rest::body::Unread;
+use crate::rest::Passing;
 
 /// Which port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,14 +79,15 @@ impl Door {
 
     /// What a client is told who is not let in. Its request is not answered, and read only as far as that keeps the
     /// connection in order.
-    pub async fn turn_away(&self, denied: Denied, unread: Unread) -> Response {
+    pub fn turn_away(&self, denied: Denied, request: Request<Incoming>) -> Response {
         let reason = denied.as_str();
         self.node.metrics.refused(reason);
         debug!(reason, "a call was not let in");
         let refusal = Refusal::Denied(denied);
         match self.port {
             Port::Http => {
-                unread.pass_over(Some(&refusal)).await;
+                let (parts, body) = request.into_parts();
+                drop(Passing::new(body, &parts.headers).of_a_stranger());
                 refusal.into_response()
             }
             Port::Grpc => tonic::Status::from(refusal).into_http(),

@@ -1,20 +1,21 @@
 //! The one message of a call, as it comes: behind a byte that says whether it is compressed, and its length in four. Its
 //! size is checked, it takes room as it comes, and what is compressed is unpacked.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt as _;
 use terrace_coding::Coding;
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::gathering::{Gathering, ahead};
 use crate::refusal::{Refusal, busy};
 use crate::requirements;
 use crate::rest::body::{Limits, PATIENCE};
 use crate::room::Taken;
+use crate::serve::Due;
 use crate::unpacking::{Unpacking, texts};
 
 /// How many bytes precede a message.
@@ -22,18 +23,45 @@ pub const PREFIX: usize = 5;
 /// Says how messages of a call are compressed.
 pub const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
+/// Why a call's message is not taken: what its client is told, and the status that HTTP has for that.
+#[derive(Debug)]
+pub struct Refused {
+    /// What is told.
+    pub status: Status,
+    /// What is counted.
+    pub code: u16,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self { code: refusal.status().as_u16(), status: refusal.into() }
+    }
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        let code = match status.code() {
+            Code::Unimplemented => 415,
+            Code::DeadlineExceeded => 504,
+            _ => 400,
+        };
+        Self { status, code }
+    }
+}
+
 /// Reads it, in so much time. The room that it takes is given back when the second is dropped.
 pub async fn read<B>(
     mut body: B,
     coding: Option<Coding>,
     limits: &Limits,
     time: Duration,
-) -> Result<(Bytes, Taken), Status>
+) -> Result<(Bytes, Taken), Refused>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
+    let due = Due::by(Instant::now().checked_add(time));
     let reading = async {
-        let mut message = Message::new(coding, limits);
+        let mut message = Message::new(coding, limits, due);
         while let Some(frame) = body.frame().await {
             let frame =
                 frame.map_err(|_| Status::cancelled("the call ended before its message was whole"))?;
@@ -75,6 +103,7 @@ pub fn patience(headers: &HeaderMap) -> Duration {
 struct Message<'a> {
     coding: Option<Coding>,
     limits: &'a Limits,
+    due: Due,
     prefix: [u8; PREFIX],
     /// How much of it has come.
     begun: usize,
@@ -89,13 +118,13 @@ enum Rest {
 }
 
 impl<'a> Message<'a> {
-    fn new(coding: Option<Coding>, limits: &'a Limits) -> Self {
+    fn new(coding: Option<Coding>, limits: &'a Limits, due: Due) -> Self {
         let rest = Rest::Plain { length: 0, come: Gathering::default() };
-        Self { coding, limits, prefix: [0; PREFIX], begun: 0, rest, taken: Taken::default() }
+        Self { coding, limits, due, prefix: [0; PREFIX], begun: 0, rest, taken: Taken::default() }
     }
 
     /// Takes what has come.
-    fn feed(&mut self, mut data: Bytes) -> Result<(), Status> {
+    fn feed(&mut self, mut data: Bytes) -> Result<(), Refused> {
         if self.begun < PREFIX {
             let more = (PREFIX - self.begun).min(data.len());
             self.prefix[self.begun..][..more].copy_from_slice(&data[..more]);
@@ -110,7 +139,7 @@ impl<'a> Message<'a> {
             Rest::Plain { length, come } => {
                 let all = come.len() + data.len();
                 if all > *length {
-                    return Err(not_one());
+                    return Err(not_one().into());
                 }
                 self.limits.room.cover(&mut self.taken, ahead(*length, all)).map_err(busy)?;
                 come.push(data, *length);
@@ -124,7 +153,7 @@ impl<'a> Message<'a> {
     }
 
     /// The prefix is there.
-    fn begin(&mut self) -> Result<(), Status> {
+    fn begin(&mut self) -> Result<(), Refused> {
         let mut prefix = &self.prefix[..];
         let (flag, length) = (prefix.get_u8(), prefix.get_u32() as usize);
         if length > self.limits.bytes {
@@ -132,29 +161,34 @@ impl<'a> Message<'a> {
         }
         self.rest = match (flag, self.coding) {
             (0, _) => Rest::Plain { length, come: Gathering::default() },
-            (1, Some(coding)) => {
-                Rest::Packed { left: length, unpacking: Box::new(Unpacking::new(coding, self.limits)?) }
-            }
+            (1, Some(coding)) => Rest::Packed {
+                left: length,
+                unpacking: Box::new(Unpacking::new(coding, self.limits, self.due)?),
+            },
             (1, None) => {
                 return Err(Status::internal(
                     "the message is compressed, and no header grpc-encoding says how",
-                ));
+                )
+                .into());
             }
-            _ => return Err(Status::internal("the byte before the message's length is neither 0 nor 1")),
+            _ => {
+                let said = "the byte before the message's length is neither 0 nor 1";
+                return Err(Status::internal(said).into());
+            }
         };
         Ok(())
     }
 
     /// All of it, and its room.
-    fn end(mut self) -> Result<(Bytes, Taken), Status> {
+    fn end(mut self) -> Result<(Bytes, Taken), Refused> {
         if self.begun == 0 {
-            return Err(Status::internal("Missing request message."));
+            return Err(Status::internal("Missing request message.").into());
         }
         let message = match self.rest {
             Rest::Plain { length, come } if self.begun == PREFIX && come.len() == length => come.into_bytes(),
             Rest::Packed { left: 0, unpacking } => unpacking.finish(&mut self.taken)?,
             Rest::Plain { .. } | Rest::Packed { .. } => {
-                return Err(Status::internal("the call ended inside of its message"));
+                return Err(Status::internal("the call ended inside of its message").into());
             }
         };
         Ok((message, self.taken))
@@ -173,7 +207,6 @@ mod tests {
     use std::task::{Context, Poll};
 
     use http_body::Frame;
-    use tonic::Code;
 
     use super::*;
     use crate::room::Room;
@@ -207,7 +240,8 @@ mod tests {
     async fn came(coding: Option<Coding>, bytes: &[u8], size: usize) -> Result<Bytes, Status> {
         let limits = Limits { bytes: LIMIT, room: Room::new(2 * LIMIT) };
         let frames = Frames(bytes.chunks(size).map(Bytes::copy_from_slice).collect());
-        let (message, taken) = read(frames, coding, &limits, PATIENCE).await?;
+        let (message, taken) =
+            read(frames, coding, &limits, PATIENCE).await.map_err(|refused| refused.status)?;
         let left = 2 * LIMIT - message.len();
         limits.room.cover(&mut Taken::default(), left - (8 << 10)).expect("it takes no more than it is");
         drop(taken);
@@ -261,7 +295,7 @@ mod tests {
     #[test]
     fn who_says_much_and_sends_little_takes_little_room() {
         let limits = Limits { bytes: LIMIT, room: Room::new(LIMIT) };
-        let mut message = Message::new(None, &limits);
+        let mut message = Message::new(None, &limits, Due::by(None));
         message.feed(stating(0, u32::try_from(LIMIT).unwrap() - 5, b"abc").into()).unwrap();
         limits.room.cover(&mut Taken::default(), LIMIT - (4 << 10)).unwrap();
         message.feed(vec![0; LIMIT / 4].into()).unwrap();
@@ -272,9 +306,9 @@ mod tests {
     #[test]
     fn more_than_one_message_is_refused_as_it_comes() {
         let limits = Limits { bytes: LIMIT, room: Room::new(LIMIT) };
-        let mut message = Message::new(None, &limits);
+        let mut message = Message::new(None, &limits, Due::by(None));
         message.feed(framed(0, b"abc").into()).unwrap();
-        assert_eq!(message.feed(Bytes::from_static(b"\0")).unwrap_err().code(), Code::Internal);
+        assert_eq!(message.feed(Bytes::from_static(b"\0")).unwrap_err().status.code(), Code::Internal);
     }
 
     #[test]

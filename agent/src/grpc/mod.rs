@@ -23,6 +23,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use self::service::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
+use self::unary::Encoded;
 use crate::callers::Caller;
 use crate::decoding;
 use crate::describe;
@@ -34,7 +35,7 @@ use crate::refusal::Refusal;
 use crate::registry::ModelKey;
 use crate::requirements;
 use crate::room::Taken;
-use crate::serve::{self, Call, Exchange, OURS, Reply};
+use crate::serve::{self, Call, Due, Exchange, OURS, Reply};
 use crate::upstream::{Original, Relayed, Trace};
 
 /// What anyone may ask: probes have no token.
@@ -61,18 +62,22 @@ impl App for Port {
         match request.uri().path() {
             unary::PATH => {}
             // Of what anyone may ask, not a byte is read.
-            LIVE => return unary::response(Ok(live())),
-            READY => return unary::response(Ok(ready(&self.node))),
+            LIVE => return unary::response(&live()),
+            READY => return unary::response(&ready(&self.node)),
             _ => return self.router.answer(request).await,
         }
         let (parts, body) = request.into_parts();
         let started = began(&parts.extensions);
         let answered = async {
             let caller = Caller::among(&parts.extensions)?;
-            let read = unary::read(body, &parts.headers, started, self.node.limits()).await?;
+            let read = unary::read(body, &parts.headers, started, self.node.limits()).await;
+            let read = read.map_err(|refused| {
+                self.node.metrics.unread(refused.code);
+                refused.status
+            })?;
             infer(&self.node, Asked { caller, headers: parts.headers, started }, read).await
         };
-        unary::response(answered.await)
+        unary::answer(answered.await)
     }
 }
 
@@ -131,8 +136,13 @@ impl GrpcInferenceService for Inference {
     ) -> Answer<proto::ModelReadyResponse> {
         let caller = Caller::of_call(&request)?;
         let proto::ModelReadyRequest { name, version } = request.into_inner();
-        let entry = describe::find(&self.node, &caller, &name, stated(&version))?;
-        Ok(Response::new(proto::ModelReadyResponse { ready: describe::is_ready(&self.node, &entry) }))
+        let ready = match describe::find(&self.node, &caller, &name, stated(&version)) {
+            Ok(entry) => describe::is_ready(&self.node, &entry),
+            // Who waits for a model asks until it is there; Triton says the same of one that it does not know.
+            Err(Refusal::NotFound(_)) => false,
+            Err(refusal) => return Err(refusal.into()),
+        };
+        Ok(Response::new(proto::ModelReadyResponse { ready }))
     }
 
     async fn server_metadata(
@@ -260,7 +270,7 @@ async fn infer(
     node: &Node,
     Asked { caller, headers, started }: Asked,
     unary::Read { message, toil, taken }: unary::Read,
-) -> Result<proto::ModelInferResponse, Status> {
+) -> Result<Encoded, Status> {
     let stated_by_caller = requirements::from_headers(&headers)
         .and_then(|stated| stated.and(requirements::from_grpc_timeout(&headers)?));
     let call = Call {
@@ -289,14 +299,16 @@ struct Grpc<'a> {
 }
 
 impl Exchange for Grpc<'_> {
-    type Encoded = proto::ModelInferResponse;
+    type Encoded = Encoded;
 
-    async fn read(&mut self, _: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
+    async fn read(&mut self, deadline: Option<Instant>) -> Result<(InferRequest, Taken), Refusal> {
         let message = self.message.take().unwrap_or_default();
         self.raw.clone_from(&message.raw_input_contents);
         let mut taken = std::mem::take(&mut self.taken);
         let read = |memory: Memory<'_>| InferRequest::from_grpc_within(message, memory);
-        let request = heavy(self.toil, || decoding::within(&self.node.limits().room, &mut taken, read))?;
+        let request = heavy(self.toil, || {
+            decoding::within(&self.node.limits().room, &mut taken, Due::by(deadline), read)
+        })?;
         Ok((request, taken))
     }
 
@@ -312,34 +324,39 @@ impl Exchange for Grpc<'_> {
         true
     }
 
-    fn encode(&self, reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
-        let (version, parameters, outputs) = match reply.output {
-            Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
-            Output::Relayed(Relayed::Grpc(answer)) => {
-                let mut message = answer.message;
-                // As it came, but for what this node says of it.
-                message.model_name = reply.model_name.into_owned();
-                message.id = reply.request.id.clone().unwrap_or_default();
-                for ours in OURS {
-                    message.parameters.remove(ours);
-                }
-                grpc::extend_parameters(&mut message, &reply.parameters);
-                return Ok(message);
-            }
-            Output::Combined { version, tensors } => (version.unwrap_or_default(), reply.parameters, tensors),
-            Output::Relayed(relayed) => {
-                let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
-                let mut parameters: Parameters = told.parameters;
-                for ours in OURS {
-                    parameters.remove(ours);
-                }
-                parameters.extend(reply.parameters);
-                (told.model_version.unwrap_or_default(), parameters, told.outputs)
-            }
-        };
-        let id = reply.request.id.clone();
-        Ok(grpc::response(reply.model_name.into_owned(), version, id, &parameters, outputs))
+    fn encode(&self, reply: Reply<'_>, room: Taken) -> Result<Encoded, Refusal> {
+        Encoded::new(&to_message(reply)?, &self.node.limits().room, room)
     }
+}
+
+/// A reply's message.
+fn to_message(reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
+    let (version, parameters, outputs) = match reply.output {
+        Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
+        Output::Relayed(Relayed::Grpc(answer)) => {
+            let mut message = answer.message;
+            // As it came, but for what this node says of it.
+            message.model_name = reply.model_name.into_owned();
+            message.id = reply.request.id.clone().unwrap_or_default();
+            for ours in OURS {
+                message.parameters.remove(ours);
+            }
+            grpc::extend_parameters(&mut message, &reply.parameters);
+            return Ok(message);
+        }
+        Output::Combined { version, tensors } => (version.unwrap_or_default(), reply.parameters, tensors),
+        Output::Relayed(relayed) => {
+            let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
+            let mut parameters: Parameters = told.parameters;
+            for ours in OURS {
+                parameters.remove(ours);
+            }
+            parameters.extend(reply.parameters);
+            (told.model_version.unwrap_or_default(), parameters, told.outputs)
+        }
+    };
+    let id = reply.request.id.clone();
+    Ok(grpc::response(reply.model_name.into_owned(), version, id, &parameters, outputs))
 }
 
 /// What protobuf cannot leave out.

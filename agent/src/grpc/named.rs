@@ -5,7 +5,6 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::{BufMut as _, BytesMut};
-use tonic::Status;
 
 use super::message::{self, ENCODING, PREFIX};
 use crate::rest::body::Limits;
@@ -35,7 +34,7 @@ pub async fn read(State(limits): State<Limits>, request: Request, next: Next) ->
     };
     let (message, _taken) = match read.await {
         Ok(read) => read,
-        Err(status) => return Status::into_http(status),
+        Err(refused) => return refused.status.into_http(),
     };
     parts.headers.remove(ENCODING);
     let mut framed = BytesMut::with_capacity(PREFIX + message.len());

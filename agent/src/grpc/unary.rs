@@ -16,11 +16,14 @@ use terrace_oip::grpc;
 use terrace_oip::proto::ModelInferRequest;
 use tonic::Status;
 
-use super::message::{self, PREFIX, patience};
+use super::message::{self, PREFIX, Refused, patience};
+use crate::answer::{self, Answer, SMALL};
+use crate::decoding::unread;
 use crate::heavy::{LIGHT, heavy};
 use crate::refusal::{Refusal, busy};
 use crate::rest::body::Limits;
-use crate::room::Taken;
+use crate::room::{Room, Taken};
+use crate::serve::Due;
 
 /// The method's path.
 pub const PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
@@ -40,49 +43,92 @@ pub struct Read {
 }
 
 /// Reads a call's message, in time, and decodes it as far as there is room for that.
-pub async fn read<B>(body: B, headers: &HeaderMap, started: Instant, limits: &Limits) -> Result<Read, Status>
+pub async fn read<B>(body: B, headers: &HeaderMap, started: Instant, limits: &Limits) -> Result<Read, Refused>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
     let left = patience(headers).checked_sub(started.elapsed()).unwrap_or(Duration::ZERO);
+    let due = Due::by(Instant::now().checked_add(left));
     let (bytes, mut taken) = message::read(body, message::coding(headers)?, limits, left).await?;
     let toil = if bytes.len() > LIGHT { grpc::toil(&bytes) } else { bytes.len() };
+    if !due.is_ahead() {
+        return Err(unread().into());
+    }
     let message = heavy(toil, || {
         let memory = grpc::check(&bytes).map_err(|error| Refusal::Invalid(error.to_string()))?;
         limits.room.add(&mut taken, memory).map_err(busy)?;
-        ModelInferRequest::decode(bytes).map_err(|error| Status::internal(error.to_string()))
+        ModelInferRequest::decode(bytes).map_err(|error| Refused::from(Status::internal(error.to_string())))
     })?;
+    if !due.is_ahead() {
+        return Err(unread().into());
+    }
     Ok(Read { message, toil, taken })
 }
 
-/// An answer, or why there is none, as it is sent.
-pub fn response(answer: Result<impl Message, Status>) -> Response {
-    let message = match answer {
-        Ok(message) => message,
-        Err(status) => return status.into_http(),
-    };
-    let mut response = Response::new(Body::new(Framed::of(&message)));
+/// An answer, encoded, and the room that it takes.
+#[derive(Debug)]
+pub struct Encoded {
+    message: Bytes,
+    taken: Taken,
+}
+
+impl Encoded {
+    /// A message's, as far as there is room for it beside its request's.
+    pub fn new(message: &impl Message, room: &Room, taken: Taken) -> Result<Self, Refusal> {
+        let length = PREFIX + message.encoded_len();
+        let taken = answer::room(room, taken, length)?;
+        Ok(Self { message: framed(message, length), taken })
+    }
+
+    fn into_body(self) -> Body {
+        if self.message.len() <= SMALL {
+            return Body::new(Framed { message: Some(self.message), is_ended: false });
+        }
+        Body::new(Answer::new(std::iter::once(self.message), self.taken, Some(all_is_well())))
+    }
+}
+
+/// What an inference comes to, as it is sent.
+pub fn answer(answer: Result<Encoded, Status>) -> Response {
+    match answer {
+        Ok(encoded) => answered(encoded.into_body()),
+        Err(status) => status.into_http(),
+    }
+}
+
+/// A small answer as it is sent.
+pub fn response(message: &impl Message) -> Response {
+    let message = framed(message, PREFIX + message.encoded_len());
+    answered(Encoded { message, taken: Taken::default() }.into_body())
+}
+
+fn answered(body: Body) -> Response {
+    let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
     response
 }
 
-/// A message, and the word that all went well behind it.
+/// A message behind its prefix, of this length in all.
+fn framed(message: &impl Message, length: usize) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(length);
+    bytes.put_u8(0);
+    // No answer comes near 4 GiB.
+    bytes.put_u32(u32::try_from(length - PREFIX).unwrap_or(u32::MAX));
+    // There is room for all of it.
+    let _ = message.encode(&mut bytes);
+    bytes.freeze()
+}
+
+fn all_is_well() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(STATUS, OK);
+    trailers
+}
+
+/// A small message, and the word that all went well behind it.
 struct Framed {
     message: Option<Bytes>,
     is_ended: bool,
-}
-
-impl Framed {
-    fn of(message: &impl Message) -> Self {
-        let length = message.encoded_len();
-        let mut bytes = BytesMut::with_capacity(PREFIX + length);
-        bytes.put_u8(0);
-        // No answer comes near 4 GiB.
-        bytes.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-        // There is room for all of it.
-        let _ = message.encode(&mut bytes);
-        Self { message: Some(bytes.freeze()), is_ended: false }
-    }
 }
 
 impl http_body::Body for Framed {
@@ -99,9 +145,7 @@ impl http_body::Body for Framed {
         if std::mem::replace(&mut self.is_ended, true) {
             return Poll::Ready(None);
         }
-        let mut trailers = HeaderMap::with_capacity(1);
-        trailers.insert(STATUS, OK);
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        Poll::Ready(Some(Ok(Frame::trailers(all_is_well()))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -125,7 +169,7 @@ mod tests {
     async fn read_one(message: &[u8], room: usize) -> Result<ModelInferRequest, Code> {
         let limits = Limits { bytes: 1 << 20, room: Room::new(room) };
         let read = read(Full::new(framed(message)), &HeaderMap::new(), Instant::now(), &limits).await;
-        read.map(|read| read.message).map_err(|status| status.code())
+        read.map(|read| read.message).map_err(|refused| refused.status.code())
     }
 
     #[tokio::test]
@@ -153,17 +197,27 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_its_message_and_then_that_it_is_good() {
-        let answer = ModelInferResponse { model_name: "m".to_owned(), ..ModelInferResponse::default() };
-        let response = response(Ok(answer));
-        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/grpc");
-        let collected = response.into_body().collect().await.unwrap();
-        assert_eq!(collected.trailers().unwrap()[STATUS], "0");
-        assert_eq!(collected.to_bytes(), framed(b"\x0a\x01m"));
+        for size in [1, SMALL, 4 * SMALL] {
+            let room = Room::new(1 << 20);
+            let message =
+                ModelInferResponse { model_name: "m".repeat(size), ..ModelInferResponse::default() };
+            let response = answer(Ok(Encoded::new(&message, &room, Taken::default()).unwrap()));
+            assert_eq!(response.headers()[header::CONTENT_TYPE], "application/grpc");
+            let is_free = || room.cover(&mut Taken::default(), 1 << 20).is_ok();
+            assert_eq!(is_free(), size < SMALL, "{size}");
+            let collected = response.into_body().collect().await.unwrap();
+            assert_eq!(collected.trailers().unwrap()[STATUS], "0");
+            assert_eq!(collected.to_bytes(), framed(&message.encode_to_vec()), "{size}");
+            assert!(is_free(), "{size}");
+        }
+        let message = ModelInferResponse { model_name: "m".repeat(1 << 20), ..ModelInferResponse::default() };
+        let refused = Encoded::new(&message, &Room::new(1 << 19), Taken::default()).unwrap_err();
+        assert_eq!(refused.status().as_u16(), 413);
     }
 
     #[test]
     fn a_refusal_is_told_in_the_headers() {
-        let response = response(Err::<ModelInferResponse, _>(Status::not_found("no such model")));
+        let response = answer(Err(Status::not_found("no such model")));
         assert_eq!(
             (response.status(), &response.headers()[STATUS]),
             (http::StatusCode::OK, &HeaderValue::from_static("5"))

@@ -13,6 +13,7 @@ use crate::gathering::{Gathering, ahead};
 use crate::message::Message;
 use crate::refusal::{Refusal, busy};
 use crate::room::{Room, Taken};
+use crate::serve::Due;
 use crate::unpacking::{Unpacking, texts};
 
 /// The longest that a body may take to arrive, where its request has no nearer deadline.
@@ -27,64 +28,22 @@ pub struct Limits {
     pub room: Room,
 }
 
-/// A body that nobody has read yet, or not all of it.
-#[derive(Debug)]
-pub struct Unread {
-    body: Body,
-    /// Its client sends it once it is told to go on, which it is when somebody begins to read.
-    is_held_back: bool,
-}
-
-impl Unread {
-    /// That of a request with these headers.
-    pub fn new(body: Body, headers: &HeaderMap) -> Self {
-        Self { body, is_held_back: headers.contains_key(header::EXPECT) }
-    }
-
-    /// The next of its bytes.
-    async fn next(&mut self) -> Option<Result<Bytes, Refusal>> {
-        self.is_held_back = false;
-        loop {
-            match self.body.frame().await?.map(Frame::into_data) {
-                Ok(Ok(data)) => return Some(Ok(data)),
-                Ok(Err(_trailers)) => {}
-                Err(_) => {
-                    return Some(Err(Refusal::Invalid("the body ended before it was whole".to_owned())));
-                }
+/// The next of a body's bytes.
+async fn next(body: &mut Body) -> Option<Result<Bytes, Refusal>> {
+    loop {
+        match body.frame().await?.map(Frame::into_data) {
+            Ok(Ok(data)) => return Some(Ok(data)),
+            Ok(Err(_trailers)) => {}
+            Err(_) => {
+                return Some(Err(Refusal::Invalid("the body ended before it was whole".to_owned())));
             }
         }
-    }
-
-    /// Reads on for a refused client's sake, so that it hears why: one that is still sending does not listen, and to a
-    /// connection that is closed in the middle of that nothing gets through. Nothing is kept.
-    pub async fn pass_over(mut self, why: Option<&Refusal>) {
-        /// Its size is all that is wrong with it.
-        const LARGE: Duration = Duration::from_secs(2);
-        const LITTLE: (usize, Duration) = (64 << 10, Duration::from_millis(100));
-        let (mut left, time) = match why {
-            // It is late already.
-            Some(Refusal::SlowBody { .. } | Refusal::Deadline(_)) => return,
-            Some(Refusal::TooLarge { .. } | Refusal::TooDense(_) | Refusal::Busy(_)) => (usize::MAX, LARGE),
-            _ => LITTLE,
-        };
-        if self.is_held_back {
-            return;
-        }
-        let passing = async {
-            while let Some(Ok(data)) = self.next().await
-                && data.len() <= left
-            {
-                left -= data.len();
-            }
-        };
-        // Nobody wants it.
-        let _ = tokio::time::timeout(time, passing).await;
     }
 }
 
 /// Reads a body until `deadline`, if there is one. The room that it takes is given back when the second is dropped.
 pub async fn read(
-    body: &mut Unread,
+    body: &mut Body,
     headers: &HeaderMap,
     limits: &Limits,
     deadline: Option<Instant>,
@@ -94,20 +53,24 @@ pub async fn read(
     let json_length = Message::json_length(headers).map_err(|error| Refusal::Invalid(error.to_string()))?;
     let patience = Instant::now() + PATIENCE;
     let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+    let due = Due::by(deadline);
     let collected = async {
         let stated = stated_length(headers, limits.bytes)?;
         match coding {
             None => collect(body, stated, limits).await,
-            Some(coding) => unpack(body, coding, limits).await,
+            Some(coding) => unpack(body, coding, limits, due).await,
         }
     };
+    let too_late = || Refusal::Deadline("the deadline passed before the body had arrived".to_owned());
     let (bytes, room) =
         tokio::time::timeout_at(until.into(), collected).await.map_err(|_| match deadline {
-            Some(deadline) if deadline <= patience => {
-                Refusal::Deadline("the deadline passed before the body had arrived".to_owned())
-            }
+            Some(deadline) if deadline <= patience => too_late(),
             _ => Refusal::SlowBody { seconds: PATIENCE.as_secs() },
         })??;
+    // What comes at once is read to its end, however late that is.
+    if !due.is_ahead() {
+        return Err(too_late());
+    }
     Ok((Message { bytes, json_length }, room))
 }
 
@@ -122,14 +85,10 @@ fn stated_length(headers: &HeaderMap, limit: usize) -> Result<Option<usize>, Ref
     }
 }
 
-async fn collect(
-    body: &mut Unread,
-    stated: Option<usize>,
-    limits: &Limits,
-) -> Result<(Bytes, Taken), Refusal> {
+async fn collect(body: &mut Body, stated: Option<usize>, limits: &Limits) -> Result<(Bytes, Taken), Refusal> {
     let limit = limits.bytes;
     let (mut room, mut whole) = (Taken::default(), Gathering::default());
-    while let Some(data) = body.next().await {
+    while let Some(data) = next(body).await {
         let data = data?;
         let come = whole.len() + data.len();
         if come > limit {
@@ -143,11 +102,23 @@ async fn collect(
 }
 
 /// The same for a body in a coding: of what comes, only what becomes of it is kept.
-async fn unpack(body: &mut Unread, coding: Coding, limits: &Limits) -> Result<(Bytes, Taken), Refusal> {
+async fn unpack(
+    body: &mut Body,
+    coding: Coding,
+    limits: &Limits,
+    due: Due,
+) -> Result<(Bytes, Taken), Refusal> {
     let mut room = Taken::default();
-    let mut unpacking = Unpacking::new(coding, limits)?;
-    while let Some(data) = body.next().await {
-        unpacking.feed(&data?, &mut room)?;
+    let mut unpacking = Unpacking::new(coding, limits, due)?;
+    let (limit, mut come) = (limits.bytes, 0);
+    while let Some(data) = next(body).await {
+        let data = data?;
+        // What becomes of it may be nothing.
+        come += data.len();
+        if come > limit {
+            return Err(Refusal::TooLarge { limit });
+        }
+        unpacking.feed(&data, &mut room)?;
     }
     Ok((unpacking.finish(&mut room)?, room))
 }

@@ -7,11 +7,12 @@ use http::{HeaderMap, HeaderValue, header};
 use terrace_coding::{Accepted, Coding};
 use terrace_oip::{EncodeError, InferRequest, InferResponse, Parameters, Tensor};
 
+use crate::answer::{self, Answer, SMALL};
 use crate::executor::Output;
 use crate::heavy::heavy;
 use crate::message::{JSON_LENGTH, content_type};
-use crate::pieces::Pieces;
 use crate::refusal::Refusal;
+use crate::room::{Room, Taken};
 use crate::serve::{Due, OURS, Reply, unwritten};
 use crate::unpacking::texts;
 use crate::upstream::Relayed;
@@ -21,9 +22,6 @@ const ONE_PACKET: usize = 1400;
 
 /// How much longer compressing takes than writing JSON.
 const TOIL: usize = 4;
-
-/// Below this size a body is sent as one piece: a copy costs less than a second write.
-const ONE_PIECE: usize = 16 << 10;
 
 /// A reply's bytes.
 #[derive(Debug)]
@@ -35,6 +33,7 @@ pub struct Encoded {
     is_binary: bool,
     /// All of it in a coding.
     packed: Option<(Coding, Vec<u8>)>,
+    taken: Taken,
 }
 
 impl Encoded {
@@ -78,6 +77,7 @@ impl Encoded {
             is_binary: relayed.is_binary(),
             tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
             packed: None,
+            taken: Taken::default(),
         })
     }
 
@@ -94,6 +94,13 @@ impl Encoded {
             self.packed = packed.map(|packed| (coding, packed));
         }
         self
+    }
+
+    /// In room of its own, as far as there is some beside its request's.
+    pub fn within(mut self, room: &Room, taken: Taken) -> Result<Self, Refusal> {
+        let size = self.packed.as_ref().map_or_else(|| self.size(), |(_, packed)| packed.len());
+        self.taken = answer::room(room, taken, size)?;
+        Ok(self)
     }
 
     /// Encodes outputs that are in memory here.
@@ -113,6 +120,7 @@ impl Encoded {
             is_binary: !binary.is_empty(),
             tail: binary.into_iter().filter_map(raw).collect(),
             packed: None,
+            taken: Taken::default(),
         })
     }
 
@@ -121,7 +129,10 @@ impl Encoded {
         let json_length = self.is_binary.then_some(self.json.len());
         let varies = self.packed.is_some() || self.size() >= ONE_PACKET;
         let (coding, body) = match self.packed.take() {
-            Some((coding, packed)) => (Some(coding), Body::from(packed)),
+            Some((coding, packed)) => {
+                let packed = Self { json: packed, tail: Vec::new(), ..self };
+                (Some(coding), packed.into_body())
+            }
             None => (None, self.into_body()),
         };
         let mut response = Response::new(body);
@@ -144,14 +155,14 @@ impl Encoded {
     }
 
     fn into_body(mut self) -> Body {
-        let size = self.size();
-        if self.tail.is_empty() || size <= ONE_PIECE {
+        if self.size() <= SMALL {
+            // A copy costs less than a second write.
             for frame in &self.tail {
                 self.json.extend_from_slice(frame);
             }
             return Body::from(self.json);
         }
-        Body::new(Pieces::new(std::iter::once(Bytes::from(self.json)).chain(self.tail)))
+        Body::new(Answer::new(std::iter::once(Bytes::from(self.json)).chain(self.tail), self.taken, None))
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod body;
 mod encode;
+mod passing;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +22,7 @@ use terrace_oip::metadata::{
     TensorNotes,
 };
 use terrace_oip::{InferRequest, Memory};
+use tower_service::Service as _;
 
 use crate::callers::Caller;
 use crate::decoding;
@@ -33,10 +35,10 @@ use crate::refusal::Refusal;
 use crate::registry::{Entry, ModelKey};
 use crate::requirements;
 use crate::room::Taken;
-use crate::serve::{self, Call, Exchange, Reply};
+use crate::serve::{self, Call, Due, Exchange, Reply};
 use crate::upstream::{Original, Trace};
-use body::Unread;
 use encode::Encoded;
+pub use passing::Passing;
 
 /// The data port.
 #[derive(Clone, Debug)]
@@ -55,17 +57,20 @@ impl Port {
 impl App for Port {
     /// An inference whose path is written plainly goes past the router, which costs as much as a small model's run.
     async fn answer(&self, request: http::Request<Incoming>) -> Response {
+        let (parts, body) = request.into_parts();
+        let body = Body::new(Passing::new(body, &parts.headers));
+        let request = Request::from_parts(parts, body);
         let target = Some(request.uri().path()).filter(|_| request.method() == Method::POST);
         match target.and_then(Target::plain) {
             Some(target) => {
                 let node = State(Arc::clone(&self.node));
                 let answered = match Caller::among(request.extensions()) {
-                    Ok(caller) => infer(node, caller, target, request.map(Body::new)).await,
+                    Ok(caller) => infer(node, caller, target, request).await,
                     Err(refusal) => Err(refusal),
                 };
                 answered.into_response()
             }
-            None => self.router.answer(request).await,
+            None => self.router.clone().call(request).await.unwrap_or_else(|never| match never {}),
         }
     }
 }
@@ -213,17 +218,10 @@ async fn index(
 ) -> Result<Json<Vec<terrace_oip::metadata::Indexed>>, Refusal> {
     /// It says whether models are to be ready; nobody needs more for that.
     const BYTES: usize = 64 << 10;
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     let limits = node.limits();
     let limits = body::Limits { bytes: limits.bytes.min(BYTES), room: limits.room.clone() };
-    let mut body = Unread::new(body, &parts.headers);
-    let (message, _room) = match body::read(&mut body, &parts.headers, &limits, None).await {
-        Ok(read) => read,
-        Err(refusal) => {
-            body.pass_over(Some(&refusal)).await;
-            return Err(refusal);
-        }
-    };
+    let (message, _room) = body::read(&mut body, &parts.headers, &limits, None).await?;
     let asked =
         IndexRequest::from_json(&message.bytes).map_err(|error| Refusal::Invalid(error.to_string()))?;
     let mut models = describe::index(&node, &caller);
@@ -243,19 +241,15 @@ async fn infer(
     let stated = requirements::from_headers(&parts.headers);
     let trace = Trace::from_headers(&parts.headers);
     let call = Call { caller, model, version: target.version, stated, started, trace };
-    let body = Some(Unread::new(body, &parts.headers));
-    let mut exchange = Http { body, headers: parts.headers, limits: node.body_limits(), message: None };
-    let answered = serve::infer(&node, call, &mut exchange).await;
-    if let Some(unread) = exchange.body {
-        Box::pin(unread.pass_over(answered.as_ref().err())).await;
-    }
-    answered.map(Encoded::into_response)
+    let (headers, limits) = (parts.headers, node.body_limits());
+    let mut exchange = Http { body: Some(body), headers, limits, message: None };
+    serve::infer(&node, call, &mut exchange).await.map(Encoded::into_response)
 }
 
 /// One request over HTTP.
 struct Http {
     /// Until it is read.
-    body: Option<Unread>,
+    body: Option<Body>,
     headers: HeaderMap,
     limits: body::Limits,
     /// Once it is read.
@@ -271,7 +265,9 @@ impl Exchange for Http {
         let (message, mut room) = body::read(body, &self.headers, &self.limits, deadline).await?;
         self.body = None;
         let read = |memory: Memory<'_>| requirements::read(&message.bytes, message.json_length, memory);
-        let request = heavy(message.toil(), || decoding::within(&self.limits.room, &mut room, read))?;
+        let request = heavy(message.toil(), || {
+            decoding::within(&self.limits.room, &mut room, Due::by(deadline), read)
+        })?;
         self.message = Some(message);
         Ok((request, room))
     }
@@ -285,9 +281,9 @@ impl Exchange for Http {
         message.ok_or_else(|| Refusal::Failed("the request was not read".to_owned()))
     }
 
-    fn encode(&self, reply: Reply<'_>) -> Result<Encoded, Refusal> {
+    fn encode(&self, reply: Reply<'_>, room: Taken) -> Result<Encoded, Refusal> {
         let due = reply.due;
-        Ok(Encoded::new(reply)?.packed(&self.headers, due))
+        Encoded::new(reply)?.packed(&self.headers, due).within(&self.limits.room, room)
     }
 }
 
