@@ -54,9 +54,13 @@ pub(crate) fn read_tensors(
 
 fn read_tensor(reader: &mut Reader<'_>, tail: &mut Tail<'_>) -> Result<(Tensor, Parameters), DecodeError> {
     let start = reader.clone();
-    read_fields(reader, tail).map_err(|error| match name_of(start) {
-        Some(name) => error.in_named(&name),
-        None => error,
+    read_fields(reader, tail).map_err(|error| {
+        // Who has no memory has no time to look for a name either.
+        let name = if *error.fault() == Fault::NoMemory { None } else { name_of(start) };
+        match name {
+            Some(name) => error.in_named(&name),
+            None => error,
+        }
     })
 }
 

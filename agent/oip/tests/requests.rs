@@ -363,7 +363,9 @@ fn who_reads_long_arrays_asks_at_times_whether_anybody_waits() {
                 looks.set(looks.get() + usize::from(bytes == 0));
                 looks.get() <= most
             };
-            InferRequest::from_http_within(&body, None, Memory::new(&take)).is_ok()
+            let read = InferRequest::from_http_within(&body, None, Memory::new(&take));
+            // To name the input, all of it would be gone through once more.
+            read.map_err(|error| assert!(!error.to_string().contains("\"x\""), "{error}")).is_ok()
         };
         assert!(read(usize::MAX));
         assert_eq!(looks.get(), MANY / (32 << 10), "{shape}");

@@ -10,6 +10,7 @@ use terrace_coding::Coding;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
+use crate::decoding::unread;
 use crate::gathering::{Gathering, ahead};
 use crate::refusal::{Refusal, busy};
 use crate::requirements;
@@ -65,6 +66,9 @@ where
         while let Some(frame) = body.frame().await {
             let frame =
                 frame.map_err(|_| Status::cancelled("the call ended before its message was whole"))?;
+            if !due.is_ahead() {
+                return Err(unread().into());
+            }
             if let Ok(data) = frame.into_data() {
                 message.feed(data)?;
             }

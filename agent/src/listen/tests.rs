@@ -117,8 +117,10 @@ async fn an_answer_takes_its_time_beside_one_that_is_taken_at_once() {
     let mut slow = ask(&mut sender, "/").await.into_body();
     let mut come = 0;
     while let Some(frame) = slow.frame().await {
-        come += frame.unwrap().data_ref().map_or(0, Bytes::len);
-        tokio::time::sleep(IDLE_TIMEOUT / 12).await;
+        let length = frame.unwrap().data_ref().map_or(0, Bytes::len);
+        come += length;
+        // It takes 160 KiB in the time in which it has to take 64.
+        tokio::time::sleep(IDLE_TIMEOUT * u32::try_from(length).unwrap() / (160 << 10)).await;
         if come < ANSWER / 2 {
             assert!(!is_free(&room, 64), "{come}");
         }

@@ -57,20 +57,15 @@ pub async fn read(
     let collected = async {
         let stated = stated_length(headers, limits.bytes)?;
         match coding {
-            None => collect(body, stated, limits).await,
+            None => collect(body, stated, limits, due).await,
             Some(coding) => unpack(body, coding, limits, due).await,
         }
     };
-    let too_late = || Refusal::Deadline("the deadline passed before the body had arrived".to_owned());
     let (bytes, room) =
         tokio::time::timeout_at(until.into(), collected).await.map_err(|_| match deadline {
             Some(deadline) if deadline <= patience => too_late(),
             _ => Refusal::SlowBody { seconds: PATIENCE.as_secs() },
         })??;
-    // What comes at once is read to its end, however late that is.
-    if !due.is_ahead() {
-        return Err(too_late());
-    }
     Ok((Message { bytes, json_length }, room))
 }
 
@@ -85,11 +80,24 @@ fn stated_length(headers: &HeaderMap, limit: usize) -> Result<Option<usize>, Ref
     }
 }
 
-async fn collect(body: &mut Body, stated: Option<usize>, limits: &Limits) -> Result<(Bytes, Taken), Refusal> {
+fn too_late() -> Refusal {
+    Refusal::Deadline("the deadline passed before the body had arrived".to_owned())
+}
+
+async fn collect(
+    body: &mut Body,
+    stated: Option<usize>,
+    limits: &Limits,
+    due: Due,
+) -> Result<(Bytes, Taken), Refusal> {
     let limit = limits.bytes;
     let (mut room, mut whole) = (Taken::default(), Gathering::default());
     while let Some(data) = next(body).await {
         let data = data?;
+        // While more comes at once, nobody else looks.
+        if !due.is_ahead() {
+            return Err(too_late());
+        }
         let come = whole.len() + data.len();
         if come > limit {
             return Err(Refusal::TooLarge { limit });
