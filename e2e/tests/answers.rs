@@ -267,10 +267,11 @@ async fn a_missed_quorum_says_how_many_answered_and_who_did_not() -> Result<()> 
     let ensemble = "{members: [Device, Edge, Cloud], quorum: 2}";
     let (_site, device) = device_under(&policy.ensemble(ensemble)).await?;
     let reply = device.infer(&one(0).within(400)).await?;
-    assert_eq!(reply.status, 503, "{}", reply.text());
+    // The cloud would have needed more time.
+    assert_eq!(reply.status, 504, "{}", reply.text());
     let told = reply.error()?;
     assert!(
-        told.starts_with("1 of 3 members answered, and the policy's quorum is 2: edge ConnectFailed after ")
+        told.starts_with("1 of 3 members answered within the deadline, and the policy's quorum is 2: edge ConnectFailed after ")
             && told.contains("cloud TimedOut after ")
             && !told.contains("device"),
         "{told}"

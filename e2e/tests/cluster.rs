@@ -165,8 +165,12 @@ async fn what_stands_in_the_way_is_told_and_what_served_goes_on() -> Result<()> 
     assert!(told.contains("1 of 1 nodes cannot serve") && told.contains("kiosk: DigestMismatch"), "{told}");
     assert_eq!(kiosk.model("digits").await?.serving_revision, served);
     kiosk.infer(&Ask::image(&digits::test_set().images[0])).await?.answered()?;
-    let story = cluster.story("digits").await?;
-    assert!(story.iter().any(|told| told.starts_with("DigestMismatch: ")), "{story:#?}");
+    wait::until("the event", || async {
+        let story = cluster.story("digits").await?;
+        ensure!(story.iter().any(|told| told.starts_with("DigestMismatch: ")), "{story:#?}");
+        Ok(())
+    })
+    .await?;
     name_other_model(&cluster, ONE).await?;
     cluster.wait_model("digits", "Ready", "True", "AllReady").await?;
 

@@ -40,7 +40,10 @@ impl Nobody<'_> {
             refusals.remove(0)
         } else if late > 0 && self.quorum.is_none_or(|quorum| quorum.answered + late >= quorum.needed) {
             // With more time there would be an answer, whatever the others lack.
-            Refusal::Deadline(self.told("can answer within the deadline"))
+            let foreseen = self.quorum.is_none() && late == refusals.len();
+            let what =
+                if foreseen { "can answer within the deadline" } else { "answered within the deadline" };
+            Refusal::Deadline(self.told(what))
         } else if are(|refusal| matches!(refusal, Refusal::Incompatible(_))) {
             Refusal::Incompatible(self.told("answered"))
         } else {
@@ -155,7 +158,7 @@ mod tests {
                 false,
                 vec![no_tier(), late()],
                 Refusal::Deadline(
-                    "no tier can answer within the deadline: cloud BadStatus after 1.5 ms, device DeadlineExceeded after 1.5 ms".to_owned(),
+                    "no tier answered within the deadline: cloud BadStatus after 1.5 ms, device DeadlineExceeded after 1.5 ms".to_owned(),
                 ),
             ),
             (
