@@ -92,7 +92,8 @@ pub fn read(path: &Path) -> Option<Record> {
 pub fn write(path: &Path, record: &Record) -> io::Result<()> {
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(folder)?;
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    // By one name: what a killed process left half-written becomes the next record.
+    let temporary = path.with_extension("tmp");
     let mut file = fs::File::create(&temporary)?;
     file.write_all(&serde_json::to_vec(record)?)?;
     file.sync_all()?;
@@ -101,7 +102,7 @@ pub fn write(path: &Path, record: &Record) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
-/// Removes the oldest files, what killed processes left half-written among them. By the disk's clock, which may have
+/// Removes the oldest files. By the disk's clock, which may have
 /// been wrong, so that `newest` is named.
 fn drop_oldest(folder: &Path, newest: &Path) -> io::Result<()> {
     let mut others: Vec<(SystemTime, PathBuf)> = Vec::new();
