@@ -23,16 +23,23 @@ pub fn read(
 /// What a request states in its parameters. What it states in those of a tensor is refused, for the same reason.
 pub fn from_request(request: &InferRequest) -> Result<Stated, RequirementError> {
     for (index, input) in request.inputs.iter().enumerate() {
-        refuse_misplaced(names(&input.parameters), || format!("inputs[{index}]"))?;
+        refuse_misplaced(names(&input.parameters), || format!("inputs[{index}].parameters"))?;
     }
     for (index, output) in request.outputs.iter().flatten().enumerate() {
-        refuse_misplaced(names(&output.parameters), || format!("outputs[{index}]"))?;
+        refuse_misplaced(names(&output.parameters), || format!("outputs[{index}].parameters"))?;
     }
     Stated::from_parameters(request.parameters.iter().map(|(name, value)| (name, parameter(value))))
 }
 
 fn names(parameters: &Parameters) -> impl Iterator<Item = &str> {
     parameters.iter().map(|(name, _)| name)
+}
+
+/// Refuses what a URL states behind its path: nothing there is read.
+pub fn refuse_query(query: Option<&str>) -> Result<(), RequirementError> {
+    let names = query.into_iter().flat_map(|query| query.split('&'));
+    let names = names.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+    refuse_misplaced(names, || "the URL's query".to_owned())
 }
 
 /// What its headers state.

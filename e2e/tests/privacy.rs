@@ -226,12 +226,18 @@ async fn privacy_in_another_spelling_is_refused_and_not_passed_over() -> Result<
         assert!(reply.error()?.ends_with(": as a header it is called terrace-privacy-required"));
     }
     watched.assert_silent().await?;
+    for name in ["private", "privacy_requierd", "isPrivate"] {
+        let reply = watched.device.infer(&marked().parameter(name, true)).await?;
+        assert_eq!(reply.status, 400, "{name}: {}", reply.text());
+        assert!(reply.error()?.contains("privacy_required"), "{name}: {}", reply.text());
+    }
+    watched.assert_silent().await?;
     // The same in the right spelling is answered; of what belongs to others, the cloud hears.
     let mut connection = grpc::Connection::open(watched.device.grpc, None).await?;
     let call = grpc::inference("digits", &digits::test_set().images[0], "privacy_required");
     assert_eq!(connection.call("ModelInfer", None, &call).await?.code, grpc::OK);
     watched.assert_silent().await?;
-    let foreign = Ask::image(&digits::test_set().images[0]).parameter("privacy", true);
+    let foreign = Ask::image(&digits::test_set().images[0]).parameter("priority_class", true);
     let reply = watched.device.infer(&foreign);
     assert_eq!(reply.await?.answered()?.route()?.tier, "cloud");
     Ok(())
@@ -258,6 +264,10 @@ async fn privacy_where_nothing_reads_it_is_refused_and_not_passed_over() -> Resu
             let error = reply.error()?;
             assert!(error.contains(name) && error.ends_with(belongs), "{name} in {place:?}: {error}");
         }
+        let path = format!("/v2/models/digits/infer?batch=1&{name}=true");
+        let reply = watched.device.send(&Request::post(path, marked().body().to_string())).await?;
+        assert_eq!(reply.status, 400, "{name} in the query: {}", reply.text());
+        assert!(reply.error()?.starts_with("the URL's query: "), "{name}: {}", reply.text());
         for of in [grpc::Of::Input, grpc::Of::Output] {
             let mut connection = grpc::Connection::open(watched.device.grpc, None).await?;
             let call = grpc::inference_with("digits", image, (of, name));

@@ -21,6 +21,13 @@ pub(crate) fn meant_by_extension(name: &str, known: &[&'static str]) -> Option<&
     known.iter().copied().find(|known| behind(bare, known).is_some_and(<[u8]>::is_empty))
 }
 
+/// Whether `name` has to do with privacy, however it is written: `private`, or `privacy_required` with a letter too few.
+pub(crate) fn speaks_of_privacy(name: &str) -> bool {
+    const ROOTS: [&[u8]; 2] = [b"privac", b"privat"];
+    let has = |root: &[u8]| name.as_bytes().windows(root.len()).any(|part| part.eq_ignore_ascii_case(root));
+    ROOTS.into_iter().any(has)
+}
+
 /// Whether `name` has what all our headers begin with, in some spelling.
 pub(crate) fn is_prefixed(name: &str) -> bool {
     PREFIXES.iter().any(|prefix| behind(name.as_bytes(), prefix).is_some())
@@ -95,6 +102,16 @@ mod tests {
             "prıvacy_required",
         ] {
             assert_eq!(meant(name, &KNOWN), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_said_of_privacy_is_heard() {
+        for name in ["private", "is_private", "Privacy", "privacy_requierd", "privacy_require", "PRIVATE"] {
+            assert!(speaks_of_privacy(name), "{name}");
+        }
+        for name in ["", "priv", "privilege", "pri_vacy", "pivot", "prıvate"] {
+            assert!(!speaks_of_privacy(name), "{name}");
         }
     }
 

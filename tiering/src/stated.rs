@@ -3,7 +3,7 @@
 use terrace_crds::Tier;
 
 use crate::policy::Lacking;
-use crate::spelling::{claims_to_be_ours, is_prefixed, meant, meant_by_extension};
+use crate::spelling::{claims_to_be_ours, is_prefixed, meant, meant_by_extension, speaks_of_privacy};
 
 /// How much of an unknown name an error repeats.
 const MAX_NAME_CHARS: usize = 64;
@@ -92,10 +92,10 @@ pub enum RequirementError {
         /// What is meant.
         known: &'static str,
     },
-    /// Something of ours stands among the parameters of a tensor.
-    #[error("{place}.parameters: {name:?}: {known} belongs in the request's parameters")]
+    /// Something of ours stands where nothing reads it.
+    #[error("{place}: {name:?}: {known} belongs in the request's parameters")]
     Misplaced {
-        /// The tensor: `inputs[0]`.
+        /// Where: `inputs[0].parameters`.
         place: String,
         /// The parameter, cut to a sane length.
         name: String,
@@ -231,10 +231,11 @@ impl Stated {
 /// where the name belongs to others.
 pub fn misplaced(name: &str) -> Option<&'static str> {
     let known = meant(name, &SHORT).or_else(|| meant_by_extension(name, &SHORT[..UNMISTAKABLE]));
-    known.or_else(|| claims_to_be_ours(name).then_some("what begins with terrace-"))
+    let known = known.or_else(|| claims_to_be_ours(name).then_some("what begins with terrace-"));
+    known.or_else(|| speaks_of_privacy(name).then_some(PRIVACY))
 }
 
-/// Refuses parameters of tensors that are meant to be the request's. `place` says which tensor's.
+/// Refuses names that are meant to be parameters of the request. `place` says where they stand.
 pub fn refuse_misplaced<'a>(
     names: impl IntoIterator<Item = &'a str>,
     place: impl Fn() -> String,
@@ -257,6 +258,8 @@ const HEADERS: [&str; 5] = [
 ];
 /// Names of ours alone. Headers as people misspell them: without what all of ours begin with, in the same order.
 const SHORT: [&str; 4] = ["max_latency_ms", "privacy_required", "complexity", "tier"];
+/// The one that must not be passed over.
+const PRIVACY: &str = "privacy_required";
 /// How many of those mean nothing else.
 const UNMISTAKABLE: usize = 2;
 
@@ -265,7 +268,10 @@ fn unknown_parameter(name: &str) -> Option<RequirementError> {
     let known = meant(name, &PARAMETERS).or_else(|| meant_by_extension(name, &SHORT[..UNMISTAKABLE]));
     match known {
         Some(known) => Some(RequirementError::MisspeltParameter { name: cut(name), known }),
-        None => claims_to_be_ours(name).then(|| RequirementError::UnknownParameter { name: cut(name) }),
+        None if claims_to_be_ours(name) => Some(RequirementError::UnknownParameter { name: cut(name) }),
+        // Who means something else by it hears so; who means this would not hear that it leaves the node.
+        None => speaks_of_privacy(name)
+            .then(|| RequirementError::MisspeltParameter { name: cut(name), known: PRIVACY }),
     }
 }
 
@@ -490,11 +496,11 @@ mod tests {
         ] {
             assert_eq!(misplaced(name), Some(known), "{name}");
         }
-        for name in ["binary_data", "binary_data_size", "classification", "timeout", "x-tier", "privacy", ""]
-        {
+        assert_eq!(misplaced("privacy"), Some("privacy_required"));
+        for name in ["binary_data", "binary_data_size", "classification", "timeout", "x-tier", ""] {
             assert_eq!(misplaced(name), None, "{name}");
         }
-        let place = || "inputs[1]".to_owned();
+        let place = || "inputs[1].parameters".to_owned();
         assert_eq!(refuse_misplaced(["binary_data", "shared_memory_region"], place), Ok(()));
         let message = refuse_misplaced(["binary_data", "Privacy-Required"], place).unwrap_err().to_string();
         let expected = "inputs[1].parameters: \"Privacy-Required\": privacy_required belongs in the request's parameters";

@@ -238,7 +238,8 @@ async fn infer(
     let started = request.extensions().get::<Started>().map_or_else(Instant::now, |started| started.0);
     let (parts, body) = request.into_parts();
     let model = ModelKey::from_url(&target.model, &node.default_namespace);
-    let stated = requirements::from_headers(&parts.headers);
+    let stated = requirements::refuse_query(parts.uri.query())
+        .and_then(|()| requirements::from_headers(&parts.headers));
     let trace = Trace::from_headers(&parts.headers);
     let call = Call { caller, model, version: target.version, stated, started, trace };
     let (headers, limits) = (parts.headers, node.body_limits());
