@@ -441,7 +441,7 @@ mod tests {
         ] {
             assert_eq!(header(name, "whatever"), Ok(Stated::default()), "{name}");
         }
-        for name in ["temperature", "terrace", "terraced", "privacy", "frontier", "binary_data_output"] {
+        for name in ["temperature", "terrace", "terraced", "priority", "frontier", "binary_data_output"] {
             assert_eq!(parameter(name, Double(0.7)), Ok(Stated::default()), "{name}");
         }
     }
@@ -458,6 +458,8 @@ mod tests {
             ("Complexity", "complexity"),
             ("Timeout", "timeout"),
             ("x-privacy-required", "privacy_required"),
+            ("privacy", "privacy_required"),
+            ("is_private", "privacy_required"),
         ] {
             let message = parameter(name, Bool(true)).unwrap_err();
             assert_eq!(message, format!("unknown parameter {name:?}: as a parameter it is called {known}"));
