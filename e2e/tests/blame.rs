@@ -365,3 +365,29 @@ async fn a_request_whose_stream_is_refused_was_not_read_and_is_sent_again() -> R
     assert_eq!(cloud.resets(), 1);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_stream_that_is_reset_counts_by_its_code_and_against_no_other_model() -> Result<()> {
+    for (reason, ending) in [
+        (Reason::INTERNAL_ERROR, "BreakerOpen"),
+        (Reason::CANCEL, "BreakerOpen"),
+        // Too much at once is no failure.
+        (Reason::REFUSED_STREAM, "ConnectionBroken"),
+        (Reason::ENHANCE_YOUR_CALM, "ConnectionBroken"),
+    ] {
+        let cloud = Streams::start(move |message| is_for_ma(message).then_some(reason)).await?;
+        let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC");
+        let (_site, device) = two_models(&policy).await?;
+        for _ in 0..3 {
+            assert_eq!(walk(&device, "ma").await?, "cloud ConnectionBroken, device Answered", "{reason:?}");
+        }
+        for _ in 0..2 {
+            assert_eq!(walk(&device, "ma").await?, format!("cloud {ending}, device Answered"), "{reason:?}");
+            assert_eq!(walk(&device, "mb").await?, "cloud Answered", "{reason:?}");
+        }
+        assert_eq!(told(&device).await?["breaker"], "closed", "{reason:?}");
+        let sent = if reason == Reason::REFUSED_STREAM { 4 * 5 } else { cloud.resets() };
+        assert_eq!(cloud.resets(), sent, "what is refused is sent again three times");
+    }
+    Ok(())
+}

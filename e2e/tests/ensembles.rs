@@ -177,12 +177,14 @@ async fn a_member_is_waited_for_less_long_where_the_answer_in_hand_is_large() ->
     // 16 MB in hand and as much that may come, of 20 ns a byte: 640 ms, beside a twentieth of the time.
     const GIVEN_UP_MS: f64 = DEADLINE_MS - 640.0 - DEADLINE_MS / 20.0;
     let silent = upstreams::silent().await?;
-    let policy = Policy::named("near").cloud(&silent.url());
+    let policy = Policy::named("near").cloud(&silent.url()).having("hedge: {after: 30ms}");
     let (_site, device) = patient_under(&policy.ensemble("{members: [Device, Cloud], quorum: 2}")).await?;
     let parameters = json!({"max_latency_ms": DEADLINE_MS, "binary_data_output": true});
     let reply = device.send(&many(4_000_000, &parameters)).await?.answered()?;
     assert_eq!(reply.walk()?, "device Answered, cloud TimedOut");
     assert_eq!(reply.route()?, Route::of("device", "fallback", "QuorumNotMet"));
+    let hedged: Vec<bool> = reply.attempts()?.iter().map(|attempt| attempt.hedged).collect();
+    assert_eq!(hedged, [false, true], "given up, it was asked twice all the same");
     let took = reply.latency_ms()?;
     assert!(took < GIVEN_UP_MS + 320.0, "{took} ms, of {DEADLINE_MS}");
     Ok(())

@@ -27,8 +27,8 @@ pub use allowance::Allowance;
 pub use args::EgressArgs;
 pub use client::{NoAddress, RedirectRefused, causes};
 pub use tier::{
-    ConnectError, Established, HttpVersion, Link, TIER_CONNECT, TierClient, TierTls, TierTlsError, Tiers,
-    is_stream_reset,
+    ConnectError, Established, HttpVersion, Link, Said, TIER_CONNECT, TierClient, TierTls, TierTlsError,
+    Tiers, is_stream_reset,
 };
 
 /// The rules of this process. Without an allowance, every address but guarded ones ([`Guard`]); with one, only what

@@ -309,6 +309,34 @@ pub fn is_stream_reset(error: &(dyn std::error::Error + 'static)) -> bool {
     }
 }
 
+/// What a server said over HTTP/2 in place of an answer, with its code of RFC 9113.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// That it does no more for this request.
+    Reset(u32),
+    /// That it does no more on this connection.
+    GoAway(u32),
+}
+
+impl Said {
+    /// What it said, if anything: what is said on this side, where the other one breaks the rules, is no word of its.
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let Some(error) = error.downcast_ref::<h2::Error>() else { return Self::of(error.source()?) };
+        let code = u32::from(error.reason().filter(|_| error.is_remote())?);
+        Some(if error.is_reset() { Self::Reset(code) } else { Self::GoAway(code) })
+    }
+
+    /// Whether it did nothing for the request.
+    pub fn is_refused(self) -> bool {
+        self == Self::Reset(h2::Reason::REFUSED_STREAM.into())
+    }
+
+    /// Whether it began the request, and does not go on.
+    pub fn is_cancelled(self) -> bool {
+        self == Self::Reset(h2::Reason::CANCEL.into())
+    }
+}
+
 /// Why there is no connection.
 pub type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 

@@ -14,6 +14,16 @@ pub enum Unanswered {
     Unconnected,
     /// The connection broke, no answer came in time, or what came was none.
     NoAnswer,
+    /// The stream of the request alone was reset over HTTP/2, with this code of RFC 9113: its connection lives.
+    Reset {
+        /// Which.
+        code: u32,
+    },
+    /// The connection was taken back over HTTP/2 (`GOAWAY`), with this code, before there was an answer.
+    GoneAway {
+        /// Which.
+        code: u32,
+    },
     /// An answer of the protocol came that contradicts itself: a shape without its elements, say.
     Contradiction,
     /// A status, in the words of HTTP.
@@ -48,12 +58,45 @@ pub struct Counts {
     pub endpoint: bool,
 }
 
+/// Codes of HTTP/2.
+mod code {
+    /// Nothing is wrong.
+    pub const NO_ERROR: u32 = 0x0;
+    /// Something is wrong in there.
+    pub const INTERNAL_ERROR: u32 = 0x2;
+    /// Nothing was done for the request.
+    pub const REFUSED_STREAM: u32 = 0x7;
+    /// It is not wanted any more: its deadline has passed there, say.
+    pub const CANCEL: u32 = 0x8;
+    /// There is too much of it.
+    pub const ENHANCE_YOUR_CALM: u32 = 0xb;
+    /// Whoever is there wants to be spoken to otherwise.
+    pub const INADEQUATE_SECURITY: u32 = 0xc;
+    /// The same.
+    pub const HTTP_1_1_REQUIRED: u32 = 0xd;
+}
+
 /// What a failure counts against. 4xx and redirects count against nobody: who says so is there, and asking again later is no
 /// remedy.
 pub const fn blame(ended: Unanswered) -> Blame {
     match ended {
         Unanswered::Unconnected => Blame::Endpoint,
         Unanswered::NoAnswer => Blame::Either,
+        Unanswered::Reset { code } => match code {
+            // Like 429: an overload opens nothing, and the request goes elsewhere at once.
+            code::REFUSED_STREAM | code::ENHANCE_YOUR_CALM => Blame::Nobody,
+            // Like 500: whoever says so is there, and the others of the connection go on.
+            code::INTERNAL_ERROR | code::CANCEL => Blame::Model,
+            code::INADEQUATE_SECURITY | code::HTTP_1_1_REQUIRED => Blame::Endpoint,
+            _ => Blame::Either,
+        },
+        Unanswered::GoneAway { code } => match code {
+            // A server that is restarted says goodbye. If nobody is there then, connecting tells.
+            code::NO_ERROR => Blame::Nobody,
+            // All that this node sends is too much, or of the wrong kind.
+            code::ENHANCE_YOUR_CALM | code::INADEQUATE_SECURITY | code::HTTP_1_1_REQUIRED => Blame::Endpoint,
+            _ => Blame::Either,
+        },
         // Who writes such an answer speaks the protocol, and ran the model.
         Unanswered::Contradiction => Blame::Model,
         Unanswered::Status { status, in_protocol } => match status {
@@ -117,6 +160,31 @@ mod tests {
             (status(599, false), Blame::Either),
         ] {
             assert_eq!(blame(ended), expected, "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_back_over_http_2_counts_by_its_code() {
+        // Codes of RFC 9113, and one that is none.
+        for (code, of_a_stream, of_a_connection) in [
+            (0x0, Blame::Either, Blame::Nobody),
+            (0x1, Blame::Either, Blame::Either),
+            (0x2, Blame::Model, Blame::Either),
+            (0x3, Blame::Either, Blame::Either),
+            (0x4, Blame::Either, Blame::Either),
+            (0x5, Blame::Either, Blame::Either),
+            (0x6, Blame::Either, Blame::Either),
+            (0x7, Blame::Nobody, Blame::Either),
+            (0x8, Blame::Model, Blame::Either),
+            (0x9, Blame::Either, Blame::Either),
+            (0xa, Blame::Either, Blame::Either),
+            (0xb, Blame::Nobody, Blame::Endpoint),
+            (0xc, Blame::Endpoint, Blame::Endpoint),
+            (0xd, Blame::Endpoint, Blame::Endpoint),
+            (0xe, Blame::Either, Blame::Either),
+        ] {
+            assert_eq!(blame(Unanswered::Reset { code }), of_a_stream, "{code:#x}");
+            assert_eq!(blame(Unanswered::GoneAway { code }), of_a_connection, "{code:#x}");
         }
     }
 

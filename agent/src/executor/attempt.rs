@@ -1,5 +1,6 @@
 //! One try at one tier: this node's own model, or another tier's.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,27 +27,25 @@ pub struct Failure {
     pub last: bool,
 }
 
-/// How one try ended, and whether it took a second request.
+/// How one try ended.
 #[derive(Debug)]
 pub struct Tried {
     /// The outputs, or why there are none.
     pub ended: Result<Output, Failure>,
     /// Who gave them, where that is another tier.
     pub by: Option<Arc<Route>>,
-    /// A second request was made because the first answer was late.
-    pub hedged: bool,
 }
 
 impl From<Result<Output, Failure>> for Tried {
     fn from(ended: Result<Output, Failure>) -> Self {
-        Self { ended, by: None, hedged: false }
+        Self { ended, by: None }
     }
 }
 
 /// Tries `candidate`, and keeps `reserve` of the time that is left for those after it. Dropped before its end, it stops
 /// what it began: a run that nobody else waits for, a request that is under way. Several may run at once, each for another
-/// tier.
-pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration) -> Tried {
+/// tier. `hedged` is set once a second request is made because the first answer is late.
+pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration, hedged: &AtomicBool) -> Tried {
     let entry = job.entry;
     let reach = entry.reach.to(candidate.tier).filter(|_| candidate.tier != job.tier);
     let timeout = reach.map(|reach| reach.remote.timeout);
@@ -60,7 +59,7 @@ pub async fn attempt(job: &Job<'_>, candidate: &Candidate, reserve: Duration) ->
             let allowed = left.map(|left| left.saturating_sub(reserve));
             let limits = (limit.unwrap_or(reach.remote.timeout), allowed);
             // Large, and not what a request that is answered here should carry along.
-            Box::pin(forward(job, candidate.tier, reach, limits)).await
+            Box::pin(forward(job, candidate.tier, reach, limits, hedged)).await
         }
         (None, Some(served)) => run_here(job, served, left).await.into(),
         (None, None) => Err(Failure {
@@ -118,6 +117,7 @@ async fn forward(
     tier: Tier,
     reach: &TierReach,
     (limit, allowed): (Duration, Option<Duration>),
+    hedged: &AtomicBool,
 ) -> Tried {
     // What holds for a private request holds here too, whatever was decided.
     let outgoing = job.outgoing.as_ref().filter(|_| !job.decision.privacy_required);
@@ -134,9 +134,9 @@ async fn forward(
         allowed,
         deadline: job.deadline,
         trace: job.trace,
+        hedged,
     };
-    let asked = reach.ask(&job.node.upstream, ask).await;
-    let (answer, by) = match asked.answer {
+    let (answer, by) = match reach.ask(&job.node.upstream, ask).await {
         Ok((relayed, by)) => (Ok(Output::Relayed(relayed)), Some(by)),
         Err(error) => (Err(error), None),
     };
@@ -171,7 +171,7 @@ async fn forward(
             }
         }
     });
-    Tried { ended, by, hedged: asked.hedged }
+    Tried { ended, by }
 }
 
 fn skipped(why: SkipReason) -> Failure {

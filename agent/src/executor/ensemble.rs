@@ -1,6 +1,7 @@
 //! Several tiers answer at once, and what is there in time becomes one answer. How, is `tiering::combine`'s word.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -60,7 +61,9 @@ pub async fn run(job: &Job<'_>, members: &[Member]) -> Result<Answer, Refusal> {
     let extra = Extra::ask_for_scores(job);
     let mut tried = Tried::default();
     let mut answered: Vec<Answered> = Vec::with_capacity(members.len());
-    for (member, End { ended, took, hedged }) in members.iter().zip(ask_all(job, members).await) {
+    let hedged: Vec<AtomicBool> = members.iter().map(|_| AtomicBool::new(false)).collect();
+    let ends = ask_all(job, members, &hedged).await;
+    for ((member, hedged), End { ended, took }) in members.iter().zip(&hedged).zip(ends) {
         match ended.and_then(|answer| scored(ensemble.combine, measure, answer)) {
             Ok(answer) => {
                 tried.note(job, member.tier, ANSWERED, took);
@@ -92,20 +95,19 @@ pub async fn run(job: &Job<'_>, members: &[Member]) -> Result<Answer, Refusal> {
 struct End {
     ended: Result<Answered, Failure>,
     took: Duration,
-    /// A second request was made because the first answer was late.
-    hedged: bool,
 }
 
 /// What came of each member, in their order. How long it takes to combine and to write is known only once one of them has
-/// answered: the larger its answer, the earlier those that have not are given up.
-async fn ask_all(job: &Job<'_>, members: &[Member]) -> Vec<End> {
+/// answered: the larger its answer, the earlier those that have not are given up. Who was asked a second time stands in
+/// `hedged`, given up or not.
+async fn ask_all(job: &Job<'_>, members: &[Member], hedged: &[AtomicBool]) -> Vec<End> {
     let (begun, whole) = (Instant::now(), left(job.deadline));
     let reserve = tiering::reserve_for_combined(whole, [], members.len());
-    let asked = |(place, member): (usize, &Member)| {
-        let asked = ask(job, *member, reserve);
+    let asked = |place: usize| {
+        let asked = ask(job, members[place], reserve, &hedged[place]);
         async move { (place, asked.await) }
     };
-    let mut asked: FuturesUnordered<_> = members.iter().enumerate().map(asked).collect();
+    let mut asked: FuturesUnordered<_> = (0..members.len()).map(asked).collect();
     let mut ends: Vec<Option<End>> = members.iter().map(|_| None).collect();
     while !asked.is_empty() {
         let in_hand = ends.iter().flatten().filter_map(|end| Some(end.ended.as_ref().ok()?.size()));
@@ -128,10 +130,10 @@ async fn ask_all(job: &Job<'_>, members: &[Member]) -> Vec<End> {
 }
 
 /// One member, with its answer decoded. It must leave so much time to combine and to reply.
-async fn ask(job: &Job<'_>, member: Member, reserve: Duration) -> End {
+async fn ask(job: &Job<'_>, member: Member, reserve: Duration, hedged: &AtomicBool) -> End {
     let begun = Instant::now();
     let candidate = Candidate { tier: member.tier, source: Source::Ensemble };
-    let attempt = attempt(job, &candidate, reserve);
+    let attempt = attempt(job, &candidate, reserve, hedged);
     // Another tier is given up by itself in time; this node's own model goes by the deadline alone.
     let limit = left(job.deadline).filter(|_| member.tier == job.tier);
     let attempt = match limit {
@@ -142,14 +144,14 @@ async fn ask(job: &Job<'_>, member: Member, reserve: Duration) -> End {
         None => attempt.await,
     };
     let ended = attempt.ended.and_then(|output| decoded(member, output));
-    End { ended, took: begun.elapsed(), hedged: attempt.hedged }
+    End { ended, took: begun.elapsed() }
 }
 
 /// A member that took longer than it may.
 fn given_up(job: &Job<'_>, member: Member, begun: Instant) -> End {
     let outcome = if member.tier == job.tier { "DeadlineExceeded" } else { "TimedOut" };
     let failure = Failure { outcome, refusal: too_late(), last: false };
-    End { ended: Err(failure), took: begun.elapsed(), hedged: false }
+    End { ended: Err(failure), took: begun.elapsed() }
 }
 
 fn decoded(member: Member, output: Output) -> Result<Answered, Failure> {

@@ -9,6 +9,7 @@ pub mod scores;
 mod speculative;
 mod walk;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -161,9 +162,9 @@ impl Tried {
     }
 
     /// Says of the try that was noted last whether it took a second request.
-    fn hedged(&mut self, hedged: bool) {
+    fn hedged(&mut self, hedged: &AtomicBool) {
         if let Some(last) = self.attempts.last_mut() {
-            last.hedged = hedged;
+            last.hedged = hedged.load(Ordering::Relaxed);
         }
     }
 

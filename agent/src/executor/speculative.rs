@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
@@ -49,9 +50,10 @@ impl<'a> Side<'a> {
     }
 
     /// Stops it, where it still works: somebody else answered.
-    fn cancel(&mut self, job: &Job<'_>, tried: &mut Tried) {
+    fn cancel(&mut self, job: &Job<'_>, tried: &mut Tried, hedged: &AtomicBool) {
         if self.running.take().is_some() {
             tried.note(job, self.tier, "Cancelled", self.begun.elapsed());
+            tried.hedged(hedged);
         }
     }
 }
@@ -63,8 +65,10 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
     let wanted = fit::wanted(job);
     let extra = Extra::ask_for_scores(job);
     let mut tried = Tried::default();
+    // The node's own model is asked once, and the verifier once a request.
+    let (unhedged, hedged) = (AtomicBool::new(false), AtomicBool::new(false));
     let (mut device, mut verifier) = (Side::idle(here.tier), Side::idle(above.tier));
-    device.start(attempt(job, &here, Duration::ZERO));
+    device.start(attempt(job, &here, Duration::ZERO, &unhedged));
     let (mut node, mut above_it) = (Device::Running, Verifier::Idle);
     let mut slow = plan.parallel_after == Some(Duration::ZERO);
     let slow_after = plan.parallel_after;
@@ -93,7 +97,7 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                 },
                 ended = verifier.ended() => {
                     let took = verifier.begun.elapsed();
-                    let Try { ended, by, hedged } = ended;
+                    let Try { ended, by } = ended;
                     let beside = fit::Beside { wanted: wanted.as_deref(), own: device.output.as_ref() };
                     match ended.and_then(|output| fit::fitting(job, beside, verifier.tier, (output, by))) {
                         Ok(output) => {
@@ -106,12 +110,13 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
                             above_it = Verifier::Failed;
                         }
                     }
-                    tried.hedged(hedged);
+                    tried.hedged(&hedged);
                 },
                 () = until(give_up), if give_up.is_some() => {
                     verifier.running = None;
                     give_up = None;
                     tried.note(job, verifier.tier, "TimedOut", verifier.begun.elapsed());
+                    tried.hedged(&hedged);
                     above_it = Verifier::Failed;
                 }
                 () = slow_since(begun, slow_after), if !slow && slow_after.is_some() => slow = true,
@@ -119,16 +124,16 @@ pub async fn run(job: &Job<'_>, plan: &Speculative) -> Result<Answer, Refusal> {
             Next::AskVerifier => {
                 left_by_it = reserve(job, device.output.as_ref());
                 let asked = &above;
-                verifier.start(attempt(job, asked, left_by_it));
+                verifier.start(attempt(job, asked, left_by_it, &hedged));
                 above_it = Verifier::Running;
             }
             Next::TakeDevice(source, reason) => {
-                verifier.cancel(job, &mut tried);
+                verifier.cancel(job, &mut tried, &hedged);
                 let output = device.output.take().ok_or_else(lost)?;
                 return Ok(Answer { reason: Some(reason), ..tried.answer(device.tier, source, output) });
             }
             Next::TakeVerifier(source, reason) => {
-                device.cancel(job, &mut tried);
+                device.cancel(job, &mut tried, &unhedged);
                 let output = verifier.output.take().ok_or_else(lost)?;
                 return Ok(Answer { reason: Some(reason), ..tried.answer(verifier.tier, source, output) });
             }

@@ -1,5 +1,6 @@
 //! One tier after the other, until one answers.
 
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use terrace_crds::Tier;
@@ -19,17 +20,16 @@ pub async fn walk(job: &Job<'_>, candidates: &[Candidate], mut tried: Tried) -> 
     for (position, candidate) in candidates.iter().enumerate() {
         let local_comes_later = local_at.is_some_and(|local| local > position);
         let reserve = if local_comes_later { reserve } else { Duration::ZERO };
-        let begun = Instant::now();
-        let attempt = attempt(job, candidate, reserve).await;
-        match attempt.ended {
+        let (begun, hedged) = (Instant::now(), AtomicBool::new(false));
+        match attempt(job, candidate, reserve, &hedged).await.ended {
             Ok(output) => {
                 tried.note(job, candidate.tier, ANSWERED, begun.elapsed());
-                tried.hedged(attempt.hedged);
+                tried.hedged(&hedged);
                 return Ok(tried.answer(candidate.tier, candidate.source, output));
             }
             Err(failure) => {
                 tried.failed(job, candidate.tier, failure, begun.elapsed())?;
-                tried.hedged(attempt.hedged);
+                tried.hedged(&hedged);
             }
         }
     }

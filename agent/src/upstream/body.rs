@@ -18,7 +18,7 @@ pub async fn whole(mut body: Incoming, limit: usize) -> Result<(Bytes, HeaderMap
     }
     let (mut gathering, mut trailers) = (Gathering::default(), HeaderMap::new());
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| UpstreamError::Broken(error.into()))?;
+        let frame = frame.map_err(|error| UpstreamError::broken(error.into()))?;
         match frame.into_data() {
             Ok(data) if gathering.len() + data.len() > limit => return Err(too_large()),
             Ok(data) => gathering.push(data, claimed),

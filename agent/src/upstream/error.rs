@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
-use terrace_egress::{ConnectError, Denied, NoAddress, TIER_CONNECT, causes};
+use terrace_egress::{ConnectError, Denied, NoAddress, Said, TIER_CONNECT, causes};
 use terrace_tiering::{SkipReason, Unanswered, failure_weight};
 
 use super::trouble::LeftAlone;
@@ -43,6 +43,17 @@ pub enum UpstreamError {
     /// The connection broke before the answer was whole.
     #[error("the connection broke")]
     Broken(#[source] ConnectError),
+    /// The server does no more for the request, and says why over HTTP/2.
+    #[error("{}", match said { Said::Reset(_) => "the request's stream was reset", Said::GoAway(_) => "the connection broke" })]
+    TakenBack {
+        /// What it said.
+        said: Said,
+        /// How long it took, of the time that it may take, where it may be the deadline that passed there.
+        late: Option<(Duration, Duration)>,
+        /// All that is known.
+        #[source]
+        source: ConnectError,
+    },
     /// No whole answer in time.
     #[error("no {} within {} ms", if *.connected { "answer" } else { "connection" }, timeout.as_millis())]
     TimedOut {
@@ -95,6 +106,14 @@ impl UpstreamError {
         match denial(&*error) {
             Some(denied) => Self::NotAllowed(denied.clone()),
             None if is_connect => Self::Connect(error),
+            None => Self::broken(error),
+        }
+    }
+
+    /// Why an answer is not whole.
+    pub fn broken(error: ConnectError) -> Self {
+        match Said::of(&*error) {
+            Some(said) => Self::TakenBack { said, late: None, source: error },
             None => Self::Broken(error),
         }
     }
@@ -108,7 +127,7 @@ impl UpstreamError {
             Self::NotAllowed(_) => "NotAllowed",
             Self::CredentialsUnavailable => "CredentialsUnavailable",
             Self::Connect(_) => "ConnectFailed",
-            Self::Broken(_) => "ConnectionBroken",
+            Self::Broken(_) | Self::TakenBack { .. } => "ConnectionBroken",
             Self::TimedOut { .. } => "TimedOut",
             Self::Rejected { .. } => "Rejected",
             Self::Status { .. } => "BadStatus",
@@ -125,6 +144,8 @@ impl UpstreamError {
             Self::Broken(_) | Self::Malformed(_) | Self::TimedOut { connected: true, .. } => {
                 Some(Unanswered::NoAnswer)
             }
+            Self::TakenBack { said: Said::Reset(code), .. } => Some(Unanswered::Reset { code: *code }),
+            Self::TakenBack { said: Said::GoAway(code), .. } => Some(Unanswered::GoneAway { code: *code }),
             Self::Contradictory(_) => Some(Unanswered::Contradiction),
             Self::Status { status, in_protocol, .. } if *status != StatusCode::PAYLOAD_TOO_LARGE => {
                 Some(Unanswered::Status { status: status.as_u16(), in_protocol: *in_protocol })
@@ -148,7 +169,8 @@ impl UpstreamError {
             Self::TimedOut { timeout, full, connected: false } => {
                 failure_weight(*timeout, TIER_CONNECT.min(*full))
             }
-            Self::Status { late: Some((took, full)), .. } => failure_weight(*took, *full),
+            Self::Status { late: Some((took, full)), .. }
+            | Self::TakenBack { late: Some((took, full)), .. } => failure_weight(*took, *full),
             _ => 1.0,
         }
     }
@@ -207,6 +229,7 @@ impl UpstreamError {
         match self {
             Self::Connect(error) => format!("no connection: {}", causes(&**error)),
             Self::Broken(error) => format!("the connection broke: {}", causes(&**error)),
+            Self::TakenBack { source, .. } => format!("{self}: {}", causes(&**source)),
             Self::Status { .. } => format!("{} (asked for the model {model:?})", self.told(model)),
             other => other.to_string(),
         }
@@ -311,6 +334,8 @@ mod tests {
             full: second * 5,
             connected,
         };
+        let taken_back =
+            |late| UpstreamError::TakenBack { said: Said::Reset(8), late, source: "reset".into() };
         let late = UpstreamError::Status {
             status: StatusCode::GATEWAY_TIMEOUT,
             late: Some((second, second * 5)),
@@ -319,6 +344,8 @@ mod tests {
         for (error, weight) in [
             (UpstreamError::Connect("refused".into()), 1.0),
             (UpstreamError::Broken("reset".into()), 1.0),
+            (taken_back(None), 1.0),
+            (taken_back(Some((second, second * 5))), 0.2),
             (timed_out(5_000, true), 1.0),
             (timed_out(500, true), 0.1),
             (timed_out(500, false), 0.5),

@@ -123,6 +123,12 @@ impl Flight {
                 let late = Some((self.begun.elapsed(), full));
                 Err(UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, late, in_protocol })
             }
+            // Servers take requests back whose deadline has passed.
+            Ok(Err(UpstreamError::TakenBack { said, source, .. }))
+                if ask.deadline.is_some() && said.is_cancelled() =>
+            {
+                Err(UpstreamError::TakenBack { said, late: Some((self.begun.elapsed(), full)), source })
+            }
             Ok(ended) => ended,
             Err(_) => {
                 Err(UpstreamError::TimedOut { timeout: granted, full, connected: sender.is_connected() })
@@ -148,7 +154,9 @@ impl Flight {
             Err(error) => {
                 if matches!(
                     error,
-                    UpstreamError::TimedOut { .. } | UpstreamError::Status { late: Some(_), .. }
+                    UpstreamError::TimedOut { .. }
+                        | UpstreamError::Status { late: Some(_), .. }
+                        | UpstreamError::TakenBack { late: Some(_), .. }
                 ) {
                     self.route.with(|latency| latency.observe_at_least(now, took));
                 }

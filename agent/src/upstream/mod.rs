@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use terrace_crds::Tier;
-use terrace_egress::{Egress, Link, TierClient, Tiers, is_stream_reset};
+use terrace_egress::{Egress, Link, Said, TierClient, Tiers, is_stream_reset};
 use terrace_tiering::{BreakerState, Policy, RemoteTier};
 use url::Url;
 
@@ -96,6 +96,8 @@ pub struct Ask<'a> {
     pub deadline: Option<Instant>,
     /// The trace that the caller is part of.
     pub trace: Option<&'a Trace>,
+    /// Set once a second request is made because the first answer is late: known also where nobody waits for the end.
+    pub hedged: &'a AtomicBool,
 }
 
 impl Ask<'_> {
@@ -266,7 +268,8 @@ struct Sender {
     client: TierClient<Pieces>,
     endpoint: Arc<Endpoint>,
     link: OnceLock<Link>,
-    /// Its connection was used before, and broke before there was an answer: it had been closed, most likely.
+    /// Its connection was used before, and broke before there was an answer: it had been closed, most likely. Or the server
+    /// said that it did nothing for the request.
     died: AtomicBool,
 }
 
@@ -289,8 +292,10 @@ impl Sender {
                 Ok(answer)
             }
             Err(error) => {
-                let died = connection.is_some_and(|connection| connection.is_reused());
-                self.died.store(died && !is_stream_reset(&error), Ordering::Relaxed);
+                let is_reused = connection.is_some_and(|connection| connection.is_reused());
+                let is_refused = Said::of(&error).is_some_and(Said::is_refused);
+                let died = is_refused || is_reused && !is_stream_reset(&error);
+                self.died.store(died, Ordering::Relaxed);
                 Err(UpstreamError::unsent(error))
             }
         }

@@ -79,15 +79,6 @@ impl Failed {
     }
 }
 
-/// An answer, and whether a second request was made for it.
-#[derive(Debug)]
-pub struct Asked {
-    /// The answer and whose it is, or why there is none.
-    pub answer: Result<Answered, UpstreamError>,
-    /// A second request was made because the first answer was late.
-    pub hedged: bool,
-}
-
 impl Reach {
     /// Of a policy; `route` is the way to one of a tier's endpoints, `hedging` what is kept of a tier's second requests.
     pub fn new(
@@ -176,17 +167,15 @@ impl TierReach {
     }
 
     /// Asks; dropped, it takes everything back.
-    pub async fn ask(&self, upstream: &Upstream, ask: Ask<'_>) -> Asked {
+    pub async fn ask(&self, upstream: &Upstream, ask: Ask<'_>) -> Result<Answered, UpstreamError> {
         let time = Time::new(ask.limit, self.remote.timeout);
-        let mut hedged = false;
-        let answer = self.answer(upstream, &ask, time, &mut hedged).await.map_err(|error| match error {
+        self.answer(upstream, &ask, time).await.map_err(|error| match error {
             // Who was asked a second time had less, and whoever is told asked once.
             UpstreamError::TimedOut { full, connected, .. } => {
                 UpstreamError::TimedOut { timeout: ask.limit, full, connected }
             }
             error => error,
-        });
-        Asked { answer, hedged }
+        })
     }
 
     async fn answer(
@@ -194,7 +183,6 @@ impl TierReach {
         upstream: &Upstream,
         ask: &Ask<'_>,
         time: Time,
-        hedged: &mut bool,
     ) -> Result<Answered, UpstreamError> {
         let (place, flight) = self.begin(upstream, ask.allowed, Places::default())?;
         let first = flight.ask(upstream, ask, time);
@@ -215,7 +203,7 @@ impl TierReach {
         let Some((second_place, second)) = second else {
             return self.again(upstream, ask, time, first.await.map_err(failed(place))).await;
         };
-        *hedged = true;
+        ask.hedged.store(true, Ordering::Relaxed);
         let second = second.ask(upstream, ask, time.left());
         tokio::pin!(second);
         let ((ended, at), (other, other_at)) = tokio::select! {

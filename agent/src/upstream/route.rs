@@ -217,7 +217,7 @@ impl Route {
         if counts.endpoint {
             let failure = failure(passes.endpoint, self.endpoint.seed(now));
             has_said = self.endpoint.failed(now, failure, (&trouble, error.is_unconnected()), settings);
-        } else if matches!(blamed, Blame::Nobody | Blame::Model) {
+        } else if blamed == Blame::Model || blamed == Blame::Nobody && error.is_answer() {
             self.endpoint.answered(now);
         } else {
             self.endpoint.abandoned(now, passes.endpoint);

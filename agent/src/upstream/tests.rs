@@ -78,8 +78,9 @@ async fn ask(upstream: &Upstream, reach: &Reach) -> Result<Relayed, UpstreamErro
         allowed: None,
         deadline: None,
         trace: None,
+        hedged: &AtomicBool::new(false),
     };
-    reach.to(Tier::Edge).unwrap().ask(upstream, ask).await.answer.map(|(relayed, _)| relayed)
+    reach.to(Tier::Edge).unwrap().ask(upstream, ask).await.map(|(relayed, _)| relayed)
 }
 
 #[tokio::test]
