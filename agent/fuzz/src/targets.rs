@@ -3,9 +3,7 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
-use prost::Message as _;
 use terrace_coding::{Coding, FREE, RATIO, UnpackError, Unpacker};
-use terrace_oip::proto::ModelInferRequest;
 use terrace_oip::{DecodeError, DecodedResponse, Fault, InferRequest, Memory, RelayedResponse, grpc};
 
 /// A kind of input, and what must hold for it.
@@ -65,7 +63,7 @@ fn grpc(message: &[u8]) {
     };
     assert!(grpc::toil(message) <= message.len());
     let bytes = Bytes::copy_from_slice(message);
-    let Ok(decoded) = at_most(ANYWAY + 2 * memory, || ModelInferRequest::decode(bytes)) else { return };
+    let Ok(decoded) = at_most(ANYWAY + 2 * memory, || grpc::decode(bytes, Memory::UNBOUNDED)) else { return };
     checked(frugal(2 * message.len(), |memory| InferRequest::from_grpc_within(decoded.clone(), memory)));
 }
 

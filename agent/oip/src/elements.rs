@@ -135,6 +135,8 @@ impl<T: Element> Rows<T> {
     fn read_rows(&mut self, reader: &mut Reader<'_>, depth: usize) -> Result<usize, DecodeError> {
         let mut length = 0;
         loop {
+            // Rows may hold nothing.
+            reader.pace()?;
             self.read(reader, depth + 1)?;
             length += 1;
             if !reader.more_items()? {

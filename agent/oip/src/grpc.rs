@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::error::{DecodeError, Fault};
 use crate::limits::{MAX_PARAMETERS, MAX_RANK, MAX_TENSORS};
-use crate::memory::{Memory, of_text};
+use crate::memory::{Memory, Pace, of_text};
 use crate::outline::{Outline, check_message};
 use crate::parameters::{Parameter, Parameters};
 use crate::proto::infer_parameter::ParameterChoice;
@@ -18,7 +18,7 @@ use crate::request::{InferRequest, InputTensor, RequestedOutput};
 use crate::response::DecodedResponse;
 use crate::tensor::{Datatype, Tensor, TensorData};
 
-pub use crate::wire::{check, toil};
+pub use crate::wire::{check, decode, toil};
 
 impl InferRequest {
     /// Takes a message apart. Its model and version are for whoever routes it.
@@ -105,9 +105,18 @@ fn typed(
         Datatype::Fp32 => TensorData::Fp32(contents.fp32_contents.into()),
         Datatype::Fp64 => TensorData::Fp64(contents.fp64_contents.into()),
         Datatype::Bytes => {
-            let texts = contents.bytes_contents.iter().map(|text| size_of::<Vec<u8>>() + of_text(text.len()));
-            memory.take(texts.sum())?;
-            TensorData::Bytes(contents.bytes_contents.iter().map(|text| text.to_vec()).collect())
+            let pace = Pace::new(memory);
+            let bytes = contents.bytes_contents.iter().try_fold(0, |bytes, text| {
+                pace.step(0)?;
+                Ok::<usize, Fault>(bytes + size_of::<Vec<u8>>() + of_text(text.len()))
+            });
+            memory.take(bytes?)?;
+            let mut texts = Vec::with_capacity(contents.bytes_contents.len());
+            for text in &contents.bytes_contents {
+                pace.step(text.len())?;
+                texts.push(text.to_vec());
+            }
+            TensorData::Bytes(texts)
         }
     })
 }
@@ -119,8 +128,9 @@ fn narrow<T, U: TryFrom<T>>(
     memory: Memory<'_>,
 ) -> Result<Vec<U>, DecodeError> {
     memory.take(values.len() * size_of::<U>())?;
-    let mut narrowed = Vec::with_capacity(values.len());
+    let (mut narrowed, pace) = (Vec::with_capacity(values.len()), Pace::new(memory));
     for (index, value) in values.into_iter().enumerate() {
+        pace.step(0)?;
         let out_of_range = Fault::OutOfRange { datatype: datatype.as_str() };
         narrowed.push(U::try_from(value).map_err(|_| DecodeError::new(out_of_range).in_element(index))?);
     }

@@ -2,9 +2,15 @@
 //!
 //! Whoever holds a message says how much there is; the readers of JSON, of raw elements and of gRPC's messages ask.
 
+use std::cell::Cell;
 use std::fmt;
 
 use crate::error::Fault;
+
+/// How much is read between two looks at whether anybody still waits: a fraction of a millisecond's worth.
+const STEP: usize = 64 << 10;
+/// What it takes to read anything, however small it is, in bytes.
+const EACH: usize = 8;
 
 /// What an allocator adds to a text, about.
 const ALLOCATED: usize = 16;
@@ -31,6 +37,26 @@ impl<'a> Memory<'a> {
     /// Whether to go on with what takes long.
     pub(crate) fn look(self) -> Result<(), Fault> {
         if (self.0)(0) { Ok(()) } else { Err(Fault::NoMemory) }
+    }
+}
+
+/// Looks at times, of what takes long, whether anybody still waits.
+pub(crate) struct Pace<'a> {
+    memory: Memory<'a>,
+    left: Cell<usize>,
+}
+
+impl<'a> Pace<'a> {
+    pub(crate) const fn new(memory: Memory<'a>) -> Self {
+        Self { memory, left: Cell::new(STEP) }
+    }
+
+    /// Something of so many bytes was read.
+    #[inline]
+    pub(crate) fn step(&self, bytes: usize) -> Result<(), Fault> {
+        let left = self.left.get().saturating_sub(bytes.saturating_add(EACH));
+        self.left.set(if left == 0 { STEP } else { left });
+        if left == 0 { self.memory.look() } else { Ok(()) }
     }
 }
 

@@ -5,13 +5,16 @@ use bytes::Bytes;
 use zerocopy::IntoBytes;
 
 use crate::error::{DecodeError, Fault};
-use crate::memory::{Memory, of_text};
+use crate::memory::{Memory, Pace, of_text};
 use crate::outline::check_raw;
 use crate::tensor::{Datatype, TensorData};
 use crate::values::{Number, Values};
 
 #[cfg(target_endian = "big")]
 compile_error!("tensors lie in memory as they are sent, which is little-endian");
+
+/// How many bytes are copied at once: whole numbers of each type.
+const PIECE: usize = 1 << 20;
 
 /// How many bytes precede an element of `BYTES`.
 const LENGTH_BYTES: usize = 4;
@@ -138,21 +141,33 @@ fn numbers<T: Number>(raw: Part<'_>, memory: Memory<'_>) -> Result<Values<T>, Fa
     memory.take(raw.bytes.len())?;
     // Each piece is as long as a number, so none is made up; and nothing is written twice, as zeros would be.
     let number = |bytes| T::read_from_bytes(bytes).unwrap_or_else(|_| T::new_zeroed());
-    Ok(raw.bytes.chunks_exact(size_of::<T>()).map(number).collect())
+    let mut numbers = Vec::with_capacity(raw.bytes.len() / size_of::<T>());
+    for piece in raw.bytes.chunks(PIECE) {
+        memory.look()?;
+        numbers.extend(piece.chunks_exact(size_of::<T>()).map(number));
+    }
+    Ok(numbers.into())
 }
 
 fn booleans(raw: &[u8], memory: Memory<'_>) -> Result<Vec<bool>, DecodeError> {
     memory.take(raw.len())?;
-    if let Some(element) = raw.iter().position(|byte| *byte > 1) {
-        return Err(DecodeError::new(Fault::NotABoolean).in_element(element));
+    let mut booleans = Vec::with_capacity(raw.len());
+    for piece in raw.chunks(PIECE) {
+        memory.look()?;
+        if let Some(element) = piece.iter().position(|byte| *byte > 1) {
+            return Err(DecodeError::new(Fault::NotABoolean).in_element(booleans.len() + element));
+        }
+        booleans.extend(piece.iter().map(|byte| *byte == 1));
     }
-    Ok(raw.iter().map(|byte| *byte == 1).collect())
+    Ok(booleans)
 }
 
 /// Counted first, since four bytes become dozens.
 fn texts(raw: &[u8], memory: Memory<'_>) -> Result<Vec<Vec<u8>>, DecodeError> {
+    let pace = Pace::new(memory);
     let (mut rest, mut count, mut bytes) = (raw, 0, 0);
     while !rest.is_empty() {
+        pace.step(0)?;
         let text =
             text(&mut rest).ok_or_else(|| DecodeError::new(Fault::LengthTooLarge).in_element(count))?;
         count += 1;
@@ -162,6 +177,7 @@ fn texts(raw: &[u8], memory: Memory<'_>) -> Result<Vec<Vec<u8>>, DecodeError> {
     let mut texts = Vec::with_capacity(count);
     rest = raw;
     while let Some(text) = text(&mut rest) {
+        pace.step(text.len())?;
         texts.push(text.to_vec());
     }
     Ok(texts)

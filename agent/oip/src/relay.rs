@@ -84,7 +84,7 @@ impl<'a> RelayedResponse<'a> {
     }
 
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        Self::read_with(reader, Reader::skip_array)
+        Self::read_with(reader, Reader::raw_array)
     }
 
     fn read_with(
@@ -104,7 +104,7 @@ impl<'a> RelayedResponse<'a> {
                 "id" => id = reader.optional(Reader::string)?,
                 "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
                 "outputs" => outputs = Some(read_outputs(reader)?),
-                _ => rest.push((key.to_owned(), reader.skip()?)),
+                _ => rest.push((key.to_owned(), reader.raw()?)),
             }
             Ok(())
         })?;

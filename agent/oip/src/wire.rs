@@ -1,11 +1,13 @@
 //! A gRPC request's bytes, looked over before anything is made of them. Each input of a message may be two bytes there
 //! and hundreds in memory; so what there may be only so many of is counted first.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use prost::Message as _;
 
 use crate::error::{DecodeError, Fault};
 use crate::limits::{MAX_MESSAGE_FIELDS, MAX_PARAMETERS, MAX_RANK, MAX_TENSORS};
-use crate::memory::of_text;
+use crate::memory::{Memory, Pace, of_text};
+use crate::proto::ModelInferRequest;
 use crate::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use crate::tensor::Datatype;
 
@@ -16,12 +18,72 @@ const PARAMETER: usize = 128;
 /// A copy takes a small part of the time that looking at each byte does.
 const COPIED: usize = 16;
 
+/// How many packed numbers are counted at once.
+const PIECE: usize = 64 << 10;
+
+/// A `ModelInferRequest` of these bytes, which is checked before it is made. Its raw elements stay where they are.
+pub fn decode(message: Bytes, memory: Memory<'_>) -> Result<ModelInferRequest, DecodeError> {
+    memory.take(check_within(&message, memory)?)?;
+    let mut awaited = Awaited { rest: message, pace: Pace::new(memory), is_given_up: false };
+    let decoded = ModelInferRequest::decode(&mut awaited);
+    if awaited.is_given_up {
+        return Err(Fault::NoMemory.into());
+    }
+    decoded.map_err(|_| Fault::NotProtobuf.into())
+}
+
+/// Bytes that end once nobody waits for what becomes of them: a decoder looks at no clock.
+struct Awaited<'a> {
+    rest: Bytes,
+    pace: Pace<'a>,
+    is_given_up: bool,
+}
+
+impl Awaited<'_> {
+    /// A number is at most so long, and decoders rely on what they have seen of it.
+    const NUMBER: usize = 10;
+
+    fn went_on(&mut self, bytes: usize) {
+        if self.pace.step(bytes).is_err() && self.rest.len() > Self::NUMBER {
+            self.is_given_up = true;
+            self.rest.clear();
+        }
+    }
+}
+
+impl Buf for Awaited<'_> {
+    fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.rest
+    }
+
+    #[inline]
+    fn advance(&mut self, count: usize) {
+        self.rest.advance(count);
+        self.went_on(count);
+    }
+
+    fn copy_to_bytes(&mut self, length: usize) -> Bytes {
+        let bytes = self.rest.split_to(length);
+        self.went_on(0);
+        bytes
+    }
+}
+
 /// Checks the bytes of a `ModelInferRequest`: they hold no more of anything than a request may have. How much memory the
 /// message takes beside its bytes, about and rather too much than too little; its raw elements stay where they are.
 pub fn check(message: &[u8]) -> Result<usize, DecodeError> {
+    check_within(message, Memory::UNBOUNDED)
+}
+
+fn check_within(message: &[u8], memory: Memory<'_>) -> Result<usize, DecodeError> {
+    let pace = &Pace::new(memory);
     let (mut fields, mut parameters, mut inputs, mut outputs, mut raw) = (0, 0, 0, 0, 0);
     let mut memory = 0;
-    for field in Fields(message) {
+    for field in Fields::paced(message, pace) {
         count(&mut fields, MAX_MESSAGE_FIELDS, "fields")?;
         memory += match field? {
             (4, value) => count(&mut parameters, MAX_PARAMETERS, "parameters")
@@ -31,14 +93,14 @@ pub fn check(message: &[u8]) -> Result<usize, DecodeError> {
                 let index = inputs;
                 let checked = count(&mut inputs, MAX_TENSORS, "tensors").map_err(DecodeError::new);
                 checked
-                    .and_then(|()| check_input(input).map_err(|error| error.in_item(index)))
+                    .and_then(|()| check_input(input, pace).map_err(|error| error.in_item(index)))
                     .map_err(|error| error.in_field("inputs"))?
             }
             (6, Value::Bytes(output)) => {
                 let index = outputs;
                 let checked = count(&mut outputs, MAX_TENSORS, "outputs").map_err(DecodeError::new);
                 checked
-                    .and_then(|()| check_output(output).map_err(|error| error.in_item(index)))
+                    .and_then(|()| check_output(output, pace).map_err(|error| error.in_item(index)))
                     .map_err(|error| error.in_field("outputs"))?
             }
             (7, _) => count(&mut raw, MAX_TENSORS, "raw contents")
@@ -55,7 +117,7 @@ pub fn check(message: &[u8]) -> Result<usize, DecodeError> {
 /// only copied.
 pub fn toil(message: &[u8]) -> usize {
     let mut raw = 0;
-    for field in Fields(message).take(MAX_MESSAGE_FIELDS) {
+    for field in Fields::few(message).take(MAX_MESSAGE_FIELDS) {
         match field {
             Ok((5, Value::Bytes(input))) if holds_texts(input) => return message.len(),
             Ok((7, Value::Bytes(elements))) => raw += elements.len(),
@@ -70,7 +132,7 @@ pub fn toil(message: &[u8]) -> usize {
 fn holds_texts(input: &[u8]) -> bool {
     /// It stands near the beginning.
     const NEAR: usize = 16;
-    let datatype = Fields(input).take(NEAR).find_map(|field| match field {
+    let datatype = Fields::few(input).take(NEAR).find_map(|field| match field {
         Ok((2, Value::Bytes(name))) => Some(name),
         _ => None,
     });
@@ -78,15 +140,15 @@ fn holds_texts(input: &[u8]) -> bool {
 }
 
 /// What an input takes.
-fn check_input(input: &[u8]) -> Result<usize, DecodeError> {
+fn check_input(input: &[u8], pace: &Pace<'_>) -> Result<usize, DecodeError> {
     let (mut dimensions, mut parameters) = (0, 0);
     let mut memory = GROWTH * size_of::<InferInputTensor>();
-    for field in Fields(input) {
+    for field in Fields::paced(input, pace) {
         memory += match field? {
             (3, value) => {
                 let more = match value {
                     Value::Number => 1,
-                    Value::Bytes(packed) => varints(packed),
+                    Value::Bytes(packed) => varints(packed, pace)?,
                 };
                 dimensions += more;
                 if dimensions > MAX_RANK {
@@ -99,7 +161,7 @@ fn check_input(input: &[u8]) -> Result<usize, DecodeError> {
                 .map(|()| PARAMETER + value.len())
                 .map_err(|fault| DecodeError::new(fault).in_field("parameters"))?,
             (5, Value::Bytes(contents)) => {
-                contents_memory(contents).map_err(|error| error.in_field("contents"))?
+                contents_memory(contents, pace).map_err(|error| error.in_field("contents"))?
             }
             // Its name is copied for errors, too.
             (_, value) => 2 * of_text(value.len()),
@@ -109,13 +171,13 @@ fn check_input(input: &[u8]) -> Result<usize, DecodeError> {
 }
 
 /// What typed elements take: a number of one byte may be eight in memory, and a text of none a few dozen.
-fn contents_memory(contents: &[u8]) -> Result<usize, DecodeError> {
+fn contents_memory(contents: &[u8], pace: &Pace<'_>) -> Result<usize, DecodeError> {
     let mut memory = 0;
-    for field in Fields(contents) {
+    for field in Fields::paced(contents, pace) {
         memory += match field? {
             (1 | 6 | 7, Value::Bytes(packed)) => packed.len(),
-            (2 | 4, Value::Bytes(packed)) => varints(packed) * size_of::<i32>(),
-            (3 | 5, Value::Bytes(packed)) => varints(packed) * size_of::<i64>(),
+            (2 | 4, Value::Bytes(packed)) => varints(packed, pace)? * size_of::<i32>(),
+            (3 | 5, Value::Bytes(packed)) => varints(packed, pace)? * size_of::<i64>(),
             (8, Value::Bytes(_)) => size_of::<Bytes>(),
             (_, Value::Number) => size_of::<i64>(),
             (_, Value::Bytes(_)) => 0,
@@ -125,15 +187,18 @@ fn contents_memory(contents: &[u8]) -> Result<usize, DecodeError> {
 }
 
 /// How many numbers are packed there: each ends with the byte whose highest bit is not set.
-fn varints(packed: &[u8]) -> usize {
-    packed.iter().filter(|byte| **byte < 0x80).count()
+fn varints(packed: &[u8], pace: &Pace<'_>) -> Result<usize, Fault> {
+    packed.chunks(PIECE).try_fold(0, |count, piece| {
+        pace.step(piece.len())?;
+        Ok(count + piece.iter().filter(|byte| **byte < 0x80).count())
+    })
 }
 
 /// What a requested output takes.
-fn check_output(output: &[u8]) -> Result<usize, DecodeError> {
+fn check_output(output: &[u8], pace: &Pace<'_>) -> Result<usize, DecodeError> {
     let mut parameters = 0;
     let mut memory = GROWTH * size_of::<InferRequestedOutputTensor>();
-    for field in Fields(output) {
+    for field in Fields::paced(output, pace) {
         memory += match field? {
             (2, value) => count(&mut parameters, MAX_PARAMETERS, "parameters")
                 .map(|()| PARAMETER + value.len())
@@ -150,7 +215,10 @@ fn count(so_far: &mut usize, limit: usize, what: &'static str) -> Result<(), Fau
 }
 
 /// The fields of a message, one after the other.
-struct Fields<'a>(&'a [u8]);
+struct Fields<'a> {
+    rest: &'a [u8],
+    pace: Option<&'a Pace<'a>>,
+}
 
 #[derive(Clone, Copy)]
 enum Value<'a> {
@@ -172,18 +240,32 @@ impl<'a> Iterator for Fields<'a> {
     type Item = Result<(u64, Value<'a>), DecodeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
+        if self.rest.is_empty() {
             return None;
+        }
+        if let Some(Err(given_up)) = self.pace.map(|pace| pace.step(0)) {
+            self.rest = &[];
+            return Some(Err(given_up.into()));
         }
         let field = self.field();
         if field.is_none() {
-            self.0 = &[];
+            self.rest = &[];
         }
         Some(field.ok_or_else(|| Fault::NotProtobuf.into()))
     }
 }
 
 impl<'a> Fields<'a> {
+    /// Of which there may be any number.
+    const fn paced(message: &'a [u8], pace: &'a Pace<'a>) -> Self {
+        Self { rest: message, pace: Some(pace) }
+    }
+
+    /// Of which only the first are wanted.
+    const fn few(message: &'a [u8]) -> Self {
+        Self { rest: message, pace: None }
+    }
+
     fn field(&mut self) -> Option<(u64, Value<'a>)> {
         let key = self.varint()?;
         let value = match key & 7 {
@@ -201,17 +283,17 @@ impl<'a> Fields<'a> {
     }
 
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_at_checked(length)?;
+        self.rest = rest;
         Some(taken)
     }
 
     fn varint(&mut self) -> Option<u64> {
         let mut value = 0;
-        for (place, byte) in self.0.iter().enumerate().take(10) {
+        for (place, byte) in self.rest.iter().enumerate().take(10) {
             value |= u64::from(byte & 0x7f) << (7 * place);
             if *byte < 0x80 {
-                self.0 = self.0.get(place + 1..)?;
+                self.rest = self.rest.get(place + 1..)?;
                 return Some(value);
             }
         }

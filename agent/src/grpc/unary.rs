@@ -12,15 +12,15 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body::Frame;
 use prost::Message;
-use terrace_oip::grpc;
 use terrace_oip::proto::ModelInferRequest;
+use terrace_oip::{Memory, grpc};
 use tonic::Status;
 
 use super::message::{self, PREFIX, Refused, patience};
 use crate::answer::{self, Answer, SMALL};
-use crate::decoding::unread;
+use crate::decoding;
 use crate::heavy::{LIGHT, heavy};
-use crate::refusal::{Refusal, busy};
+use crate::refusal::Refusal;
 use crate::rest::body::Limits;
 use crate::room::{Room, Taken};
 use crate::serve::Due;
@@ -51,17 +51,8 @@ where
     let due = Due::by(Instant::now().checked_add(left));
     let (bytes, mut taken) = message::read(body, message::coding(headers)?, limits, left).await?;
     let toil = if bytes.len() > LIGHT { grpc::toil(&bytes) } else { bytes.len() };
-    if !due.is_ahead() {
-        return Err(unread().into());
-    }
-    let message = heavy(toil, || {
-        let memory = grpc::check(&bytes).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        limits.room.add(&mut taken, memory).map_err(busy)?;
-        ModelInferRequest::decode(bytes).map_err(|error| Refused::from(Status::internal(error.to_string())))
-    })?;
-    if !due.is_ahead() {
-        return Err(unread().into());
-    }
+    let read = |memory: Memory<'_>| grpc::decode(bytes, memory);
+    let message = heavy(toil, || decoding::within(&limits.room, &mut taken, due, read))?;
     Ok(Read { message, toil, taken })
 }
 

@@ -1,5 +1,7 @@
 //! A number as JSON writes it, and the exact conversion to each element type.
 
+use std::str::FromStr;
+
 use half::{bf16, f16};
 
 use super::reader::NOT_FINITE;
@@ -9,7 +11,7 @@ use crate::error::Fault;
 /// significand has not overflowed; the text decides otherwise.
 #[derive(Clone, Copy)]
 pub(crate) struct Number<'a> {
-    text: &'a str,
+    text: &'a [u8],
     negative: bool,
     /// Modulo 2⁶⁴: the value only up to [`EXACT_DIGITS`] digits.
     significand: u64,
@@ -36,8 +38,7 @@ impl<'a> Number<'a> {
     /// Reads the number that starts at `start` with a digit or a minus: the number or what is wrong, and where
     /// it ends.
     #[inline]
-    pub(super) fn scan(source: &'a str, start: usize) -> (Result<Self, &'static str>, usize) {
-        let bytes = source.as_bytes();
+    pub(super) fn scan(bytes: &'a [u8], start: usize) -> (Result<Self, &'static str>, usize) {
         let is = |at: usize, byte: u8| bytes.get(at) == Some(&byte);
         let mut at = start;
         let mut significand = 0;
@@ -78,7 +79,7 @@ impl<'a> Number<'a> {
             let written = if length > 9 { FAR } else { i64::try_from(written).unwrap_or(FAR) };
             exponent += if minus { -written } else { written };
         }
-        let text = &source[start..at];
+        let text = &bytes[start..at];
         (Ok(Self { text, negative, significand, digits, exponent, is_integer }), at)
     }
 
@@ -97,7 +98,7 @@ impl<'a> Number<'a> {
             let magnitude = i128::from(self.significand);
             Some(if self.negative { -magnitude } else { magnitude })
         } else {
-            self.text.parse().ok()
+            self.parse()
         };
         value.and_then(|value| T::try_from(value).ok()).ok_or(Fault::OutOfRange { datatype })
     }
@@ -107,7 +108,7 @@ impl<'a> Number<'a> {
     pub(crate) fn to_f64(self, datatype: &'static str) -> Result<f64, Fault> {
         let value = match self.small() {
             Some(value) => value,
-            None => self.text.parse().unwrap_or(f64::INFINITY),
+            None => self.parse().unwrap_or(f64::INFINITY),
         };
         if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
     }
@@ -118,7 +119,7 @@ impl<'a> Number<'a> {
         if let Some(value) = self.small().and_then(rounded_to_f32) {
             return Ok(value);
         }
-        let value: f32 = self.text.parse().unwrap_or(f32::INFINITY);
+        let value: f32 = self.parse().unwrap_or(f32::INFINITY);
         if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
     }
 
@@ -132,6 +133,11 @@ impl<'a> Number<'a> {
     pub(crate) fn to_bf16(self, datatype: &'static str) -> Result<bf16, Fault> {
         let value = nearest_bf16(self.to_f64(datatype)?);
         if value.is_finite() { Ok(value) } else { Err(Fault::OutOfRange { datatype }) }
+    }
+
+    /// What its text says.
+    fn parse<T: FromStr>(&self) -> Option<T> {
+        std::str::from_utf8(self.text).ok()?.parse().ok()
     }
 
     /// The nearest f64, where one exact multiplication or division gives it.
@@ -321,7 +327,7 @@ mod tests {
         #[test]
         fn a_short_decimal_is_the_number_that_it_is_otherwise(text in "-?[0-9]{0,9}(\\.[0-9]{0,22})?[,e ]{0,2}[0-9]{20}") {
             if let Some((value, next)) = short_decimal(text.as_bytes(), 0) {
-                let (number, end) = Number::scan(&text, 0);
+                let (number, end) = Number::scan(text.as_bytes(), 0);
                 let number = number.map(|number| number.to_f64("").unwrap().to_bits());
                 prop_assert_eq!(number, Ok(value.to_bits()));
                 prop_assert_eq!(text[end..next].trim_end(), ",");

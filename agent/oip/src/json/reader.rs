@@ -27,32 +27,36 @@ pub(crate) fn decode_within<'a, T>(
     memory: Memory<'a>,
     read: impl FnOnce(&mut Reader<'a>) -> Result<T, DecodeError>,
 ) -> Result<T, DecodeError> {
-    match std::str::from_utf8(body) {
-        Ok(text) => {
-            let mut reader = Reader { text, at: 0, memory, meant: NO_NAMES };
-            let value = read(&mut reader)?;
-            reader.end()?;
-            Ok(value)
-        }
-        Err(error) => {
-            let byte = error.valid_up_to();
-            // In the binary tensor extension raw bytes follow the JSON: say so rather than that they are no text.
-            let text = std::str::from_utf8(&body[..byte]).unwrap_or_default();
-            match read(&mut Reader { text, at: 0, memory, meant: NO_NAMES }) {
-                Err(error) if *error.fault() == Fault::NoBinary => Err(error),
-                _ => Err(Fault::NotUtf8 { byte }.into()),
-            }
-        }
+    let mut reader = Reader::over(body, memory);
+    let value = read(&mut reader).and_then(|value| reader.end().map(|()| value));
+    let error = match value {
+        _ if reader.is_given_up => return Err(Fault::NoMemory.into()),
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    // In the binary tensor extension raw bytes follow the JSON: say so rather than that they are no text.
+    if matches!(error.fault(), Fault::NoBinary | Fault::NoMemory) {
+        return Err(error);
     }
+    let not_text = std::str::from_utf8(body).err().map(|error| Fault::NotUtf8 { byte: error.valid_up_to() });
+    Err(not_text.map_or(error, Into::into))
 }
 
-/// A position in a JSON text.
+/// How many bytes are passed over between two looks at whether anybody still waits: a fraction of a millisecond's worth.
+const STRETCH: usize = 64 << 10;
+
+/// A position in a JSON text. That it is text shows where it is read: whatever JSON has outside of strings is ASCII, and
+/// strings are looked at as they come.
 #[derive(Clone)]
 pub(crate) struct Reader<'a> {
-    text: &'a str,
+    text: &'a [u8],
     at: usize,
     memory: Memory<'a>,
     meant: Meant,
+    /// Where to look next whether anybody still waits.
+    next_look: usize,
+    /// Nobody does: nothing more is read.
+    is_given_up: bool,
 }
 
 /// Of a name: the parameter of a request that can only be meant by it, if there is one.
@@ -64,7 +68,27 @@ pub(crate) const NO_NAMES: Meant = |_| None;
 impl<'a> Reader<'a> {
     #[cfg(test)]
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { text, at: 0, memory: Memory::UNBOUNDED, meant: NO_NAMES }
+        Self::over(text.as_bytes(), Memory::UNBOUNDED)
+    }
+
+    const fn over(text: &'a [u8], memory: Memory<'a>) -> Self {
+        Self { text, at: 0, memory, meant: NO_NAMES, next_look: STRETCH, is_given_up: false }
+    }
+
+    /// Looks at times, of what takes long, whether to go on.
+    #[inline]
+    pub(crate) fn pace(&mut self) -> Result<(), Fault> {
+        if self.at < self.next_look || self.is_awaited() { Ok(()) } else { Err(Fault::NoMemory) }
+    }
+
+    #[cold]
+    fn is_awaited(&mut self) -> bool {
+        self.next_look = self.at.saturating_add(STRETCH);
+        if self.memory.look().is_err() {
+            self.is_given_up = true;
+            self.at = self.text.len();
+        }
+        !self.is_given_up
     }
 
     /// What there is for what is made of the text.
@@ -131,7 +155,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn boolean(&mut self) -> Result<bool, DecodeError> {
         self.expect(JsonKind::Boolean, "a boolean")?;
-        let value = self.text.as_bytes().get(self.at) == Some(&b't');
+        let value = self.text.get(self.at) == Some(&b't');
         self.literal(if value { "true" } else { "false" })?;
         Ok(value)
     }
@@ -140,7 +164,7 @@ impl<'a> Reader<'a> {
         self.expect(JsonKind::String, "a string")?;
         let start = self.at;
         let escaped = self.skip_string()?;
-        let quoted = &self.text[start..self.at];
+        let quoted = self.text_from(start)?;
         if escaped {
             let unescaped = serde_json::from_str(quoted)
                 .map_err(|_| self.syntax("a bad escape in the string that ends"))?;
@@ -148,6 +172,12 @@ impl<'a> Reader<'a> {
         } else {
             Ok(Cow::Borrowed(&quoted[1..quoted.len() - 1]))
         }
+    }
+
+    /// What was passed over since `start`, as text.
+    fn text_from(&self, start: usize) -> Result<&'a str, Fault> {
+        let not_text = |error: std::str::Utf8Error| Fault::NotUtf8 { byte: start + error.valid_up_to() };
+        std::str::from_utf8(&self.text[start..self.at]).map_err(not_text)
     }
 
     /// A string to be kept.
@@ -176,19 +206,24 @@ impl<'a> Reader<'a> {
     /// ends before any item, the last one at the latest: that is to be read as items are.
     #[inline]
     pub(crate) fn short_decimals(&mut self, mut take: impl FnMut(f64) -> bool) {
-        while let Some((value, next)) = short_decimal(self.text.as_bytes(), self.at)
+        while let Some((value, next)) = short_decimal(self.text, self.at)
             && take(value)
         {
             self.at = next;
         }
     }
 
-    /// Passes over the next value, checking its syntax, and returns its text.
-    pub(crate) fn skip(&mut self) -> Result<&'a str, DecodeError> {
+    /// Passes over the next value, checking its syntax.
+    pub(crate) fn skip(&mut self) -> Result<(), DecodeError> {
+        self.skip_at(MAX_DEPTH).map(drop)
+    }
+
+    /// The same; returns its text.
+    pub(crate) fn raw(&mut self) -> Result<&'a str, DecodeError> {
         self.kind()?;
         let start = self.at;
-        self.skip_at(MAX_DEPTH)?;
-        Ok(&self.text[start..self.at])
+        self.skip()?;
+        Ok(self.text_from(start)?)
     }
 
     /// From here on a field that the protocol does not have is refused where it can only be meant for a parameter.
@@ -200,7 +235,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn pass_over(&mut self, field: &str) -> Result<(), DecodeError> {
         match (self.meant)(field) {
             Some(parameter) => Err(Fault::Misplaced { parameter }.into()),
-            None => self.skip().map(drop),
+            None => self.skip(),
         }
     }
 
@@ -211,9 +246,9 @@ impl<'a> Reader<'a> {
     }
 
     /// The same for what must be an array.
-    pub(crate) fn skip_array(&mut self) -> Result<&'a str, DecodeError> {
+    pub(crate) fn raw_array(&mut self) -> Result<&'a str, DecodeError> {
         self.expect(JsonKind::Array, "an array")?;
-        self.skip()
+        self.raw()
     }
 
     /// Calls `member` for each member of an object, which must read its value.
@@ -336,6 +371,7 @@ impl<'a> Reader<'a> {
             JsonKind::Array => {
                 let (mut count, mut more) = (0, self.open_array()?);
                 while more {
+                    self.pace()?;
                     count += self.skip_at(inner)?;
                     more = self.more_items()?;
                 }
@@ -344,6 +380,7 @@ impl<'a> Reader<'a> {
             JsonKind::Object => {
                 let mut more = self.open_object()?;
                 while more {
+                    self.pace()?;
                     self.key()?;
                     self.skip_at(inner)?;
                     more = self.more_members()?;
@@ -355,10 +392,14 @@ impl<'a> Reader<'a> {
 
     /// Passes over a string with its quotes; whether it has escapes.
     fn skip_string(&mut self) -> Result<bool, DecodeError> {
-        let bytes = self.text.as_bytes();
+        let bytes = self.text;
         let mut escaped = false;
         self.at += 1;
         loop {
+            self.pace()?;
+            let near = bytes.get(self.at..self.next_look.min(bytes.len())).unwrap_or_default();
+            let plain = near.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+            self.at += plain.unwrap_or(near.len());
             match bytes.get(self.at) {
                 Some(b'"') => {
                     self.at += 1;
@@ -369,7 +410,8 @@ impl<'a> Reader<'a> {
                     self.at += 2;
                 }
                 Some(0..=0x1f) => return Err(self.syntax("a control character in a string")),
-                Some(_) => self.at += 1,
+                // It goes on behind the next look.
+                Some(_) => {}
                 None => {
                     self.at = bytes.len();
                     return Err(self.syntax("the text ends in a string"));
@@ -379,7 +421,7 @@ impl<'a> Reader<'a> {
     }
 
     fn literal(&mut self, literal: &'static str) -> Result<(), DecodeError> {
-        if self.text.as_bytes()[self.at..].starts_with(literal.as_bytes()) {
+        if self.text[self.at..].starts_with(literal.as_bytes()) {
             self.at += literal.len();
             Ok(())
         } else {
@@ -389,7 +431,7 @@ impl<'a> Reader<'a> {
 
     #[inline]
     fn next_is(&mut self, byte: u8) -> bool {
-        let is = self.text.as_bytes().get(self.at) == Some(&byte);
+        let is = self.text.get(self.at) == Some(&byte);
         self.at += usize::from(is);
         is
     }
@@ -397,19 +439,24 @@ impl<'a> Reader<'a> {
     /// The next byte that is no white space.
     #[inline]
     fn peek(&mut self) -> Option<u8> {
-        let bytes = self.text.as_bytes();
-        while let Some(&byte) = bytes.get(self.at) {
+        while let Some(&byte) = self.text.get(self.at) {
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
                 return Some(byte);
             }
             self.at += 1;
+            if self.pace().is_err() {
+                break;
+            }
         }
         None
     }
 
     #[cold]
     fn syntax(&self, problem: &'static str) -> DecodeError {
-        let read = &self.text.as_bytes()[..self.at.min(self.text.len())];
+        if self.is_given_up {
+            return Fault::NoMemory.into();
+        }
+        let read = &self.text[..self.at.min(self.text.len())];
         let line_start = read.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         let line = read.split(|byte| *byte == b'\n').count();
         Fault::Syntax { problem, line, column: read.len() - line_start + 1 }.into()

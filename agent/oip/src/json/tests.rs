@@ -12,7 +12,7 @@ fn number(text: &str) -> Number<'_> {
 
 fn accepts(text: &str) -> bool {
     let mut reader = Reader::new(text);
-    reader.skip().and_then(|_| reader.end()).is_ok()
+    reader.skip().and_then(|()| reader.end()).is_ok()
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn what_is_no_json_is_refused_with_its_place() {
         ("1 1", "not JSON: something follows the value at line 1 column 3"),
     ] {
         let mut reader = Reader::new(text);
-        let error = reader.skip().and_then(|_| reader.end()).unwrap_err();
+        let error = reader.skip().and_then(|()| reader.end()).unwrap_err();
         assert_eq!(error.to_string(), message, "{text}");
     }
     assert!(accepts("\"\u{20}\u{7f}\u{2028}\""));
