@@ -122,7 +122,9 @@ pub async fn serve(
     }
     drop((listener, open));
     if tokio::time::timeout(limits.drain, connections.recv()).await.is_err() {
-        warn!(drain_timeout = ?limits.drain, "requests were still in flight when the drain time was over");
+        // Each connection that is not used has ended.
+        let connections = limits.connections - permits.available_permits();
+        warn!(drain_timeout = ?limits.drain, connections, "requests were still in flight when the drain time was over");
     }
     Ok(())
 }

@@ -1,13 +1,16 @@
 //! How an agent begins, ends, and hands over.
 
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 use terrace_e2e::agent::{Agent, Exit};
 use terrace_e2e::digits;
+use terrace_e2e::http::Request;
 use terrace_e2e::infer::Ask;
-use terrace_e2e::manifests::Model;
+use terrace_e2e::manifests::{Model, Policy};
+use terrace_e2e::opinions::{many, patient_under};
 use terrace_e2e::scenes;
 use terrace_e2e::site::Site;
 use terrace_e2e::wait;
@@ -120,9 +123,47 @@ async fn a_request_that_never_ends_holds_the_end_up_no_longer_than_the_drain_tim
 }
 
 #[tokio::test]
+async fn clients_that_do_not_take_their_answers_hold_the_end_up_for_the_drain_time_and_are_counted()
+-> Result<()> {
+    const DRAIN: Duration = Duration::from_millis(700);
+    let (site, first) = patient_under(&Policy::named("near").private(true)).await?;
+    first.kill9()?;
+    let agent = site.agent().set("--drain-timeout", format!("{DRAIN:?}")).ready().await?;
+    let mut idle = agent.connect().await?;
+    // Far more than what a connection takes without anybody who reads.
+    let Request { headers, body, .. } = many(4_000_000, &json!({"binary_data_output": true}));
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!(
+        "POST /v2/models/patient/infer HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n{headers}\r\n",
+        body.len()
+    );
+    let mut stalled = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(agent.http).await?;
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&body).await?;
+        let mut said = [0; 12];
+        timeout(wait::LIMIT, stream.read_exact(&mut said)).await.context("no answer")??;
+        ensure!(said == *b"HTTP/1.1 200", "{}", String::from_utf8_lossy(&said));
+        stalled.push(stream);
+    }
+    idle.send(&Request::get("/v2/health/live")).await?.answered()?;
+    let begun = Instant::now();
+    agent.terminate()?;
+    let exit = agent.wait_exit(PROMPT).await?;
+    let took = begun.elapsed();
+    assert_clean(&exit);
+    assert!(took >= DRAIN && took < DRAIN + PROMPT / 2, "{took:?}");
+    let told = exit.log.lines().find(|line| line.contains("still in flight")).context("no word of them")?;
+    assert!(told.contains("connections=2"), "{told}");
+    drop(stalled);
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_idle_agent_ends_at_once_when_it_is_told_to() -> Result<()> {
     let (_site, agent) = scenes::device().await?;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     agent.terminate()?;
     assert_clean(&agent.wait_exit(PROMPT).await?);
     assert!(begun.elapsed() < Duration::from_secs(3), "it took {:?}", begun.elapsed());
