@@ -1,4 +1,4 @@
-//! Large answers on their way to clients who may take their time: they hold room for as long as they are in memory, and
+//! Answers on their way to clients who may take their time: they hold room for as long as they are in memory, and large ones
 //! leave a piece at a time, so that it shows whether they do.
 
 use std::collections::VecDeque;
@@ -16,22 +16,24 @@ use crate::refusal::Refusal;
 use crate::room::{Full, Room, Taken};
 use crate::streams;
 
-/// An answer of so many bytes takes no room and goes out as it is: a stream takes about as much by itself.
+/// An answer of so many bytes goes out as it is, and is refused for no lack of room: a stream takes about as much by itself.
 pub const SMALL: usize = 16 << 10;
 /// How much leaves at a time over HTTP/2: of less than a client has to take in two minutes, it shows that it does.
 const PIECE: usize = 32 << 10;
 
 /// The room of an answer of so many bytes, of its request's.
 pub fn room(room: &Room, mut of_request: Taken, bytes: usize) -> Result<Taken, Refusal> {
-    if bytes <= SMALL {
-        return Ok(Taken::default());
+    match room.cover(&mut of_request, bytes) {
+        Ok(()) => {}
+        // It holds what its request did.
+        Err(_) if bytes <= SMALL => {}
+        Err(full @ Full::Now { .. }) => return Err(Refusal::Busy(full.to_string())),
+        Err(Full::Ever { bytes }) => {
+            return Err(Refusal::TooDense(format!(
+                "the answer is larger than all that this agent may hold, {bytes} bytes (--max-held-bytes); ask for less of it"
+            )));
+        }
     }
-    room.cover(&mut of_request, bytes).map_err(|full| match full {
-        Full::Now { .. } => Refusal::Busy(full.to_string()),
-        Full::Ever { bytes } => Refusal::TooDense(format!(
-            "the answer is larger than all that this agent may hold, {bytes} bytes (--max-held-bytes); ask for less of it"
-        )),
-    })?;
     of_request.shrink(bytes);
     Ok(of_request)
 }
@@ -114,6 +116,50 @@ impl Body for Answer {
             return SizeHint::default();
         }
         SizeHint::with_exact(self.rest.iter().map(|bytes| bytes.len() as u64).sum())
+    }
+}
+
+/// A small answer as a body.
+#[derive(Debug)]
+pub struct Small {
+    bytes: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+    taken: Taken,
+}
+
+impl Small {
+    /// Of these bytes, which hold this room until they have left, and what is told behind them.
+    pub const fn new(bytes: Bytes, taken: Taken, trailers: Option<HeaderMap>) -> Self {
+        Self { bytes: Some(bytes), trailers, taken }
+    }
+}
+
+impl Body for Small {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Some(bytes) = self.bytes.take() else {
+            return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+        };
+        // A stream may be kept waiting with it, and with as many others as there are streams.
+        let room = std::mem::take(&mut self.taken);
+        let bytes = if streams::is_one() { Bytes::from_owner(Held { bytes, _room: room }) } else { bytes };
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.trailers.is_some() {
+            return SizeHint::default();
+        }
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
 }
 
@@ -207,8 +253,10 @@ mod tests {
             taken
         };
         let small = room(&all, taken(900 * KIB), SMALL).unwrap();
-        assert!(is_free(&all, 1000 * KIB), "a small one takes none");
-        drop(small);
+        assert!(is_free(&all, 984 * KIB) && !is_free(&all, 985 * KIB));
+        let others = taken(984 * KIB);
+        assert!(room(&all, Taken::default(), SMALL).is_ok(), "a small one is refused for nothing");
+        drop((small, others));
         let less = room(&all, taken(900 * KIB), 100 * KIB).unwrap();
         assert!(is_free(&all, 900 * KIB));
         assert_eq!(room(&all, taken(100 * KIB), 901 * KIB).unwrap_err().status().as_u16(), 429);

@@ -1,23 +1,19 @@
 //! ModelInfer: its bytes are taken as they come and its answers sent as they are, past tonic, whose streams, codecs and
 //! boxes cost more than a small model's run.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use http_body::Frame;
 use prost::Message;
 use terrace_oip::proto::ModelInferRequest;
 use terrace_oip::{Memory, grpc};
 use tonic::Status;
 
 use super::message::{self, PREFIX, Refused, patience};
-use crate::answer::{self, Answer, SMALL};
+use crate::answer::{self, Answer, SMALL, Small};
 use crate::decoding;
 use crate::heavy::{LIGHT, heavy};
 use crate::refusal::Refusal;
@@ -73,7 +69,7 @@ impl Encoded {
 
     fn into_body(self) -> Body {
         if self.message.len() <= SMALL {
-            return Body::new(Framed { message: Some(self.message), is_ended: false });
+            return Body::new(Small::new(self.message, self.taken, Some(all_is_well())));
         }
         Body::new(Answer::new(std::iter::once(self.message), self.taken, Some(all_is_well())))
     }
@@ -114,34 +110,6 @@ fn all_is_well() -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert(STATUS, OK);
     trailers
-}
-
-/// A small message, and the word that all went well behind it.
-struct Framed {
-    message: Option<Bytes>,
-    is_ended: bool,
-}
-
-impl http_body::Body for Framed {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if let Some(message) = self.message.take() {
-            return Poll::Ready(Some(Ok(Frame::data(message))));
-        }
-        if std::mem::replace(&mut self.is_ended, true) {
-            return Poll::Ready(None);
-        }
-        Poll::Ready(Some(Ok(Frame::trailers(all_is_well()))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_ended
-    }
 }
 
 #[cfg(test)]
@@ -195,7 +163,7 @@ mod tests {
             let response = answer(Ok(Encoded::new(&message, &room, Taken::default()).unwrap()));
             assert_eq!(response.headers()[header::CONTENT_TYPE], "application/grpc");
             let is_free = || room.cover(&mut Taken::default(), 1 << 20).is_ok();
-            assert_eq!(is_free(), size < SMALL, "{size}");
+            assert!(!is_free(), "{size}");
             let collected = response.into_body().collect().await.unwrap();
             assert_eq!(collected.trailers().unwrap()[STATUS], "0");
             assert_eq!(collected.to_bytes(), framed(&message.encode_to_vec()), "{size}");

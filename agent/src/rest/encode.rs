@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, header};
 use terrace_coding::{Accepted, Coding};
 use terrace_oip::{EncodeError, InferRequest, InferResponse, Parameters, Tensor};
 
-use crate::answer::{self, Answer, SMALL};
+use crate::answer::{self, Answer, SMALL, Small};
 use crate::executor::Output;
 use crate::heavy::heavy;
 use crate::message::{JSON_LENGTH, content_type};
@@ -160,7 +160,7 @@ impl Encoded {
             for frame in &self.tail {
                 self.json.extend_from_slice(frame);
             }
-            return Body::from(self.json);
+            return Body::new(Small::new(Bytes::from(self.json), self.taken, None));
         }
         Body::new(Answer::new(std::iter::once(Bytes::from(self.json)).chain(self.tail), self.taken, None))
     }
