@@ -18,6 +18,7 @@ mod fetch;
 mod gathering;
 mod grpc;
 mod heavy;
+mod leftovers;
 mod listen;
 mod manifests;
 mod message;
@@ -173,6 +174,11 @@ async fn agent(args: Args, log: terrace_telemetry::LogFilter) -> anyhow::Result<
     });
     tasks.spawn(async move {
         egress.follow_api_server().await;
+        Ok(())
+    });
+    let room = node.body_limits().room;
+    tasks.spawn(async move {
+        leftovers::give_back(room, leftovers::release).await;
         Ok(())
     });
     let upstream = Arc::clone(&node);

@@ -2,17 +2,31 @@
 //! back with its answer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// What room is counted in: most small requests take it once. A semaphore counts to some half a billion on a small machine.
 const UNIT: usize = 4 << 10;
+
+/// So much that is held at once is much.
+pub const MUCH: usize = 16 << 20;
 
 /// The room of a node.
 #[derive(Clone, Debug)]
 pub struct Room {
     free: Arc<Semaphore>,
     bytes: usize,
+    low: Arc<Low>,
+}
+
+/// How little room there was.
+#[derive(Debug)]
+struct Low {
+    /// How many units were free at the least since the last look.
+    least: AtomicUsize,
+    /// Woken where so much is held that it is much.
+    much: Notify,
 }
 
 /// Room that is taken. Dropped, it is free again.
@@ -48,7 +62,40 @@ impl Room {
     /// Room for so many bytes.
     pub fn new(bytes: usize) -> Self {
         let units = bytes.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(units)), bytes }
+        let low = Low { least: AtomicUsize::new(units), much: Notify::new() };
+        Self { free: Arc::new(Semaphore::new(units)), bytes, low: Arc::new(low) }
+    }
+
+    /// Once much was held, how much that was at most.
+    pub async fn filled(&self) -> usize {
+        loop {
+            self.low.much.notified().await;
+            let most = self.most_lately();
+            if most >= MUCH {
+                return most;
+            }
+        }
+    }
+
+    /// How much was held at most since this was asked last.
+    pub fn most_lately(&self) -> usize {
+        let free = self.free.available_permits();
+        let least = self.low.least.swap(free, Ordering::Relaxed).min(free);
+        self.units().saturating_sub(least) * UNIT
+    }
+
+    /// All that there are.
+    fn units(&self) -> usize {
+        self.bytes.div_ceil(UNIT).clamp(1, Semaphore::MAX_PERMITS)
+    }
+
+    /// There is less room than there was.
+    #[cold]
+    fn lower(&self, free: usize) {
+        self.low.least.fetch_min(free, Ordering::Relaxed);
+        if (self.units() - free) * UNIT >= MUCH {
+            self.low.much.notify_one();
+        }
     }
 
     /// Takes room until `taken` covers `bytes` in all.
@@ -61,6 +108,10 @@ impl Room {
                 if is_ever { Full::Ever { bytes: self.bytes } } else { Full::Now { bytes: self.bytes } };
             let units = u32::try_from(units).map_err(|_| full)?;
             let more = Arc::clone(&self.free).try_acquire_many_owned(units).map_err(|_| full)?;
+            let free = self.free.available_permits();
+            if free < self.low.least.load(Ordering::Relaxed) {
+                self.lower(free);
+            }
             match &mut taken.permit {
                 Some(permit) => permit.merge(more),
                 None => taken.permit = Some(more),

@@ -305,9 +305,19 @@ impl Agent {
 
     /// The most memory that it ever had resident, in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
+        self.told_by_the_system("VmHWM:")
+    }
+
+    /// The memory that it has resident, in bytes.
+    pub fn memory(&self) -> Result<u64> {
+        self.told_by_the_system("VmRSS:")
+    }
+
+    fn told_by_the_system(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kibibytes = line.with_context(|| format!("no {name}"))?.trim().trim_end_matches(" kB");
+        Ok(kibibytes.parse::<u64>()? << 10)
     }
 
     /// Kills it on the spot.
