@@ -27,15 +27,20 @@ pub fn room(room: &Room, mut of_request: Taken, bytes: usize) -> Result<Taken, R
         Ok(()) => {}
         // It holds what its request did.
         Err(_) if bytes <= SMALL => {}
-        Err(full @ Full::Now { .. }) => return Err(Refusal::Busy(full.to_string())),
-        Err(Full::Ever { bytes }) => {
-            return Err(Refusal::TooDense(format!(
-                "the answer is larger than all that this agent may hold, {bytes} bytes (--max-held-bytes); ask for less of it"
-            )));
-        }
+        Err(full) => return Err(no_room(full)),
     }
     of_request.shrink(bytes);
     Ok(of_request)
+}
+
+/// What is said where there is no room for an answer.
+pub fn no_room(full: Full) -> Refusal {
+    match full {
+        Full::Now { .. } => Refusal::Busy(full.to_string()),
+        Full::Ever { bytes } => Refusal::TooDense(format!(
+            "the answer is larger than all that this agent may hold, {bytes} bytes (--max-held-bytes); ask for less of it"
+        )),
+    }
 }
 
 /// An answer as a body.

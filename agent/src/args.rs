@@ -78,8 +78,8 @@ pub struct Args {
     #[arg(long, env = "TERRACE_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
     pub max_body_bytes: usize,
 
-    /// The most bytes of requests that are held at once, from the first byte read to the answer, and of answers until they
-    /// are taken; more are refused with 429.
+    /// The most bytes of requests that are held at once, from the first byte read to the answer, and of answers, from the
+    /// first byte of another tier's until they are taken; more are refused with 429.
     #[arg(long, env = "TERRACE_MAX_HELD_BYTES", value_name = "BYTES", default_value_t = 256 << 20)]
     pub max_held_bytes: usize,
 

@@ -5,19 +5,30 @@ use std::cell::{Cell, RefCell};
 use terrace_oip::{DecodeError, Memory};
 
 use crate::refusal::{Refusal, busy};
-use crate::room::{Room, Taken};
+use crate::room::{Full, Room, Taken};
 use crate::serve::Due;
 
 /// How many times memory is asked for between two looks at the clock.
 const LOOK_EVERY: u8 = 64;
 
+/// Why something is not decoded.
+#[derive(Debug, PartialEq)]
+pub enum Stopped {
+    /// Nobody waits for it any more.
+    Late,
+    /// There is no room for what becomes of it.
+    Full(Full),
+    /// It is wrong.
+    Wrong(DecodeError),
+}
+
 /// Decodes, until it is late; what that takes is added to what the bytes take.
-pub fn within<T>(
+pub fn bounded<T>(
     room: &Room,
     taken: &mut Taken,
     due: Due,
     decode: impl FnOnce(Memory<'_>) -> Result<T, DecodeError>,
-) -> Result<T, Refusal> {
+) -> Result<T, Stopped> {
     let (taken, full) = (RefCell::new(taken), Cell::new(None));
     let (asked, is_late) = (Cell::new(0_u8), Cell::new(false));
     let take = |bytes| {
@@ -31,11 +42,25 @@ pub fn within<T>(
         added.is_ok()
     };
     let decoded = decode(Memory::new(&take)).map_err(|error| match full.get() {
-        _ if is_late.get() => unread(),
-        Some(full) => busy(full),
-        None => Refusal::Invalid(error.to_string()),
+        _ if is_late.get() => Stopped::Late,
+        Some(full) => Stopped::Full(full),
+        None => Stopped::Wrong(error),
     })?;
-    if due.is_ahead() { Ok(decoded) } else { Err(unread()) }
+    if due.is_ahead() { Ok(decoded) } else { Err(Stopped::Late) }
+}
+
+/// The same of a request.
+pub fn within<T>(
+    room: &Room,
+    taken: &mut Taken,
+    due: Due,
+    decode: impl FnOnce(Memory<'_>) -> Result<T, DecodeError>,
+) -> Result<T, Refusal> {
+    bounded(room, taken, due, decode).map_err(|stopped| match stopped {
+        Stopped::Late => unread(),
+        Stopped::Full(full) => busy(full),
+        Stopped::Wrong(error) => Refusal::Invalid(error.to_string()),
+    })
 }
 
 /// What is said where the deadline passed before the request was read.

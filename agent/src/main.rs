@@ -235,12 +235,13 @@ fn wire(args: &Args, egress: &Egress) -> anyhow::Result<Wired> {
         Recorder::start(record::Settings { file: file.clone(), max_bytes: args.record_max_bytes })
             .with_context(|| format!("--record-decisions: {} cannot be written", file.display()))
     });
+    let limits = body::Limits { bytes: args.max_body_bytes, room: Room::new(args.max_held_bytes) };
     let node = Arc::new(Node::new(Parts {
         recorder: recorder.transpose()?,
         tier: args.tier,
         default_namespace: args.default_namespace.clone(),
-        body: body::Limits { bytes: args.max_body_bytes, room: Room::new(args.max_held_bytes) },
-        upstream: Upstream::new(egress, args.credentials_dir.clone(), args.max_body_bytes),
+        upstream: Upstream::new(egress, args.credentials_dir.clone(), limits.clone()),
+        body: limits,
         board: Board::new(AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             runtime: runtime.clone(),

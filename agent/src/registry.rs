@@ -202,6 +202,8 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rest::body::Limits;
+    use crate::room::Room;
 
     #[test]
     fn a_url_names_a_model_with_or_without_its_namespace() {
@@ -230,7 +232,11 @@ mod tests {
             local: Local::Absent,
         };
         let registry = Registry::default();
-        let upstream = Upstream::new(&terrace_egress::Egress::new(Vec::new()), None, 1);
+        let upstream = Upstream::new(
+            &terrace_egress::Egress::new(Vec::new()),
+            None,
+            Limits { bytes: 1, room: Room::new(1) },
+        );
         let edge = |name: &str| {
             let entry = registry.get(&ModelKey::from_url(name, "default")).unwrap();
             entry.policy.remote(Tier::Edge).unwrap().endpoints().map(|urls| urls[0].to_string())

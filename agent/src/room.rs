@@ -137,6 +137,16 @@ impl Taken {
         Self { permit, bytes }
     }
 
+    /// What another has taken of the same room, beside it.
+    pub fn merge(&mut self, other: Self) {
+        match (&mut self.permit, other.permit) {
+            (Some(permit), Some(more)) => permit.merge(more),
+            (permit, more) => *permit = permit.take().or(more),
+        }
+        // Each covers whole units.
+        self.bytes = self.bytes.next_multiple_of(UNIT) + other.bytes;
+    }
+
     /// Gives back what is taken beyond `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         let excess = self.bytes.div_ceil(UNIT).saturating_sub(bytes.div_ceil(UNIT));
@@ -201,6 +211,26 @@ mod tests {
         room.cover(&mut taken, 0).unwrap();
         room.cover(&mut taken, UNIT).unwrap();
         assert_eq!(room.cover(&mut Taken::default(), 1), Err(Full::Now { bytes: 0 }));
+    }
+
+    #[test]
+    fn what_two_have_taken_is_covered_by_one() {
+        let room = Room::new(10 * UNIT);
+        let (mut one, mut other) = (Taken::default(), Taken::default());
+        room.cover(&mut one, UNIT + 1).unwrap();
+        room.cover(&mut other, 2 * UNIT + 1).unwrap();
+        one.merge(other);
+        assert_eq!((room.free.available_permits(), one.bytes), (5, 4 * UNIT + 1));
+        room.cover(&mut one, 5 * UNIT).unwrap();
+        assert_eq!(room.free.available_permits(), 5);
+        one.merge(Taken::default());
+        one.shrink(UNIT);
+        assert_eq!(room.free.available_permits(), 9);
+        let mut none = Taken::default();
+        none.merge(one);
+        assert_eq!(none.bytes, UNIT);
+        drop(none);
+        assert_eq!(room.free.available_permits(), 10);
     }
 
     #[test]

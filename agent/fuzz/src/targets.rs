@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use terrace_coding::{Coding, FREE, RATIO, UnpackError, Unpacker};
+use terrace_oip::proto::{ModelInferRequest, ModelInferResponse};
 use terrace_oip::{DecodeError, DecodedResponse, Fault, InferRequest, Memory, RelayedResponse, grpc};
 
 /// A kind of input, and what must hold for it.
@@ -30,12 +31,12 @@ fn json(body: &[u8]) {
     if let Err(error) = bounded(body.len(), || DecodedResponse::from_json(body)) {
         well_told(&error);
     }
-    match bounded(body.len(), || RelayedResponse::from_json(body)) {
+    match frugal(body.len(), |memory| RelayedResponse::from_http(&message, None, memory)) {
         Ok(relayed) => {
             let text = relayed.to_json();
             let text = text.unwrap_or_else(|error| panic!("a relayed answer cannot be written: {error}"));
             assert_eq!(
-                RelayedResponse::from_json(&text).as_ref(),
+                RelayedResponse::from_json(&text.concat().into()).as_ref(),
                 Ok(&relayed),
                 "relaying changes an answer"
             );
@@ -57,14 +58,30 @@ fn request(input: &[u8]) {
 
 /// A message of gRPC.
 fn grpc(message: &[u8]) {
-    let memory = match bounded(0, || grpc::check(message)) {
+    if let Some(request) = grpc_message::<ModelInferRequest>(message) {
+        checked(frugal(2 * message.len(), |memory| InferRequest::from_grpc_within(request.clone(), memory)));
+    }
+    if let Some(answer) = grpc_message::<ModelInferResponse>(message) {
+        let read =
+            frugal(3 * message.len(), |memory| DecodedResponse::from_grpc_within(answer.clone(), memory));
+        if let Err(error) = read {
+            well_told(&error);
+        }
+    }
+}
+
+/// A message of a kind, if it is one.
+fn grpc_message<M: grpc::Kind>(message: &[u8]) -> Option<M> {
+    let memory = match bounded(0, || grpc::check::<M>(message)) {
         Ok(memory) => memory,
-        Err(error) => return well_told(&error),
+        Err(error) => {
+            well_told(&error);
+            return None;
+        }
     };
-    assert!(grpc::toil(message) <= message.len());
+    assert!(grpc::toil::<M>(message) <= message.len());
     let bytes = Bytes::copy_from_slice(message);
-    let Ok(decoded) = at_most(ANYWAY + 2 * memory, || grpc::decode(bytes, Memory::UNBOUNDED)) else { return };
-    checked(frugal(2 * message.len(), |memory| InferRequest::from_grpc_within(decoded.clone(), memory)));
+    at_most(ANYWAY + 2 * memory, || grpc::decode(bytes, Memory::UNBOUNDED)).ok()
 }
 
 /// A body in a coding. The first byte says which, and how large the pieces are in which it comes.

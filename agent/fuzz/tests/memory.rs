@@ -174,7 +174,7 @@ fn a_message_of_grpc_takes_no_more_memory_than_was_known_before() {
         ("long decimals", message("FP64", &packed(7, &vec![0; 8 * MANY]), None)),
     ] {
         let bytes = ending_at(1, &bytes);
-        let known = grpc::check(&bytes).unwrap();
+        let known = grpc::check::<ModelInferRequest>(&bytes).unwrap();
         let mut decoded = None;
         let counted = allocation_counter::measure(|| decoded = ModelInferRequest::decode(bytes.clone()).ok());
         let took = usize::try_from(counted.bytes_max).unwrap();

@@ -4,6 +4,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use terrace_oip::{InferRequest, InferResponse, Parameters, RelayedResponse, Tensor, TensorData};
 
 const ELEMENTS: u16 = 50_176;
@@ -31,13 +32,13 @@ fn main() {
             outputs: &outputs,
         };
         let Ok(body) = response.to_json() else { continue };
+        let body = Bytes::from(body);
         let request = String::from_utf8_lossy(&body).replace("outputs", "inputs");
 
         println!("{name}: {} elements, {} bytes", outputs[0].data().len(), body.len());
         report("parse request", || InferRequest::from_json(black_box(request.as_bytes())).is_ok());
         report("write response", || black_box(&response).to_json().is_ok());
-        report("pass over response", || RelayedResponse::from_json(black_box(&body)).is_ok());
-        report("check response", || RelayedResponse::check(black_box(&body), None).is_ok());
+        report("check response", || RelayedResponse::from_json(black_box(&body)).is_ok());
         report("relay response", || {
             RelayedResponse::from_json(black_box(&body)).is_ok_and(|response| response.to_json().is_ok())
         });

@@ -18,7 +18,7 @@ use crate::request::{InferRequest, InputTensor, RequestedOutput};
 use crate::response::DecodedResponse;
 use crate::tensor::{Datatype, Tensor, TensorData};
 
-pub use crate::wire::{check, decode, toil};
+pub use crate::wire::{Kind, check, decode, toil};
 
 impl InferRequest {
     /// Takes a message apart. Its model and version are for whoever routes it.
@@ -243,6 +243,11 @@ fn check_counts(tensors: usize, raw: usize, field: &str) -> Result<(), DecodeErr
 impl DecodedResponse {
     /// Reads the tensors of an answer.
     pub fn from_grpc(message: ModelInferResponse) -> Result<Self, DecodeError> {
+        Self::from_grpc_within(message, Memory::UNBOUNDED)
+    }
+
+    /// The same, with a bound on what they take in memory beside the message.
+    pub fn from_grpc_within(message: ModelInferResponse, memory: Memory<'_>) -> Result<Self, DecodeError> {
         check_response(&message)?;
         let ModelInferResponse {
             model_name,
@@ -259,8 +264,8 @@ impl DecodedResponse {
             parameters: output.parameters,
             contents: output.contents,
         });
-        let outputs = read_inputs(inputs.collect(), &raw, Memory::UNBOUNDED)
-            .map_err(|error| error.in_field("outputs"))?;
+        let outputs =
+            read_inputs(inputs.collect(), &raw, memory).map_err(|error| error.in_field("outputs"))?;
         Ok(Self {
             model_name,
             model_version: Some(model_version).filter(|version| !version.is_empty()),

@@ -9,7 +9,7 @@
 //!   [`InferRequest::http_head`],
 //!   [`InferRequest::grpc_head`] and [`InferRequest::raw_inputs`] to pass one on in another form.
 //! * Responses: [`InferResponse::to_json_but`]; [`RelayedResponse`] passes an upstream's answer on without decoding
-//!   its tensors, once [`RelayedResponse::check`] has counted them; [`DecodedResponse`] decodes them.
+//!   its tensors, but counts their elements; [`DecodedResponse`] decodes them.
 //! * Tensors elsewhere in JSON: [`WireTensor`].
 //! * Server and model metadata, health, errors: [`metadata`].
 //!

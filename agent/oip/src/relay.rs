@@ -1,61 +1,73 @@
 //! An upstream's inference response on its way to our client: its tensors stay the bytes that they are.
 
-use std::borrow::Cow;
+use bytes::Bytes;
 
 use crate::error::{DecodeError, EncodeError};
-use crate::json::{Reader, decode};
+use crate::json::{Reader, decode_within};
+use crate::memory::Memory;
 use crate::outline::{Outline, read_outlines};
 use crate::parameters::Parameters;
 use crate::raw::{Part, Tail};
 
-/// An upstream's inference response. What is typed here may be changed; outputs and fields that the protocol
-/// does not know are passed on as they came. Their syntax is checked, and that outputs are an array.
+/// An upstream's inference response. What is typed here may be changed; outputs and fields that the protocol does not know
+/// are passed on as they came, and share their message's bytes. Each output has as many elements as its shape says.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RelayedResponse<'a> {
+pub struct RelayedResponse {
     /// The model that answered.
-    pub model_name: Cow<'a, str>,
+    pub model_name: String,
     /// Its version.
-    pub model_version: Option<Cow<'a, str>>,
+    pub model_version: Option<String>,
     /// The request's id.
-    pub id: Option<Cow<'a, str>>,
+    pub id: Option<String>,
     /// What the server says about the answer; left out when empty.
     pub parameters: Parameters,
-    outputs: &'a str,
-    rest: Vec<(String, &'a str)>,
+    /// What its outputs are.
+    pub outlines: Vec<Outline>,
+    outputs: Text,
+    rest: Vec<(String, Text)>,
 }
 
-impl<'a> RelayedResponse<'a> {
-    /// Reads a body.
-    pub fn from_json(body: &'a [u8]) -> Result<Self, DecodeError> {
-        decode(body, Self::read)
+/// Text that is a part of a message.
+#[derive(Clone, PartialEq)]
+struct Text(Bytes);
+
+impl RelayedResponse {
+    /// Reads a body that is JSON as a whole.
+    pub fn from_json(body: &Bytes) -> Result<Self, DecodeError> {
+        Self::from_http(body, None, Memory::UNBOUNDED)
     }
 
-    /// Whether a body can be read so, and what its outputs are. The first `json_length` bytes are JSON, where a header says
-    /// so, and what follows are binary tensors. Each output has as many elements as its shape says, each once.
-    pub fn check(body: &'a [u8], json_length: Option<usize>) -> Result<Vec<Outline>, DecodeError> {
-        let (json, mut tail) = Tail::split(Part::lent(body), json_length)?;
-        let mut outlines = Vec::new();
-        let read = |reader: &mut Reader<'a>| {
-            Self::read_with(reader, |reader| {
-                outlines = read_outlines(reader, &mut tail)?;
-                Ok("")
-            })
-        };
-        decode(json, read)?;
+    /// Reads a body whose first `json_length` bytes are JSON, where a header says so, and what follows are binary tensors;
+    /// as long as somebody waits for it.
+    pub fn from_http(
+        body: &Bytes,
+        json_length: Option<usize>,
+        memory: Memory<'_>,
+    ) -> Result<Self, DecodeError> {
+        let (json, mut tail) = Tail::split(Part::whole(body), json_length)?;
+        let response = decode_within(json, memory, |reader| Self::read(reader, &mut tail, body))?;
         tail.end()?;
-        Ok(outlines)
+        Ok(response)
     }
 
     /// The outputs' text, an array.
-    pub fn outputs_json(&self) -> &'a str {
-        self.outputs
+    pub fn outputs_json(&self) -> &[u8] {
+        &self.outputs.0
     }
 
-    /// Writes the body.
-    pub fn to_json(&self) -> Result<Vec<u8>, EncodeError> {
+    /// Writes the body, in pieces: the outputs are not copied where they are large.
+    pub fn to_json(&self) -> Result<Vec<Bytes>, EncodeError> {
+        /// How many bytes there are at least where a copy costs more than to share them.
+        const LARGE: usize = 4 << 10;
         self.parameters.check()?;
-        let rest = self.rest.iter().map(|(key, value)| key.len() + value.len() + 8).sum::<usize>();
-        let mut body = Vec::with_capacity(self.outputs.len() + rest + 1024);
+        let (mut pieces, mut body) = (Vec::new(), Vec::with_capacity(1024));
+        let mut append = |body: &mut Vec<u8>, Text(text): &Text| {
+            if text.len() < LARGE {
+                body.extend_from_slice(text);
+            } else {
+                pieces.extend([std::mem::take(body).into(), text.clone()]);
+            }
+        };
 
         body.extend_from_slice(br#"{"model_name":"#);
         serde_json::to_writer(&mut body, &self.model_name)?;
@@ -72,49 +84,45 @@ impl<'a> RelayedResponse<'a> {
             serde_json::to_writer(&mut body, &self.parameters)?;
         }
         body.extend_from_slice(br#","outputs":"#);
-        body.extend_from_slice(self.outputs.as_bytes());
+        append(&mut body, &self.outputs);
         for (key, value) in &self.rest {
             body.push(b',');
             serde_json::to_writer(&mut body, key)?;
             body.push(b':');
-            body.extend_from_slice(value.as_bytes());
+            append(&mut body, value);
         }
         body.push(b'}');
-        Ok(body)
+        pieces.push(body.into());
+        Ok(pieces)
     }
 
-    fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        Self::read_with(reader, Reader::raw_array)
-    }
-
-    fn read_with(
-        reader: &mut Reader<'a>,
-        mut read_outputs: impl FnMut(&mut Reader<'a>) -> Result<&'a str, DecodeError>,
-    ) -> Result<Self, DecodeError> {
+    fn read(reader: &mut Reader<'_>, tail: &mut Tail<'_>, message: &Bytes) -> Result<Self, DecodeError> {
         let mut model_name = None;
         let mut model_version = None;
         let mut id = None;
         let mut parameters = Parameters::new();
         let mut outputs = None;
         let mut rest = Vec::new();
+        let text = |text: &str| Text(message.slice_ref(text.as_bytes()));
         reader.object(|reader, key| {
             match key {
-                "model_name" => model_name = Some(reader.string()?),
-                "model_version" => model_version = reader.optional(Reader::string)?,
-                "id" => id = reader.optional(Reader::string)?,
+                "model_name" => model_name = Some(reader.owned_string()?),
+                "model_version" => model_version = reader.optional_string()?,
+                "id" => id = reader.optional_string()?,
                 "parameters" => parameters = reader.optional(Parameters::read)?.unwrap_or_default(),
-                "outputs" => outputs = Some(read_outputs(reader)?),
-                _ => rest.push((key.to_owned(), reader.raw()?)),
+                "outputs" => outputs = Some(reader.with_text(|reader| read_outlines(reader, tail))?),
+                _ => rest.push((key.to_owned(), text(reader.raw()?))),
             }
             Ok(())
         })?;
-        Ok(Self {
-            model_name: model_name.ok_or_else(|| DecodeError::missing("model_name"))?,
-            model_version,
-            id,
-            parameters,
-            outputs: outputs.ok_or_else(|| DecodeError::missing("outputs"))?,
-            rest,
-        })
+        let model_name = model_name.ok_or_else(|| DecodeError::missing("model_name"))?;
+        let (outlines, outputs) = outputs.ok_or_else(|| DecodeError::missing("outputs"))?;
+        Ok(Self { model_name, model_version, id, parameters, outlines, outputs: text(outputs), rest })
+    }
+}
+
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
     }
 }

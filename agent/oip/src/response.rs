@@ -1,10 +1,12 @@
 //! An inference response: written for our clients, decoded where the tensors of an answer are needed.
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::awaited::AwaitedText;
 use crate::error::{DecodeError, EncodeError};
-use crate::json::{Reader, decode};
+use crate::json::{Reader, decode_within};
+use crate::memory::Memory;
 use crate::parameters::Parameters;
 use crate::raw::{Part, Tail};
 use crate::tensor::Tensor;
@@ -102,8 +104,26 @@ impl DecodedResponse {
     /// Reads a body whose first `json_length` bytes are JSON, where a header says so, and what follows are binary
     /// tensors.
     pub fn from_http(body: &[u8], json_length: Option<usize>) -> Result<Self, DecodeError> {
-        let (json, mut tail) = Tail::split(Part::lent(body), json_length)?;
-        let response = decode(json, |reader| Self::read(reader, &mut tail))?;
+        Self::from_part(Part::lent(body), json_length, Memory::UNBOUNDED)
+    }
+
+    /// The same, with a bound on what it takes in memory beside the body; large tensors stay where they lie in it, where
+    /// they lie well.
+    pub fn from_http_within(
+        body: &Bytes,
+        json_length: Option<usize>,
+        memory: Memory<'_>,
+    ) -> Result<Self, DecodeError> {
+        Self::from_part(Part::whole(body), json_length, memory)
+    }
+
+    fn from_part(
+        body: Part<'_>,
+        json_length: Option<usize>,
+        memory: Memory<'_>,
+    ) -> Result<Self, DecodeError> {
+        let (json, mut tail) = Tail::split(body, json_length)?;
+        let response = decode_within(json, memory, |reader| Self::read(reader, &mut tail))?;
         tail.end()?;
         Ok(response)
     }

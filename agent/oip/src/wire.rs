@@ -1,14 +1,13 @@
-//! A gRPC request's bytes, looked over before anything is made of them. Each input of a message may be two bytes there
-//! and hundreds in memory; so what there may be only so many of is counted first.
+//! The bytes of gRPC's requests and answers, looked over before anything is made of them. Each tensor of a message may be two
+//! bytes there and hundreds in memory; so what there may be only so many of is counted first.
 
 use bytes::{Buf, Bytes};
-use prost::Message as _;
 
 use crate::error::{DecodeError, Fault};
 use crate::limits::{MAX_MESSAGE_FIELDS, MAX_PARAMETERS, MAX_RANK, MAX_TENSORS};
 use crate::memory::{Memory, Pace, of_text};
-use crate::proto::ModelInferRequest;
 use crate::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
+use crate::proto::{ModelInferRequest, ModelInferResponse};
 use crate::tensor::Datatype;
 
 /// By how much a list may be larger than what is in it: it doubles when it is full.
@@ -21,11 +20,33 @@ const COPIED: usize = 16;
 /// How many packed numbers are counted at once.
 const PIECE: usize = 64 << 10;
 
-/// A `ModelInferRequest` of these bytes, which is checked before it is made. Its raw elements stay where they are.
-pub fn decode(message: Bytes, memory: Memory<'_>) -> Result<ModelInferRequest, DecodeError> {
-    memory.take(check_within(&message, memory)?)?;
+/// What a message is, and under which numbers its fields come.
+pub trait Kind: prost::Message + Default {
+    /// Its tensors, and what they are called.
+    const TENSORS: (u64, &str);
+    /// The outputs that it asks for.
+    const REQUESTED: Option<u64>;
+    /// The raw elements of its tensors, and what they are called.
+    const RAW: (u64, &str);
+}
+
+impl Kind for ModelInferRequest {
+    const TENSORS: (u64, &str) = (5, "inputs");
+    const REQUESTED: Option<u64> = Some(6);
+    const RAW: (u64, &str) = (7, "raw_input_contents");
+}
+
+impl Kind for ModelInferResponse {
+    const TENSORS: (u64, &str) = (5, "outputs");
+    const REQUESTED: Option<u64> = None;
+    const RAW: (u64, &str) = (6, "raw_output_contents");
+}
+
+/// A message of these bytes, which are checked before it is made. Its raw elements stay where they are.
+pub fn decode<M: Kind>(message: Bytes, memory: Memory<'_>) -> Result<M, DecodeError> {
+    memory.take(check_within::<M>(&message, memory)?)?;
     let mut awaited = Awaited { rest: message, pace: Pace::new(memory), is_given_up: false };
-    let decoded = ModelInferRequest::decode(&mut awaited);
+    let decoded = M::decode(&mut awaited);
     if awaited.is_given_up {
         return Err(Fault::NoMemory.into());
     }
@@ -73,13 +94,13 @@ impl Buf for Awaited<'_> {
     }
 }
 
-/// Checks the bytes of a `ModelInferRequest`: they hold no more of anything than a request may have. How much memory the
-/// message takes beside its bytes, about and rather too much than too little; its raw elements stay where they are.
-pub fn check(message: &[u8]) -> Result<usize, DecodeError> {
-    check_within(message, Memory::UNBOUNDED)
+/// Checks the bytes of a message: they hold no more of anything than one may have. How much memory the message takes beside
+/// its bytes, about and rather too much than too little; its raw elements stay where they are.
+pub fn check<M: Kind>(message: &[u8]) -> Result<usize, DecodeError> {
+    check_within::<M>(message, Memory::UNBOUNDED)
 }
 
-fn check_within(message: &[u8], memory: Memory<'_>) -> Result<usize, DecodeError> {
+fn check_within<M: Kind>(message: &[u8], memory: Memory<'_>) -> Result<usize, DecodeError> {
     let pace = &Pace::new(memory);
     let (mut fields, mut parameters, mut inputs, mut outputs, mut raw) = (0, 0, 0, 0, 0);
     let mut memory = 0;
@@ -89,23 +110,23 @@ fn check_within(message: &[u8], memory: Memory<'_>) -> Result<usize, DecodeError
             (4, value) => count(&mut parameters, MAX_PARAMETERS, "parameters")
                 .map(|()| PARAMETER + value.len())
                 .map_err(|fault| DecodeError::new(fault).in_field("parameters"))?,
-            (5, Value::Bytes(input)) => {
+            (field, Value::Bytes(input)) if field == M::TENSORS.0 => {
                 let index = inputs;
                 let checked = count(&mut inputs, MAX_TENSORS, "tensors").map_err(DecodeError::new);
                 checked
                     .and_then(|()| check_input(input, pace).map_err(|error| error.in_item(index)))
-                    .map_err(|error| error.in_field("inputs"))?
+                    .map_err(|error| error.in_field(M::TENSORS.1))?
             }
-            (6, Value::Bytes(output)) => {
+            (field, Value::Bytes(output)) if Some(field) == M::REQUESTED => {
                 let index = outputs;
                 let checked = count(&mut outputs, MAX_TENSORS, "outputs").map_err(DecodeError::new);
                 checked
                     .and_then(|()| check_output(output, pace).map_err(|error| error.in_item(index)))
                     .map_err(|error| error.in_field("outputs"))?
             }
-            (7, _) => count(&mut raw, MAX_TENSORS, "raw contents")
+            (field, _) if field == M::RAW.0 => count(&mut raw, MAX_TENSORS, "raw contents")
                 .map(|()| GROWTH * size_of::<Bytes>())
-                .map_err(|fault| DecodeError::new(fault).in_field("raw_input_contents"))?,
+                .map_err(|fault| DecodeError::new(fault).in_field(M::RAW.1))?,
             // Names.
             (_, value) => of_text(value.len()),
         };
@@ -113,14 +134,16 @@ fn check_within(message: &[u8], memory: Memory<'_>) -> Result<usize, DecodeError
     Ok(memory)
 }
 
-/// About how many bytes of such a message have to be looked at one by one until it is a request: numbers that are raw are
-/// only copied.
-pub fn toil(message: &[u8]) -> usize {
+/// About how many bytes of such a message have to be looked at one by one until it is read: numbers that are raw are only
+/// copied.
+pub fn toil<M: Kind>(message: &[u8]) -> usize {
     let mut raw = 0;
     for field in Fields::few(message).take(MAX_MESSAGE_FIELDS) {
         match field {
-            Ok((5, Value::Bytes(input))) if holds_texts(input) => return message.len(),
-            Ok((7, Value::Bytes(elements))) => raw += elements.len(),
+            Ok((field, Value::Bytes(tensor))) if field == M::TENSORS.0 && holds_texts(tensor) => {
+                return message.len();
+            }
+            Ok((field, Value::Bytes(elements))) if field == M::RAW.0 => raw += elements.len(),
             Ok(_) => {}
             Err(_) => break,
         }
@@ -128,7 +151,7 @@ pub fn toil(message: &[u8]) -> usize {
     message.len() - raw + raw / COPIED
 }
 
-/// Whether an input is one of texts, or hides what it is.
+/// Whether a tensor is one of texts, or hides what it is.
 fn holds_texts(input: &[u8]) -> bool {
     /// It stands near the beginning.
     const NEAR: usize = 16;
@@ -139,7 +162,7 @@ fn holds_texts(input: &[u8]) -> bool {
     datatype.is_none_or(|name| name == Datatype::Bytes.as_str().as_bytes())
 }
 
-/// What an input takes.
+/// What a tensor takes; those of answers have the same fields.
 fn check_input(input: &[u8], pace: &Pace<'_>) -> Result<usize, DecodeError> {
     let (mut dimensions, mut parameters) = (0, 0);
     let mut memory = GROWTH * size_of::<InferInputTensor>();

@@ -330,7 +330,9 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_message_that_holds_too_much_is_refused_by_its_bytes() {
-    let said = |message: &[u8]| grpc::check(message).map(drop).map_err(|error| error.to_string());
+    let said = |message: &[u8]| {
+        grpc::check::<ModelInferRequest>(message).map(drop).map_err(|error| error.to_string())
+    };
     let good = of(
         vec![input(
             "x",
@@ -377,7 +379,7 @@ fn numbers_that_are_raw_are_no_toil_and_texts_are() {
     let of_type = |datatype| {
         let message = of(vec![input("x", datatype, &[400], none())], vec![raw.clone()]);
         let message = prost::Message::encode_to_vec(&message);
-        (grpc::toil(&message), message.len())
+        (grpc::toil::<ModelInferRequest>(&message), message.len())
     };
     let (toil, length) = of_type(Datatype::Fp32);
     assert_eq!(toil, length - 1500);
@@ -386,6 +388,6 @@ fn numbers_that_are_raw_are_no_toil_and_texts_are() {
     let contents = InferTensorContents { fp32_contents: vec![1.0; 400], ..none() };
     let typed =
         prost::Message::encode_to_vec(&of(vec![input("x", Datatype::Fp32, &[400], contents)], vec![]));
-    assert_eq!(grpc::toil(&typed), typed.len());
-    assert_eq!(grpc::toil(b"\xff"), 1);
+    assert_eq!(grpc::toil::<ModelInferRequest>(&typed), typed.len());
+    assert_eq!(grpc::toil::<ModelInferRequest>(b"\xff"), 1);
 }

@@ -111,10 +111,10 @@ fn a_message_is_given_up_while_it_is_checked_and_while_it_is_decoded() {
     ] {
         // What is packed and as large as it is in memory is not looked into before.
         if !["truths", "decimals"].contains(&what) {
-            assert_looks(what, false, |memory| grpc::decode(message.clone(), memory));
+            assert_looks(what, false, |memory| grpc::decode::<ModelInferRequest>(message.clone(), memory));
         }
-        assert_looks(what, true, |memory| grpc::decode(message.clone(), memory));
-        let decoded = |memory: Memory<'_>| grpc::decode(message.clone(), memory);
+        assert_looks(what, true, |memory| grpc::decode::<ModelInferRequest>(message.clone(), memory));
+        let decoded = |memory: Memory<'_>| grpc::decode::<ModelInferRequest>(message.clone(), memory);
         assert!(decoded(Memory::UNBOUNDED).is_ok(), "{what}");
     }
 }
@@ -125,7 +125,7 @@ fn a_decoded_message_is_given_up_while_it_is_taken_apart() {
         ("texts", message("BYTES", &[0x42, 0].repeat(LENGTH / 2))),
         ("small integers", message("INT8", &field(2, &vec![1; LENGTH]))),
     ] {
-        let message: ModelInferRequest = grpc::decode(bytes, Memory::UNBOUNDED).unwrap();
+        let message: ModelInferRequest = grpc::decode::<ModelInferRequest>(bytes, Memory::UNBOUNDED).unwrap();
         assert_looks(what, true, |memory| InferRequest::from_grpc_within(message.clone(), memory));
     }
 }
@@ -138,14 +138,14 @@ fn what_is_given_up_at_any_look_is_said_to_be_and_never_half_read() {
         looks.set(looks.get() + usize::from(bytes == 0));
         true
     };
-    let whole = grpc::decode(texts.clone(), Memory::new(&count)).unwrap();
+    let whole = grpc::decode::<ModelInferRequest>(texts.clone(), Memory::new(&count)).unwrap();
     for last in 1..=looks.get() {
         let looks = Cell::new(0);
         let take = |bytes: usize| {
             looks.set(looks.get() + usize::from(bytes == 0));
             looks.get() < last
         };
-        match grpc::decode(texts.clone(), Memory::new(&take)) {
+        match grpc::decode::<ModelInferRequest>(texts.clone(), Memory::new(&take)) {
             // At its very end there is nothing left to give up.
             Ok(read) => assert!(read == whole && last == looks.get(), "{last}"),
             Err(error) => assert!(error.to_string().ends_with(GIVEN_UP), "{error}"),

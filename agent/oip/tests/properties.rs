@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+use bytes::Bytes;
 use half::{bf16, f16};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use terrace_oip::{
-    DecodedResponse, InferRequest, InferResponse, Parameters, RelayedResponse, Tensor, TensorData, WireTensor,
+    DecodedResponse, InferRequest, InferResponse, Memory, Parameters, RelayedResponse, Tensor, TensorData,
+    WireTensor,
 };
 
 fn data(len: usize) -> impl Strategy<Value = TensorData> {
@@ -103,8 +105,9 @@ proptest! {
     fn arbitrary_bytes_are_an_error_or_a_message_and_never_a_panic(body in vec(any::<u8>(), 0..200)) {
         let _ = InferRequest::from_json(&body);
         let _ = DecodedResponse::from_json(&body);
+        let body = Bytes::from(body);
         let _ = RelayedResponse::from_json(&body);
-        let _ = RelayedResponse::check(&body, Some(body.len() / 2));
+        let _ = RelayedResponse::from_http(&body, Some(body.len() / 2), Memory::UNBOUNDED);
     }
 
     #[test]
@@ -121,7 +124,7 @@ proptest! {
                 prop_assert!(capacity(input.tensor.data()) <= 24 * body.len());
             }
         }
-        let _ = RelayedResponse::from_json(&body);
+        let _ = RelayedResponse::from_json(&body.into());
     }
 
     #[test]
@@ -129,7 +132,8 @@ proptest! {
         let parameters = Parameters::new();
         let response = InferResponse { model_name: "m", model_version: None, id: None, parameters: &parameters, outputs: &tensors };
         let body = response.to_json().unwrap();
-        prop_assert_eq!(RelayedResponse::from_json(&body).unwrap().to_json().unwrap(), body);
+        let relayed = RelayedResponse::from_json(&body.clone().into()).unwrap();
+        prop_assert_eq!(relayed.to_json().unwrap().concat(), body);
     }
 
     #[test]
@@ -150,7 +154,7 @@ proptest! {
             let at = at.index(body.len());
             body[at] = byte;
         }
-        let checked = RelayedResponse::check(&body, length);
+        let checked = RelayedResponse::from_http(&body.clone().into(), length, Memory::UNBOUNDED).map(|read| read.outlines);
         if let Ok(decoded) = DecodedResponse::from_http(&body, length) {
             let outlines = checked.unwrap();
             prop_assert_eq!(outlines.len(), decoded.outputs.len());

@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 
+use bytes::Bytes;
 use half::f16;
 use terrace_oip::{
     DecodedResponse, EncodeError, InferResponse, Parameter, Parameters, RelayedResponse, Tensor, TensorData,
@@ -161,7 +162,7 @@ fn an_answer_that_is_none_is_refused() {
         (
             r#"{"model_name":"m","outputs":[1,]}"#,
             "outputs[0]: expected an object, got a number",
-            "outputs: not JSON: expected a value at line 1 column 32",
+            "outputs[0]: expected an object, got a number",
         ),
         (
             r#"{"model_name":"m","outputs":[],"parameters":{"p":{}}}"#,
@@ -170,11 +171,14 @@ fn an_answer_that_is_none_is_refused() {
         ),
     ] {
         assert_eq!(DecodedResponse::from_json(body.as_bytes()).unwrap_err().to_string(), decoded);
-        assert_eq!(RelayedResponse::from_json(body.as_bytes()).unwrap_err().to_string(), relayed);
+        assert_eq!(
+            RelayedResponse::from_json(&Bytes::copy_from_slice(body.as_bytes())).unwrap_err().to_string(),
+            relayed
+        );
     }
-    let deep = format!(r#"{{"model_name":"m","outputs":{}"#, "[".repeat(1_000_000));
-    let error = RelayedResponse::from_json(deep.as_bytes()).unwrap_err();
-    assert_eq!(error.to_string(), "outputs: more than 64 levels of nesting");
+    let deep = format!(r#"{{"model_name":"m","time":{}"#, "[".repeat(1_000_000));
+    let error = RelayedResponse::from_json(&deep.into()).unwrap_err();
+    assert_eq!(error.to_string(), "time: more than 64 levels of nesting");
 }
 
 #[test]
@@ -185,22 +189,22 @@ fn relaying_keeps_the_bytes_of_outputs_and_of_unknown_fields() {
     let body = format!(
         r#"{{"id":"a\u0062","time":null,"model_name":"up\"stream","outputs":{outputs},"model_version":null,"sta\ttistics":{statistics},"parameters":{{"a":1,"b":2.50}}}}"#
     );
-    let mut response = RelayedResponse::from_json(body.as_bytes()).unwrap();
-    assert_eq!(response.outputs_json(), outputs);
+    let mut response = RelayedResponse::from_json(&Bytes::copy_from_slice(body.as_bytes())).unwrap();
+    assert_eq!(response.outputs_json(), outputs.as_bytes());
     assert_eq!(response.model_name, "up\"stream");
     assert_eq!(response.id.as_deref(), Some("ab"));
 
     response.model_name = "ours".into();
     response.parameters.insert("a", "changed");
     response.parameters.insert("tier", "cloud");
-    let relayed = String::from_utf8(response.to_json().unwrap()).unwrap();
+    let relayed = String::from_utf8(response.to_json().unwrap().concat()).unwrap();
     assert_eq!(
         relayed,
         format!(
             r#"{{"model_name":"ours","id":"ab","parameters":{{"a":"changed","b":2.5,"tier":"cloud"}},"outputs":{outputs},"time":null,"sta\ttistics":{statistics}}}"#
         )
     );
-    assert_eq!(RelayedResponse::from_json(relayed.as_bytes()).unwrap().outputs_json(), outputs);
+    assert_eq!(RelayedResponse::from_json(&relayed.into()).unwrap().outputs_json(), outputs.as_bytes());
 
     response.parameters.insert("confidence", f64::INFINITY);
     assert!(response.to_json().is_err());

@@ -12,6 +12,7 @@ use terrace_tiering::{self as tiering, Candidate, SkipReason};
 use tracing::debug;
 
 use super::{Job, Output, Work, scores};
+use crate::answer::no_room;
 use crate::refusal::Refusal;
 use crate::registry::Served;
 use crate::upstream::{Ask, Route, TierReach, UpstreamError};
@@ -161,6 +162,7 @@ async fn forward(
             UpstreamError::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. } => {
                 Failure { outcome, refusal: Refusal::TooLargeThere { tier: tier.as_str() }, last: false }
             }
+            UpstreamError::NoRoom(full) => Failure { outcome, refusal: no_room(full), last: false },
             // The deadline cut it short, and not what the policy grants the tier.
             error @ UpstreamError::TimedOut { .. } if allowed.is_some_and(|allowed| allowed <= limit) => {
                 Failure { outcome, refusal: Refusal::Deadline(format!("{tier}: {error}")), last: false }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use terrace_oip::Tensor;
+use terrace_oip::{DecodedResponse, Tensor};
 use terrace_tiering::{self as tiering, Candidate, Combine, Measure, Member, Mode, Reason, Source};
 use tokio::time::{timeout, timeout_at};
 use tracing::debug;
@@ -17,9 +17,14 @@ use super::nobody::Quorum;
 use super::scores::Extra;
 use super::walk::walk;
 use super::{ANSWERED, Answer, Job, Output, Tried};
+use crate::answer::no_room;
+use crate::decoding::Stopped;
 use crate::heavy::heavy;
 use crate::refusal::Refusal;
 use crate::registry::Served;
+use crate::room::Taken;
+use crate::serve::Due;
+use crate::upstream::Decoded;
 
 /// Shorter than this, a timer is no shorter.
 pub const A_MOMENT: Duration = Duration::from_millis(2);
@@ -35,6 +40,8 @@ pub struct Answered {
     pub version: Option<String>,
     /// The revision, where the member is this node.
     served: Option<Arc<Served>>,
+    /// The room that it takes, where it is another tier's.
+    taken: Taken,
 }
 
 impl Answered {
@@ -47,7 +54,7 @@ impl Answered {
     fn alone(self) -> Output {
         match self.served {
             Some(served) => Output::Local { served, tensors: self.tensors },
-            None => Output::Combined { version: self.version, tensors: self.tensors },
+            None => Output::Combined { version: self.version, tensors: self.tensors, taken: self.taken },
         }
     }
 }
@@ -87,7 +94,7 @@ pub async fn run(job: &Job<'_>, members: &[Member]) -> Result<Answer, Refusal> {
     let (mut tensors, confidence) = heavy(size, || combined(ensemble.combine, measure, answered))?;
     extra.take_out_of(&mut tensors);
     tried.confidence = Some(confidence);
-    let output = Output::Combined { version, tensors };
+    let output = Output::Combined { version, tensors, taken: Taken::default() };
     Ok(Answer { tier: "ensemble", ..tried.answer(job.tier, Source::Ensemble, output) })
 }
 
@@ -143,7 +150,8 @@ async fn ask(job: &Job<'_>, member: Member, reserve: Duration, hedged: &AtomicBo
         },
         None => attempt.await,
     };
-    let ended = attempt.ended.and_then(|output| decoded(member, output));
+    let until = job.deadline.map(|deadline| deadline.checked_sub(reserve).unwrap_or(begun));
+    let ended = attempt.ended.and_then(|output| decoded(job, member, output, Due::by(until)));
     End { ended, took: begun.elapsed() }
 }
 
@@ -154,24 +162,38 @@ fn given_up(job: &Job<'_>, member: Member, begun: Instant) -> End {
     End { ended: Err(failure), took: begun.elapsed() }
 }
 
-fn decoded(member: Member, output: Output) -> Result<Answered, Failure> {
-    let size = output.text_size(|_| false);
-    let (tensors, version, served) = match output {
-        Output::Local { served, tensors } => (tensors, Some(served.revision().to_owned()), Some(served)),
-        Output::Combined { version, tensors } => (tensors, version, None),
-        Output::Relayed(relayed) => {
-            let response = heavy(size, || relayed.decode()).map_err(|error| Failure {
-                outcome: "Malformed",
-                refusal: Refusal::NoTier(format!(
-                    "{}: an answer that is no inference response: {error}",
-                    member.tier
-                )),
-                last: false,
-            })?;
-            (response.outputs, response.model_version, None)
+fn decoded(job: &Job<'_>, member: Member, output: Output, due: Due) -> Result<Answered, Failure> {
+    Ok(match output {
+        Output::Local { served, tensors } => Answered {
+            member,
+            tensors,
+            version: Some(served.revision().to_owned()),
+            served: Some(served),
+            taken: Taken::default(),
+        },
+        Output::Combined { version, tensors, taken } => {
+            Answered { member, tensors, version, served: None, taken }
         }
+        Output::Relayed(relayed) => {
+            let decoded = relayed.decode(&job.node.limits().room, due);
+            let Decoded { response, taken } = decoded.map_err(|stopped| unread(member, stopped))?;
+            let DecodedResponse { outputs: tensors, model_version: version, .. } = response;
+            Answered { member, tensors, version, served: None, taken }
+        }
+    })
+}
+
+/// A member whose answer is there, and cannot be read.
+fn unread(member: Member, stopped: Stopped) -> Failure {
+    let (outcome, refusal) = match stopped {
+        Stopped::Late => ("TimedOut", too_late()),
+        Stopped::Full(full) => ("NoRoom", no_room(full)),
+        Stopped::Wrong(error) => (
+            "Malformed",
+            Refusal::NoTier(format!("{}: an answer that is no inference response: {error}", member.tier)),
+        ),
     };
-    Ok(Answered { member, tensors, version, served })
+    Failure { outcome, refusal, last: false }
 }
 
 /// A member whose scores can be none is left out.

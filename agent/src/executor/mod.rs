@@ -21,6 +21,7 @@ use terrace_tiering::{Decision, Plan, Reason, Source};
 use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::{Entry, Served};
+use crate::room::Taken;
 use crate::serve::millis;
 use crate::upstream::{Outgoing, Relayed, Trace};
 use attempt::{Failure, left};
@@ -97,6 +98,8 @@ pub enum Output {
         version: Option<String>,
         /// The outputs.
         tensors: Vec<Tensor>,
+        /// The room that they take, where another tier's answer has it.
+        taken: Taken,
     },
     /// Of another tier.
     Relayed(Relayed),
@@ -236,7 +239,7 @@ mod tests {
             tensor("n", TensorData::Fp32(vec![0.0; 10].into())),
             tensor("t", TensorData::Bytes(vec![vec![]; 10])),
         ];
-        let output = Output::Combined { version: None, tensors };
+        let output = Output::Combined { version: None, tensors, taken: Taken::default() };
         assert_eq!(output.text_size(|_| true), 40);
         assert_eq!(output.text_size(|name| name == "t"), 80);
         assert_eq!(output.text_size(|_| false), 80);

@@ -34,9 +34,9 @@ use crate::node::Node;
 use crate::refusal::Refusal;
 use crate::registry::ModelKey;
 use crate::requirements;
-use crate::room::Taken;
+use crate::room::{Room, Taken};
 use crate::serve::{self, Call, Due, Exchange, OURS, Reply};
-use crate::upstream::{Original, Relayed, Trace};
+use crate::upstream::{Decoded, GrpcAnswer, Original, Relayed, Trace};
 
 /// What anyone may ask: probes have no token.
 pub const OPEN: [&str; 2] = [LIVE, READY];
@@ -324,17 +324,22 @@ impl Exchange for Grpc<'_> {
         true
     }
 
-    fn encode(&self, reply: Reply<'_>, room: Taken) -> Result<Encoded, Refusal> {
-        Encoded::new(&to_message(reply)?, &self.node.limits().room, room)
+    fn encode(&self, reply: Reply<'_>, mut taken: Taken) -> Result<Encoded, Refusal> {
+        let room = &self.node.limits().room;
+        let (message, of_answer) = to_message(reply, room)?;
+        taken.merge(of_answer);
+        Encoded::new(&message, room, taken)
     }
 }
 
-/// A reply's message.
-fn to_message(reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
-    let (version, parameters, outputs) = match reply.output {
-        Output::Local { served, tensors } => (served.revision().to_owned(), reply.parameters, tensors),
+/// A reply's message, and the room that another tier's answer has.
+fn to_message(reply: Reply<'_>, room: &Room) -> Result<(proto::ModelInferResponse, Taken), Refusal> {
+    let (version, parameters, outputs, taken) = match reply.output {
+        Output::Local { served, tensors } => {
+            (served.revision().to_owned(), reply.parameters, tensors, Taken::default())
+        }
         Output::Relayed(Relayed::Grpc(answer)) => {
-            let mut message = answer.message;
+            let GrpcAnswer { mut message, taken, .. } = *answer;
             // As it came, but for what this node says of it.
             message.model_name = reply.model_name.into_owned();
             message.id = reply.request.id.clone().unwrap_or_default();
@@ -342,21 +347,23 @@ fn to_message(reply: Reply<'_>) -> Result<proto::ModelInferResponse, Refusal> {
                 message.parameters.remove(ours);
             }
             grpc::extend_parameters(&mut message, &reply.parameters);
-            return Ok(message);
+            return Ok((message, taken));
         }
-        Output::Combined { version, tensors } => (version.unwrap_or_default(), reply.parameters, tensors),
+        Output::Combined { version, tensors, taken } => {
+            (version.unwrap_or_default(), reply.parameters, tensors, taken)
+        }
         Output::Relayed(relayed) => {
-            let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
+            let Decoded { response: told, taken } = relayed.rewritten(room, reply.due)?;
             let mut parameters: Parameters = told.parameters;
             for ours in OURS {
                 parameters.remove(ours);
             }
             parameters.extend(reply.parameters);
-            (told.model_version.unwrap_or_default(), parameters, told.outputs)
+            (told.model_version.unwrap_or_default(), parameters, told.outputs, taken)
         }
     };
     let id = reply.request.id.clone();
-    Ok(grpc::response(reply.model_name.into_owned(), version, id, &parameters, outputs))
+    Ok((grpc::response(reply.model_name.into_owned(), version, id, &parameters, outputs), taken))
 }
 
 /// What protobuf cannot leave out.

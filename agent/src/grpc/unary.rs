@@ -46,7 +46,7 @@ where
     let left = patience(headers).checked_sub(started.elapsed()).unwrap_or(Duration::ZERO);
     let due = Due::by(Instant::now().checked_add(left));
     let (bytes, mut taken) = message::read(body, message::coding(headers)?, limits, left).await?;
-    let toil = if bytes.len() > LIGHT { grpc::toil(&bytes) } else { bytes.len() };
+    let toil = if bytes.len() > LIGHT { grpc::toil::<ModelInferRequest>(&bytes) } else { bytes.len() };
     let read = |memory: Memory<'_>| grpc::decode(bytes, memory);
     let message = heavy(toil, || decoding::within(&limits.room, &mut taken, due, read))?;
     Ok(Read { message, toil, taken })

@@ -15,7 +15,7 @@ use crate::refusal::Refusal;
 use crate::room::{Room, Taken};
 use crate::serve::{Due, OURS, Reply, unwritten};
 use crate::unpacking::texts;
-use crate::upstream::Relayed;
+use crate::upstream::{Decoded, Relayed};
 
 /// Below this size a body is sent as it is: it fits into one packet anyway.
 const ONE_PACKET: usize = 1400;
@@ -26,9 +26,12 @@ const TOIL: usize = 4;
 /// A reply's bytes.
 #[derive(Debug)]
 pub struct Encoded {
-    json: Vec<u8>,
-    /// What follows the JSON; no frame is empty.
+    /// The beginning, where it was written here.
+    head: Vec<u8>,
+    /// What follows, without a copy.
     tail: Vec<Bytes>,
+    /// How much of both is JSON.
+    json_length: usize,
     /// Some output is in binary, be it an empty one.
     is_binary: bool,
     /// All of it in a coding.
@@ -38,21 +41,21 @@ pub struct Encoded {
 
 impl Encoded {
     /// Encodes a reply as its request asks.
-    pub fn new(reply: Reply<'_>) -> Result<Self, Refusal> {
+    pub fn new(reply: Reply<'_>, room: &Room) -> Result<Self, Refusal> {
         let relayed = match reply.output {
             Output::Local { served, tensors } => {
                 let Reply { request, model_name, parameters, due, .. } = reply;
                 let response = response(request, &model_name, Some(served.revision()), &parameters);
-                return Self::computed(response, request, tensors, due);
+                return Self::computed(response, request, (tensors, Taken::default()), due);
             }
-            Output::Combined { version, tensors } => {
+            Output::Combined { version, tensors, taken } => {
                 let Reply { request, model_name, parameters, due, .. } = reply;
                 let response = response(request, &model_name, version.as_deref(), &parameters);
-                return Self::computed(response, request, tensors, due);
+                return Self::computed(response, request, (tensors, taken), due);
             }
             Output::Relayed(Relayed::Http(relayed)) => relayed,
             Output::Relayed(relayed) => {
-                let told = relayed.decode().map_err(|error| Refusal::Failed(error.to_string()))?;
+                let Decoded { response: told, taken } = relayed.rewritten(room, reply.due)?;
                 let mut parameters = told.parameters;
                 for ours in OURS {
                     parameters.remove(ours);
@@ -60,24 +63,27 @@ impl Encoded {
                 parameters.extend(reply.parameters);
                 let Reply { request, model_name, due, .. } = reply;
                 let response = response(request, &model_name, told.model_version.as_deref(), &parameters);
-                return Self::computed(response, request, told.outputs, due);
+                return Self::computed(response, request, (told.outputs, taken), due);
             }
         };
-        let mut response = relayed.response().map_err(|error| Refusal::Failed(error.to_string()))?;
-        response.model_name = reply.model_name;
-        response.id = reply.request.id.as_deref().map(Into::into);
+        let mut relayed = *relayed;
+        let response = &mut relayed.response;
+        response.model_name = reply.model_name.into_owned();
+        response.id.clone_from(&reply.request.id);
         for ours in OURS {
             response.parameters.remove(ours);
         }
         response.parameters.extend(reply.parameters);
-        let json = response.to_json().map_err(|error| unwritable(&error))?;
-        let tail = relayed.tail();
+        let mut tail = response.to_json().map_err(|error| unwritable(&error))?;
+        let json_length = tail.iter().map(Bytes::len).sum();
+        tail.push(relayed.tail());
         Ok(Self {
-            json,
+            head: Vec::new(),
+            tail,
+            json_length,
             is_binary: relayed.is_binary(),
-            tail: Some(tail).filter(|tail| !tail.is_empty()).into_iter().collect(),
             packed: None,
-            taken: Taken::default(),
+            taken: relayed.taken,
         })
     }
 
@@ -87,7 +93,7 @@ impl Encoded {
         let worth = |_: &Coding| accepted.is_required || self.size() >= ONE_PACKET;
         if let Some(coding) = accepted.coding.filter(worth) {
             let pieces: Vec<&[u8]> =
-                std::iter::once(&*self.json).chain(self.tail.iter().map(|frame| &**frame)).collect();
+                std::iter::once(&*self.head).chain(self.tail.iter().map(|frame| &**frame)).collect();
             let packed = heavy(self.size().saturating_mul(TOIL), || {
                 terrace_coding::pack_while(coding, &pieces, accepted.is_required, || due.is_ahead())
             });
@@ -97,8 +103,9 @@ impl Encoded {
     }
 
     /// In room of its own, as far as there is some beside its request's.
-    pub fn within(mut self, room: &Room, taken: Taken) -> Result<Self, Refusal> {
+    pub fn within(mut self, room: &Room, mut taken: Taken) -> Result<Self, Refusal> {
         let size = self.packed.as_ref().map_or_else(|| self.size(), |(_, packed)| packed.len());
+        taken.merge(self.taken);
         self.taken = answer::room(room, taken, size)?;
         Ok(self)
     }
@@ -107,30 +114,31 @@ impl Encoded {
     fn computed(
         response: InferResponse<'_>,
         request: &InferRequest,
-        tensors: Vec<Tensor>,
+        (tensors, taken): (Vec<Tensor>, Taken),
         due: Due,
     ) -> Result<Self, Refusal> {
         let is_binary = |name: &str| request.wants_binary(name);
-        let json = InferResponse { outputs: &tensors, ..response }
+        let head = InferResponse { outputs: &tensors, ..response }
             .to_json_but(is_binary, || due.is_ahead())
             .map_err(|error| unwritable(&error))?;
         let binary: Vec<Tensor> = tensors.into_iter().filter(|tensor| is_binary(tensor.name())).collect();
         Ok(Self {
-            json,
+            json_length: head.len(),
+            head,
             is_binary: !binary.is_empty(),
             tail: binary.into_iter().filter_map(raw).collect(),
             packed: None,
-            taken: Taken::default(),
+            taken,
         })
     }
 
     /// The response with status 200.
     pub fn into_response(mut self) -> Response {
-        let json_length = self.is_binary.then_some(self.json.len());
+        let json_length = self.is_binary.then_some(self.json_length);
         let varies = self.packed.is_some() || self.size() >= ONE_PACKET;
         let (coding, body) = match self.packed.take() {
             Some((coding, packed)) => {
-                let packed = Self { json: packed, tail: Vec::new(), ..self };
+                let packed = Self { head: packed, tail: Vec::new(), ..self };
                 (Some(coding), packed.into_body())
             }
             None => (None, self.into_body()),
@@ -151,18 +159,18 @@ impl Encoded {
     }
 
     fn size(&self) -> usize {
-        self.json.len() + self.tail.iter().map(Bytes::len).sum::<usize>()
+        self.head.len() + self.tail.iter().map(Bytes::len).sum::<usize>()
     }
 
     fn into_body(mut self) -> Body {
         if self.size() <= SMALL {
             // A copy costs less than a second write.
             for frame in &self.tail {
-                self.json.extend_from_slice(frame);
+                self.head.extend_from_slice(frame);
             }
-            return Body::new(Small::new(Bytes::from(self.json), self.taken, None));
+            return Body::new(Small::new(Bytes::from(self.head), self.taken, None));
         }
-        Body::new(Answer::new(std::iter::once(Bytes::from(self.json)).chain(self.tail), self.taken, None))
+        Body::new(Answer::new(std::iter::once(Bytes::from(self.head)).chain(self.tail), self.taken, None))
     }
 }
 

@@ -284,7 +284,7 @@ impl Exchange for Http {
 
     fn encode(&self, reply: Reply<'_>, room: Taken) -> Result<Encoded, Refusal> {
         let due = reply.due;
-        Encoded::new(reply)?.packed(&self.headers, due).within(&self.limits.room, room)
+        Encoded::new(reply, &self.limits.room)?.packed(&self.headers, due).within(&self.limits.room, room)
     }
 }
 

@@ -9,12 +9,13 @@ use terrace_egress::{ConnectError, Denied, NoAddress, Said, TIER_CONNECT, causes
 use terrace_tiering::{SkipReason, Unanswered, failure_weight};
 
 use super::trouble::LeftAlone;
+use crate::room::Full;
 
 /// How much of an upstream's error text is passed on.
 const MAX_ERROR_CHARS: usize = 512;
 
 /// An error that is longer is not looked into.
-const MAX_ERROR_BYTES: usize = 64 << 10;
+pub const MAX_ERROR_BYTES: usize = 64 << 10;
 
 /// What is said of a request that was refused without a word.
 const NO_WORDS: &str = "the tier refused the request and did not say why";
@@ -86,6 +87,9 @@ pub enum UpstreamError {
         /// The limit.
         limit: usize,
     },
+    /// There is no room for the answer here.
+    #[error("no room for its answer: {0}")]
+    NoRoom(Full),
     /// The answer is no inference response.
     #[error("an answer that is no inference response: {0}")]
     Malformed(String),
@@ -132,6 +136,7 @@ impl UpstreamError {
             Self::Rejected { .. } => "Rejected",
             Self::Status { .. } => "BadStatus",
             Self::TooLarge { .. } => "AnswerTooLarge",
+            Self::NoRoom(_) => "NoRoom",
             Self::Malformed(_) | Self::Contradictory(_) => "Malformed",
         }
     }
@@ -157,7 +162,8 @@ impl UpstreamError {
             | Self::NotAllowed(_)
             | Self::CredentialsUnavailable
             | Self::Rejected { .. }
-            | Self::TooLarge { .. } => None,
+            | Self::TooLarge { .. }
+            | Self::NoRoom(_) => None,
         }
     }
 
@@ -237,7 +243,7 @@ impl UpstreamError {
 
     /// Whether the endpoint answered, if not as it should.
     pub const fn is_answer(&self) -> bool {
-        matches!(self, Self::Rejected { .. } | Self::Status { .. } | Self::TooLarge { .. })
+        matches!(self, Self::Rejected { .. } | Self::Status { .. } | Self::TooLarge { .. } | Self::NoRoom(_))
     }
 
     /// Whether nobody was there: nothing was sent.

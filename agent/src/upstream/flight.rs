@@ -13,6 +13,7 @@ use super::relayed::Relayed;
 use super::route::{Passes, Route};
 use super::watch::watch;
 use super::{Ask, Sender, Upstream, grpc, http as plain};
+use crate::serve::Due;
 
 /// A request that an endpoint is about to have.
 #[derive(Debug)]
@@ -50,6 +51,11 @@ impl Time {
     #[must_use]
     pub fn left(self) -> Self {
         Self { granted: self.until.saturating_duration_since(Instant::now()), ..self }
+    }
+
+    /// When an answer is of no use any more.
+    pub const fn due(self) -> Due {
+        Due::by(Some(self.until))
     }
 
     /// Whether there is any.
@@ -112,8 +118,8 @@ impl Flight {
         let sender = Sender::new(client, Arc::clone(&endpoint));
         let exchange = async {
             match endpoint.protocol() {
-                Protocol::HTTP => plain::exchange(&sender, request, upstream.max_bytes).await,
-                Protocol::GRPC => grpc::exchange(&sender, request, upstream.max_bytes).await,
+                Protocol::HTTP => plain::exchange(&sender, request, &upstream.limits, time).await,
+                Protocol::GRPC => grpc::exchange(&sender, request, &upstream.limits, time).await,
             }
         };
         let ended = match tokio::time::timeout_at(until.into(), exchange).await {

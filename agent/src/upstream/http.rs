@@ -4,12 +4,14 @@ use http::{HeaderValue, Request, Uri};
 use terrace_tiering::rejects;
 use url::Url;
 
-use super::body::whole;
+use super::body::{Whole, whole, words};
 use super::error::{UpstreamError, oip_error};
+use super::flight::Time;
 use super::relayed::Relayed;
 use super::{Ask, Sender, post};
 use crate::message::{JSON_LENGTH, Message, content_type};
 use crate::pieces::Pieces;
+use crate::rest::body::Limits;
 
 /// `<base>/v2/models/<model>/infer`
 pub fn infer_uri(base: &Url, model: &str) -> Option<Uri> {
@@ -32,16 +34,17 @@ pub fn request(ask: &Ask<'_>, base: &Url) -> Option<Request<Pieces>> {
 pub async fn exchange(
     sender: &Sender,
     request: Request<Pieces>,
-    max_bytes: usize,
+    limits: &Limits,
+    time: Time,
 ) -> Result<Relayed, UpstreamError> {
     let (head, body) = sender.send(request).await?.into_parts();
-    let json_length = Message::json_length(&head.headers);
-    let (bytes, _) = whole(body, max_bytes).await?;
     if head.status.is_success() {
-        let json_length = json_length.map_err(|error| UpstreamError::Malformed(error.to_string()))?;
-        return Relayed::http(Message { bytes, json_length });
+        let json_length = Message::json_length(&head.headers)
+            .map_err(|error| UpstreamError::Malformed(error.to_string()))?;
+        let Whole { bytes, taken, .. } = whole(body, limits).await?;
+        return Relayed::http(Message { bytes, json_length }, taken, &limits.room, time);
     }
-    let words = oip_error(&bytes);
+    let words = oip_error(&words(body, limits).await);
     let in_protocol = words.is_some();
     match words {
         Some(message) if rejects(head.status.as_u16(), in_protocol) => {

@@ -33,11 +33,12 @@ use terrace_tiering::{BreakerState, Policy, RemoteTier};
 use url::Url;
 
 use crate::pieces::Pieces;
+use crate::rest::body::Limits;
 
 pub use error::UpstreamError;
 pub use outgoing::{Original, Outgoing};
 pub use reach::{Reach, TierReach};
-pub use relayed::Relayed;
+pub use relayed::{Decoded, GrpcAnswer, Relayed};
 pub use route::Route;
 pub use trouble::{DOES_NOT_FIT, Trouble};
 
@@ -65,8 +66,8 @@ const CREDENTIALS_EVERY: Duration = Duration::from_secs(1);
 pub struct Upstream {
     tiers: Tiers,
     credentials: CredentialsDir,
-    /// The largest answer that is read.
-    max_bytes: usize,
+    /// The largest answer that is read, and where it finds room.
+    limits: Limits,
     clock: Clock,
     known: Mutex<Known>,
 }
@@ -124,12 +125,12 @@ impl Trace {
 }
 
 impl Upstream {
-    /// Takes answers of up to `max_bytes`; finds credentials below a folder.
-    pub fn new(egress: &Egress, credentials: Option<PathBuf>, max_bytes: usize) -> Self {
+    /// Takes answers within these limits; finds credentials below a folder.
+    pub fn new(egress: &Egress, credentials: Option<PathBuf>, limits: Limits) -> Self {
         Self {
             tiers: egress.tiers(),
             credentials: CredentialsDir::new(credentials),
-            max_bytes,
+            limits,
             clock: Clock::start(),
             known: Mutex::default(),
         }

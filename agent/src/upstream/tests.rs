@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::message::Message;
+use crate::room::Room;
 
 const REQUEST: &[u8] = br#"{"inputs":[{"name":"x","datatype":"INT64","shape":[1],"data":[1]}]}"#;
 const ANSWER: &str =
@@ -36,7 +37,11 @@ async fn nobody() -> SocketAddr {
 }
 
 fn upstream() -> Upstream {
-    Upstream::new(&Egress::new(vec!["127.0.0.0/8".parse().unwrap()]), None, 1 << 20)
+    Upstream::new(
+        &Egress::new(vec!["127.0.0.0/8".parse().unwrap()]),
+        None,
+        Limits { bytes: 1 << 20, room: Room::new(1 << 20) },
+    )
 }
 
 fn policy(edge: Spec) -> Policy {

@@ -226,6 +226,17 @@ impl<'a> Reader<'a> {
         Ok(self.text_from(start)?)
     }
 
+    /// Reads the next value, and returns its text too.
+    pub(crate) fn with_text<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<(T, &'a str), DecodeError> {
+        self.kind()?;
+        let start = self.at;
+        let value = read(self)?;
+        Ok((value, self.text_from(start)?))
+    }
+
     /// From here on a field that the protocol does not have is refused where it can only be meant for a parameter.
     pub(crate) fn refuse(&mut self, meant: Meant) {
         self.meant = meant;
@@ -243,12 +254,6 @@ impl<'a> Reader<'a> {
     pub(crate) fn count(&mut self) -> Result<usize, DecodeError> {
         self.expect(JsonKind::Array, "an array")?;
         self.skip_at(MAX_DEPTH)
-    }
-
-    /// The same for what must be an array.
-    pub(crate) fn raw_array(&mut self) -> Result<&'a str, DecodeError> {
-        self.expect(JsonKind::Array, "an array")?;
-        self.raw()
     }
 
     /// Calls `member` for each member of an object, which must read its value.
