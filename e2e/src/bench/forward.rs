@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::figures::{Report, Samples, figure, row};
 use super::program::{Program, Running};
+use super::proxy;
 use crate::manifests::{Model, Policy};
 
 const ROUNDS: usize = 2_000;
@@ -136,8 +137,9 @@ pub async fn measure(report: &mut Report) -> Result<()> {
         "Forwarding",
         &format!(
             "One client sends {} KB of binary tensor to a tier that reads it and answers a few bytes: directly, directly \
-             once more, through a node that forwards it, and through e2e/bench/relay.c, which passes each message on once \
-             it has come and does nothing else. Over HTTP on loopback, one after the other, {ROUNDS} rounds; client and \
+             once more, through a node that forwards it, through a proxy that is made of the node's HTTP libraries and \
+             decides nothing, and through e2e/bench/relay.c, which reads no more than a length; each passes a request on \
+             once it is whole. Over HTTP on loopback, one after the other, {ROUNDS} rounds; client and \
              tier have one buffer each. Target: the node adds less than 150 µs to the median.",
             FLOATS * 4 / 1000
         ),
@@ -146,15 +148,17 @@ pub async fn measure(report: &mut Report) -> Result<()> {
     let relay = Program::compile("relay", &[])?;
     let (_relaying, port) = Running::start(relay.command().arg(tier.port().to_string()))?;
     let relay = SocketAddr::new(tier.ip(), port.parse()?);
+    let proxy = proxy::start(tier)?;
     let site = crate::site::Site::new()?;
     site.manifests().policy(&Policy::named("near").cloud(&format!("http://{tier}")))?;
     site.manifests().model(&Model::digits("digits-device")?.policy("near"))?;
     let device = site.agent().ready().await?;
     // Complex is what the cloud should answer; the same word stands in the answer.
-    let ways = [(tier, ""), (device.http, r#"\"outcome\":\"Answered\""#), (tier, ""), (relay, "")];
+    let forwarded = r#"\"outcome\":\"Answered\""#;
+    let ways = [(tier, ""), (device.http, forwarded), (tier, ""), (proxy, ""), (relay, "")];
     let all = spawn_blocking(move || rounds(&ways)).await??;
     let samples = |values: &[f64]| values.iter().copied().collect::<Samples>();
-    let [direct, node, again, relayed] = [0, 1, 2, 3].map(|way| samples(&all[way]));
+    let [direct, node, again, proxied, relayed] = [0, 1, 2, 3, 4].map(|way| samples(&all[way]));
     let added = |way: usize| {
         all[way].iter().zip(&all[0]).map(|(through, straight)| through - straight).collect::<Samples>()
     };
@@ -162,9 +166,11 @@ pub async fn measure(report: &mut Report) -> Result<()> {
         ("directly", &direct),
         ("directly, again", &again),
         ("through a node", &node),
+        ("through the proxy", &proxied),
         ("through the relay", &relayed),
         ("added by the node, by pairs", &added(1)),
-        ("added by the relay, by pairs", &added(3)),
+        ("added by the proxy, by pairs", &added(3)),
+        ("added by the relay, by pairs", &added(4)),
     ];
     let rows: Vec<Vec<String>> = rows
         .iter()
@@ -172,8 +178,9 @@ pub async fn measure(report: &mut Report) -> Result<()> {
         .collect();
     report.table(&["", "requests", "p50 µs", "p99 µs", "max µs"], &rows);
     report.say(format_args!(
-        "The node adds {} µs to the median request and the relay {} µs; the noise is {} µs.",
+        "The node adds {} µs to the median request, the proxy {} µs and the relay {} µs; the noise is {} µs.",
         figure(node.median() - direct.median()),
+        figure(proxied.median() - direct.median()),
         figure(relayed.median() - direct.median()),
         figure((again.median() - direct.median()).abs())
     ));

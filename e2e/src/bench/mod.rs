@@ -9,6 +9,7 @@ mod holder;
 mod machine;
 mod memory;
 mod program;
+mod proxy;
 pub mod serving;
 mod stalls;
 mod start;
