@@ -1,13 +1,15 @@
 //! What a request says of itself, from its protocol's words to `tiering`'s.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use terrace_oip::{DecodeError, InferRequest, Memory, Parameter, Parameters, Tensor};
 use terrace_tiering::{
     Elements, ParameterValue, RequirementError, Stated, entropy, misplaced, refuse_misplaced,
 };
+use url::form_urlencoded;
 
 use crate::executor::scores::elements;
 
@@ -37,9 +39,16 @@ fn names(parameters: &Parameters) -> impl Iterator<Item = &str> {
 
 /// Refuses what a URL states behind its path: nothing there is read.
 pub fn refuse_query(query: Option<&str>) -> Result<(), RequirementError> {
-    let names = query.into_iter().flat_map(|query| query.split('&'));
-    let names = names.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
-    refuse_misplaced(names, || "the URL's query".to_owned())
+    // Some write `;` between pairs.
+    let pairs = query.into_iter().flat_map(|query| query.split(';'));
+    let pairs = pairs.flat_map(|pairs| form_urlencoded::parse(pairs.as_bytes()));
+    let names: Vec<Cow<'_, str>> = pairs.map(|(name, _)| name).collect();
+    refuse_misplaced(names.iter().map(|name| &**name), || "the URL's query".to_owned())
+}
+
+/// Refuses what is stated behind a body: by then it may have been decided.
+pub fn refuse_trailers(trailers: &HeaderMap) -> Result<(), RequirementError> {
+    refuse_misplaced(trailers.keys().map(HeaderName::as_str), || "the trailers".to_owned())
 }
 
 /// What its headers state.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use terrace_e2e::agent::{Agent, Launch};
-use terrace_e2e::http::Request;
+use terrace_e2e::http::{self, Request};
 use terrace_e2e::infer::Ask;
 use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::server::{Server, find};
@@ -264,10 +264,15 @@ async fn privacy_where_nothing_reads_it_is_refused_and_not_passed_over() -> Resu
             let error = reply.error()?;
             assert!(error.contains(name) && error.ends_with(belongs), "{name} in {place:?}: {error}");
         }
-        let path = format!("/v2/models/digits/infer?batch=1&{name}=true");
-        let reply = watched.device.send(&Request::post(path, marked().body().to_string())).await?;
-        assert_eq!(reply.status, 400, "{name} in the query: {}", reply.text());
-        assert!(reply.error()?.starts_with("the URL's query: "), "{name}: {}", reply.text());
+        let escaped = format!("%{:x}{}", name.as_bytes()[0], &name[1..]);
+        for query in
+            [format!("batch=1&{name}=true"), format!("batch=1;{name}=true"), format!("{escaped}=true")]
+        {
+            let path = format!("/v2/models/digits/infer?{query}");
+            let reply = watched.device.send(&Request::post(path, marked().body().to_string())).await?;
+            assert_eq!(reply.status, 400, "{query}: {}", reply.text());
+            assert!(reply.error()?.starts_with("the URL's query: "), "{query}: {}", reply.text());
+        }
         for of in [grpc::Of::Input, grpc::Of::Output] {
             let mut connection = grpc::Connection::open(watched.device.grpc, None).await?;
             let call = grpc::inference_with("digits", image, (of, name));
@@ -298,6 +303,14 @@ async fn privacy_where_nothing_reads_it_is_refused_and_not_passed_over() -> Resu
         assert_eq!(reply.status, 400, "{name}: {}", reply.text());
         assert!(reply.error()?.contains("terrace-privacy-required"), "{name}: {}", reply.text());
     }
+    let body = marked().body().to_string();
+    let behind = format!(
+        "POST /v2/models/digits/infer HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\
+         trailer: terrace-privacy-required\r\n\r\n{:x}\r\n{body}\r\n0\r\nterrace-privacy-required: true\r\n\r\n",
+        body.len()
+    );
+    let reply = http::raw(watched.device.http, behind.as_bytes()).await?;
+    assert!(reply.starts_with("HTTP/1.1 400") && reply.contains("the trailers: "), "{reply}");
     watched.assert_silent().await?;
     // What belongs to others goes wherever the request goes.
     let foreign = json!([{"name": "image", "datatype": "FP32", "shape": [1, 64], "data": image,

@@ -21,25 +21,45 @@ pub(crate) fn meant_by_extension(name: &str, known: &[&'static str]) -> Option<&
     known.iter().copied().find(|known| behind(bare, known).is_some_and(<[u8]>::is_empty))
 }
 
-/// Whether `name` has to do with privacy, however it is written: `private`, or `privacy_required` with a letter too few.
+/// Whether `name` has to do with privacy, however it is written: `private`, or `privacy_required` with a slip or two.
 pub(crate) fn speaks_of_privacy(name: &str) -> bool {
+    has_a_root(name) || is_nearly_ours(name.as_bytes())
+}
+
+fn has_a_root(name: &str) -> bool {
     const ROOTS: [&[u8]; 2] = [b"privac", b"privat"];
     let has = |root: &[u8]| name.as_bytes().windows(root.len()).any(|part| part.eq_ignore_ascii_case(root));
     ROOTS.into_iter().any(has)
+}
+
+/// Whether it is `privacy_required` but for a slip or two behind its first letter: `prvacy_required`.
+fn is_nearly_ours(name: &[u8]) -> bool {
+    let begins = name.first().is_some_and(|first| first.eq_ignore_ascii_case(&PRIVACY[0]));
+    // Most names are told apart by their first letter or their length.
+    if !begins || name.len() + SLIPS < PRIVACY.len() || name.len() > MOST_LETTERS {
+        return false;
+    }
+    differing(&letters(name), PRIVACY) <= SLIPS
+}
+
+/// Its letters, without what separates its words.
+fn letters(name: &[u8]) -> Vec<u8> {
+    name.iter().filter(|byte| !is_separator(**byte)).map(u8::to_ascii_lowercase).collect()
 }
 
 /// Whether a header asks for privacy and means nothing else: each word in its name does, as in `privacy`, `X-Private` or
 /// `require-privacy`. Others have words of their own beside it: `private-token`, `sec-private-state-token`,
 /// `access-control-request-private-network`.
 pub(crate) fn asks_for_privacy(name: &str) -> bool {
-    if !speaks_of_privacy(name) {
+    let rest = behind(name.as_bytes(), EXTENSION).unwrap_or(name.as_bytes());
+    if is_nearly_ours(rest) {
+        return true;
+    }
+    if !has_a_root(name) {
         return false;
     }
-    let name = name.as_bytes();
-    let rest = behind(name, EXTENSION).unwrap_or(name);
-    let letters: Vec<u8> =
-        rest.iter().filter(|byte| !is_separator(**byte)).map(u8::to_ascii_lowercase).collect();
-    letters.len() <= MOST_LETTERS && (is_made_of_words(&letters) || differing(&letters, PRIVACY) <= SLIPS)
+    let letters = letters(rest);
+    letters.len() <= MOST_LETTERS && is_made_of_words(&letters)
 }
 
 /// `privacy_required`, without what separates its words.
@@ -186,10 +206,29 @@ mod tests {
 
     #[test]
     fn whatever_is_said_of_privacy_is_heard() {
-        for name in ["private", "is_private", "Privacy", "privacy_requierd", "privacy_require", "PRIVATE"] {
+        for name in [
+            "private",
+            "is_private",
+            "Privacy",
+            "privacy_requierd",
+            "privacy_require",
+            "PRIVATE",
+            "prvacy_required",
+            "PrivcyRequired",
+        ] {
             assert!(speaks_of_privacy(name), "{name}");
         }
-        for name in ["", "priv", "privilege", "pri_vacy", "pivot", "prıvate"] {
+        for name in [
+            "",
+            "p",
+            "priv",
+            "privilege",
+            "pri_vacy",
+            "pivot",
+            "prıvate",
+            "piracy_acquired",
+            "priority_required",
+        ] {
             assert!(!speaks_of_privacy(name), "{name}");
         }
     }
@@ -209,6 +248,8 @@ mod tests {
             "privacyrequird",
             "x_keep_private",
             "data-privacy-mode",
+            "prvacy-required",
+            "x-privcy-required",
         ] {
             assert!(asks_for_privacy(name), "{name}");
         }

@@ -12,6 +12,7 @@ use terrace_coding::Coding;
 use crate::gathering::{Gathering, ahead};
 use crate::message::Message;
 use crate::refusal::{Refusal, busy};
+use crate::requirements::refuse_trailers;
 use crate::room::{Room, Taken};
 use crate::serve::Due;
 use crate::unpacking::{Unpacking, texts};
@@ -33,7 +34,12 @@ async fn next(body: &mut Body) -> Option<Result<Bytes, Refusal>> {
     loop {
         match body.frame().await?.map(Frame::into_data) {
             Ok(Ok(data)) => return Some(Ok(data)),
-            Ok(Err(_trailers)) => {}
+            Ok(Err(other)) => {
+                let trailers = other.into_trailers().unwrap_or_default();
+                if let Err(error) = refuse_trailers(&trailers) {
+                    return Some(Err(Refusal::Invalid(error.to_string())));
+                }
+            }
             Err(_) => {
                 return Some(Err(Refusal::Invalid("the body ended before it was whole".to_owned())));
             }
