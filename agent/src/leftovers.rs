@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::room::Room;
+use crate::room::{MUCH, Room};
 
 /// How long it must have been quiet.
 const QUIET: Duration = Duration::from_secs(1);
@@ -20,17 +20,19 @@ const PART: usize = 4;
 pub async fn give_back<F: Future>(room: Room, release: impl Fn() -> F) {
     loop {
         let mut most = room.filled().await;
-        loop {
+        while most >= MUCH {
             sleep(QUIET).await;
             let lately = room.most_lately();
-            if lately <= most / PART {
-                break;
+            if lately > most / PART {
+                most = most.max(lately);
+                continue;
             }
-            most = most.max(lately);
+            release().await;
+            debug!(held_at_most = most, "memory that requests held was given back to the system");
+            sleep(PAUSE).await;
+            // What was still held has its turn when it is not.
+            most = lately.max(room.most_lately());
         }
-        release().await;
-        debug!(held_at_most = most, "memory that requests held was given back to the system");
-        sleep(PAUSE).await;
     }
 }
 
@@ -46,7 +48,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::room::{MUCH, Taken};
+    use crate::room::Taken;
 
     #[tokio::test(start_paused = true)]
     async fn it_is_given_back_once_a_burst_is_over_and_not_while_it_goes_on() {
@@ -80,11 +82,19 @@ mod tests {
         drop(most);
         assert_eq!(after(3).await, 2);
         drop(part);
+        assert_eq!(after(60).await, 2, "that was little");
+        let (most, part) = (hold(6 * MUCH), hold(MUCH));
+        drop((after(5).await, most));
+        assert_eq!(after(3).await, 3);
+        drop(part);
+        assert_eq!(after(30).await, 4, "the last of a burst, too");
+        drop(hold(4 * MUCH));
+        assert_eq!(after(3).await, 5);
         // What follows at once has its turn later.
         drop(hold(4 * MUCH));
-        assert_eq!(after(5).await, 2);
-        assert_eq!(after(10).await, 3);
-        assert_eq!(after(60).await, 3);
+        assert_eq!(after(5).await, 5);
+        assert_eq!(after(10).await, 6);
+        assert_eq!(after(60).await, 6);
         task.abort();
     }
 }

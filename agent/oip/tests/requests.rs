@@ -377,7 +377,9 @@ fn who_reads_long_arrays_asks_at_times_whether_anybody_waits() {
             read.map_err(|error| assert!(!error.to_string().contains("\"x\""), "{error}")).is_ok()
         };
         assert!(read(usize::MAX));
-        assert_eq!(looks.get(), MANY / (32 << 10), "{shape}");
+        // By elements, and by bytes where there are rows.
+        let least = MANY / (32 << 10);
+        assert!((least..=least + body.len() / (64 << 10)).contains(&looks.get()), "{shape}: {}", looks.get());
         assert_eq!((read(3), looks.get()), (false, 4), "{shape}");
     }
 }
