@@ -43,6 +43,9 @@ pub enum UpstreamError {
     /// The connection broke before the answer was whole.
     #[error("the connection broke")]
     Broken(#[source] ConnectError),
+    /// The same while there was more of the request to send: the other side may have had enough of it.
+    #[error("the connection broke while the request was being sent")]
+    CutShort(#[source] ConnectError),
     /// No whole answer in time.
     #[error("no {} within {} ms", if *.connected { "answer" } else { "connection" }, timeout.as_millis())]
     TimedOut {
@@ -108,7 +111,7 @@ impl UpstreamError {
             Self::NotAllowed(_) => "NotAllowed",
             Self::CredentialsUnavailable => "CredentialsUnavailable",
             Self::Connect(_) => "ConnectFailed",
-            Self::Broken(_) => "ConnectionBroken",
+            Self::Broken(_) | Self::CutShort(_) => "ConnectionBroken",
             Self::TimedOut { .. } => "TimedOut",
             Self::Rejected { .. } => "Rejected",
             Self::Status { .. } => "BadStatus",
@@ -125,6 +128,7 @@ impl UpstreamError {
             Self::Broken(_) | Self::Malformed(_) | Self::TimedOut { connected: true, .. } => {
                 Some(Unanswered::NoAnswer)
             }
+            Self::CutShort(_) => Some(Unanswered::CutShort),
             Self::Contradictory(_) => Some(Unanswered::Contradiction),
             Self::Status { status, in_protocol, .. } if *status != StatusCode::PAYLOAD_TOO_LARGE => {
                 Some(Unanswered::Status { status: status.as_u16(), in_protocol: *in_protocol })
@@ -206,7 +210,7 @@ impl UpstreamError {
     pub fn told_in_full(&self, model: &str) -> String {
         match self {
             Self::Connect(error) => format!("no connection: {}", causes(&**error)),
-            Self::Broken(error) => format!("the connection broke: {}", causes(&**error)),
+            Self::Broken(error) | Self::CutShort(error) => format!("{self}: {}", causes(&**error)),
             Self::Status { .. } => format!("{} (asked for the model {model:?})", self.told(model)),
             other => other.to_string(),
         }
