@@ -465,7 +465,7 @@ async fn a_connection_that_answers_nobody_any_more_is_given_up() -> Result<()> {
 
 /// More than is under way at once between two sides of which one does not read.
 fn large(model: &str) -> Ask {
-    Ask::batch(40_000, image()).complexity(0.9).model(model)
+    Ask::batch(40_000, &image().repeat(40_000)).complexity(0.9).model(model)
 }
 
 #[tokio::test]
