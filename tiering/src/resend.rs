@@ -1,7 +1,8 @@
 //! Whether a request that brought no outputs is sent again, and by which way.
 //!
-//! Pure. Nothing is sent again that somebody may have read: a tier may have done what it was asked for although it did not
-//! answer, and what failed once fails again, most likely.
+//! Pure. Nothing is sent again that somebody has worked on: a tier may have done what it was asked for although it did not
+//! answer, and what failed once fails again, most likely. What breaks within a moment on a connection that was kept was not
+//! read, most likely, as the connection had been closed; to be wrong about that costs one more request, and no third.
 
 use std::time::Duration;
 
