@@ -1,15 +1,17 @@
 //! Whether a connection is used: hyper's patience is with bytes, and a client that sends one, or answers pings, could hold
 //! a connection for ever.
 
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 /// How long a connection may be without a request, once it had one.
 pub const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
@@ -21,7 +23,19 @@ const TRICKLE: u64 = 64 << 10;
 pub struct Activity {
     begun: AtomicU64,
     ended: AtomicU64,
+    read: AtomicU64,
     written: AtomicU64,
+    /// Its client does not take what is to be written.
+    is_blocked: AtomicBool,
+}
+
+/// A request of HTTP/1 of which something has come and that has not begun, for whoever looks at it later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Coming {
+    /// After so many others.
+    begun: u64,
+    /// After so much had been answered.
+    written: u64,
 }
 
 impl Activity {
@@ -41,6 +55,37 @@ impl Activity {
             (seen, sent, patience) = (begun, written, IDLE_TIMEOUT);
         }
     }
+
+    /// Resolves when a request of HTTP/1 has been coming for so long and has not begun. To be polled by the task that reads,
+    /// and after that: it is woken by nothing else.
+    pub async fn stalls(&self, patience: Duration) {
+        let mut known = None;
+        let mut sleep = pin!(tokio::time::sleep(patience));
+        poll_fn(|context| {
+            let coming = self.coming();
+            if coming != known {
+                known = coming;
+                sleep.as_mut().reset(Instant::now() + patience);
+            }
+            if known.is_some() { sleep.as_mut().poll(context) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    fn coming(&self) -> Option<Coming> {
+        let now = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let begun = now(&self.begun);
+        let is_answered = begun == now(&self.ended) && !self.is_blocked.load(Ordering::Relaxed);
+        let has_come = is_answered && now(&self.read) > 0;
+        has_come.then(|| Coming { begun, written: now(&self.written) })
+    }
+
+    /// Bytes came. Those of a request that has begun are its body.
+    fn read(&self, count: usize) {
+        if self.begun.load(Ordering::Relaxed) == self.ended.load(Ordering::Relaxed) {
+            self.read.fetch_add(count as u64, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A request under way.
@@ -51,6 +96,7 @@ impl UnderWay {
     /// From now until it is dropped.
     pub fn begin(activity: &Arc<Activity>) -> Self {
         activity.begun.fetch_add(1, Ordering::Relaxed);
+        activity.read.store(0, Ordering::Relaxed);
         Self(Arc::clone(activity))
     }
 }
@@ -76,7 +122,9 @@ impl<S> Counted<S> {
         Self { first, stream, activity }
     }
 
-    fn count(&self, written: usize) -> Poll<io::Result<usize>> {
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.activity.is_blocked.store(written.is_pending(), Ordering::Relaxed);
+        let written = ready!(written)?;
         self.activity.written.fetch_add(written as u64, Ordering::Relaxed);
         Poll::Ready(Ok(written))
     }
@@ -88,12 +136,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
-        }
-        let length = self.first.len().min(buffer.remaining());
-        buffer.put_slice(&self.first.split_to(length));
-        Poll::Ready(Ok(()))
+        let before = buffer.filled().len();
+        let read = if self.first.is_empty() {
+            Pin::new(&mut self.stream).poll_read(context, buffer)
+        } else {
+            let length = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first.split_to(length));
+            Poll::Ready(Ok(()))
+        };
+        self.activity.read(buffer.filled().len() - before);
+        read
     }
 }
 
@@ -103,7 +155,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.count(written)
     }
 
@@ -112,7 +164,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, pieces))?;
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
         self.count(written)
     }
 

@@ -23,6 +23,10 @@ use crate::streams::Streams;
 
 /// The longest that a client may take to send the headers of a request.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connection of HTTP/1 may be without a request, once it had one: longer than the proxies that keep connections
+/// for others keep theirs, which is a minute with most. One that is closed just when they use it again is an error to
+/// somebody.
+pub const BETWEEN_REQUESTS: Duration = Duration::from_secs(75);
 /// How large the head of a request may be: until it is whole, it is memory that nobody has asked for.
 const HEAD_BYTES: usize = 32 << 10;
 /// The same over HTTP/2, where many may be under way; only one of them is not whole.
@@ -46,7 +50,7 @@ impl Server {
     /// As this agent speaks.
     pub fn new() -> Self {
         let (mut http1, mut http2) = (http1::Builder::new(), http2::Builder::new(Streams));
-        http1.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_header_size(HEAD_BYTES);
+        http1.timer(TokioTimer::new()).header_read_timeout(BETWEEN_REQUESTS).max_header_size(HEAD_BYTES);
         http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
@@ -81,7 +85,14 @@ impl Server {
             see_through(connection, http2::Connection::graceful_shutdown, &activity, ending).await;
         } else {
             let connection = self.http1.serve_connection(stream, service);
-            see_through(connection, http1::Connection::graceful_shutdown, &activity, ending).await;
+            let conversation =
+                see_through(connection, http1::Connection::graceful_shutdown, &activity, ending);
+            tokio::select! {
+                // First, so that the other sees what has come.
+                biased;
+                () = conversation => {}
+                () = activity.stalls(HEADER_TIMEOUT) => debug!("a request's headers took too long"),
+            }
         }
     }
 }

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::response::Response;
+use http::{HeaderValue, Version, header};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use rustls::ServerConfig;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -27,6 +29,10 @@ use crate::streams;
 
 /// The longest that a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much of what is written to a connection may lie unsent in the kernel. More is taken only once its client has taken some
+/// of that: so it shows whether a client takes its answer, and none is held where nobody counts it.
+const UNSENT_BYTES: u32 = 64 << 10;
 
 /// What answers the requests of a port.
 pub trait App: Clone + Send + Sync + 'static {
@@ -103,7 +109,7 @@ pub async fn serve(
                     continue;
                 }
             };
-            if let Err(error) = stream.set_nodelay(true) {
+            if let Err(error) = prepare(&stream) {
                 debug!(%error, "a connection ended before it was served");
                 continue;
             }
@@ -127,6 +133,12 @@ pub async fn serve(
         warn!(drain_timeout = ?limits.drain, connections, "requests were still in flight when the drain time was over");
     }
     Ok(())
+}
+
+/// Has a connection send at once what there is, and keep little of what its client does not take.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)
 }
 
 /// A connection, from its first byte to its end.
@@ -237,6 +249,8 @@ fn entry(
         request.extensions_mut().insert(Started(Instant::now()));
         let under_way = UnderWay::begin(&activity);
         let (app, guard) = (app.clone(), guard.clone());
+        let is_held_back =
+            request.version() == Version::HTTP_11 && request.headers().contains_key(header::EXPECT);
         async move {
             let _under_way = under_way;
             let denied = match &guard.door {
@@ -246,10 +260,14 @@ fn entry(
                 }
                 None => None,
             };
-            let answer = match denied {
+            let mut answer = match denied {
                 Some((door, denied)) => door.turn_away(denied, request),
                 None => app.answer(request).await,
             };
+            if is_held_back && !answer.status().is_success() {
+                // Its client was not told to go on, and may do so or not: what comes next could be either.
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             // From now on its client is waited for.
             streams::moved();
             Ok(answer)

@@ -80,7 +80,14 @@ struct Record {
     connections: usize,
 }
 
-type Script = dyn Fn(&Seen) -> Plan + Send + Sync;
+/// What is done by what is asked for, if anything.
+type Early = dyn Fn(&str) -> Option<Plan> + Send + Sync;
+
+/// What is answered, and what is answered before a body is read.
+struct Script {
+    plan: Box<dyn Fn(&Seen) -> Plan + Send + Sync>,
+    early: Box<Early>,
+}
 
 impl Seen {
     /// A header's value.
@@ -120,27 +127,43 @@ impl Plan {
     }
 }
 
+impl Script {
+    fn of(plan: impl Fn(&Seen) -> Plan + Send + Sync + 'static) -> Self {
+        Self { plan: Box::new(plan), early: Box::new(|_| None) }
+    }
+}
+
 impl Server {
     /// Starts one that answers as `script` says.
     pub async fn start(script: impl Fn(&Seen) -> Plan + Send + Sync + 'static) -> Result<Self> {
-        Self::listen("http", None, Arc::new(script)).await
+        Self::listen("http", None, Script::of(script)).await
+    }
+
+    /// The same, but where `early` has a plan by what is asked for, that is done before the body is read, and the connection
+    /// is closed at once.
+    pub async fn start_hasty(
+        early: impl Fn(&str) -> Option<Plan> + Send + Sync + 'static,
+        script: impl Fn(&Seen) -> Plan + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let script = Script { early: Box::new(early), ..Script::of(script) };
+        Self::listen("http", None, script).await
     }
 
     /// The same over TLS, with a certificate that only [`authority`] vouches for. Records what was encrypted.
     pub async fn start_tls(script: impl Fn(&Seen) -> Plan + Send + Sync + 'static) -> Result<Self> {
-        Self::listen("https", Some(tls(false)?), Arc::new(script)).await
+        Self::listen("https", Some(tls(false)?), Script::of(script)).await
     }
 
     /// The same for clients alone that show a certificate of their own authority: `e2e/tests/tls/client.pem`.
     pub async fn start_mutual(script: impl Fn(&Seen) -> Plan + Send + Sync + 'static) -> Result<Self> {
-        Self::listen("https", Some(tls(true)?), Arc::new(script)).await
+        Self::listen("https", Some(tls(true)?), Script::of(script)).await
     }
 
-    async fn listen(scheme: &'static str, tls: Option<TlsAcceptor>, script: Arc<Script>) -> Result<Self> {
+    async fn listen(scheme: &'static str, tls: Option<TlsAcceptor>, script: Script) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("{scheme}://{}", listener.local_addr()?);
         let record = Arc::new(Mutex::new(Record::default()));
-        let task = tokio::spawn(accept(listener, tls, Arc::clone(&record), script));
+        let task = tokio::spawn(accept(listener, tls, Arc::clone(&record), Arc::new(script)));
         Ok(Self { url, record, task })
     }
 
@@ -229,9 +252,9 @@ where
     let mut wire = Wire { stream, record, unread: Vec::new() };
     let mut earlier = 0;
     // A connection that breaks is the other side's affair.
-    while let Ok(Some(seen)) = wire.request(earlier).await {
+    while let Ok(Some(seen)) = wire.request(earlier, &script).await {
         earlier += 1;
-        let plan = script(&seen);
+        let plan = (script.plan)(&seen);
         lock(&wire.record).requests.push(seen);
         if wire.answer(plan).await.is_err() {
             return;
@@ -266,7 +289,7 @@ impl Reset for tokio_rustls::server::TlsStream<TcpStream> {
 
 impl<S: AsyncRead + AsyncWrite + Reset + Unpin> Wire<S> {
     /// The next request; none once the other side has closed.
-    async fn request(&mut self, earlier: usize) -> Result<Option<Seen>> {
+    async fn request(&mut self, earlier: usize, script: &Script) -> Result<Option<Seen>> {
         let end = loop {
             if let Some(end) = find(&self.unread, b"\r\n\r\n") {
                 break end;
@@ -279,6 +302,10 @@ impl<S: AsyncRead + AsyncWrite + Reset + Unpin> Wire<S> {
         self.unread.drain(..end + 4);
         let mut lines = head.split("\r\n");
         let target = lines.next().unwrap_or_default().to_owned();
+        if let Some(plan) = (script.early)(&target) {
+            self.answer(plan).await?;
+            anyhow::bail!("closed early, as planned");
+        }
         let headers: Vec<(String, String)> = lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))

@@ -14,7 +14,7 @@ use terrace_e2e::manifests::{Model, Policy};
 use terrace_e2e::scenes;
 use terrace_e2e::server::{Pace, Plan, Server, find};
 use terrace_e2e::site::Site;
-use terrace_e2e::streams::Streams;
+use terrace_e2e::streams::{Streams, Turn};
 use terrace_e2e::upstreams::{self, Refused};
 use terrace_e2e::wait;
 
@@ -313,13 +313,13 @@ async fn connections_that_the_other_side_has_closed_lose_nothing_and_open_no_bre
 async fn connections_that_were_closed_lose_nothing_where_a_late_answer_is_asked_for_twice() -> Result<()> {
     // Each connection brings one answer. Used again it is closed, so late that a second request is under way by then.
     let cloud = Server::start(|seen| {
-        let pause = Duration::from_millis(100);
-        let pace = if seen.earlier > 0 { Pace::HangUpAfter(pause) } else { Pace::After(pause / 2) };
+        let pause = Duration::from_millis(20);
+        let pace = if seen.earlier > 0 { Pace::HangUpAfter(pause) } else { Pace::After(2 * pause) };
         upstreams::outputs().pace(pace)
     })
     .await?;
     let policy = Policy::named("near").cloud(&cloud.url()).fallback("{enabled: false}");
-    let policy = policy.having("hedge: {after: 30ms, maxExtraLoad: 100}");
+    let policy = policy.having("hedge: {after: 5ms, maxExtraLoad: 100}");
     let (_site, device) = scenes::device_under(&policy).await?;
     for count in [8, 1, 8, 1, 8, 1] {
         for reply in burst(&device, count).await? {
@@ -338,7 +338,9 @@ fn is_for_ma(message: &[u8]) -> bool {
 
 #[tokio::test]
 async fn a_request_whose_stream_is_reset_is_sent_once_and_takes_no_connection_from_others() -> Result<()> {
-    let cloud = Streams::start(|message| is_for_ma(message).then_some(Reason::INTERNAL_ERROR)).await?;
+    let reset = Turn::Reset(Reason::INTERNAL_ERROR);
+    let cloud =
+        Streams::start(move |call| if is_for_ma(call.message) { reset } else { Turn::Answered }).await?;
     let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC");
     let (_site, device) = two_models(&policy).await?;
     assert_eq!(walk(&device, "mb").await?, "cloud Answered");
@@ -353,9 +355,9 @@ async fn a_request_whose_stream_is_reset_is_sent_once_and_takes_no_connection_fr
 #[tokio::test]
 async fn a_request_whose_stream_is_refused_was_not_read_and_is_sent_again() -> Result<()> {
     let refused = std::sync::atomic::AtomicBool::new(false);
-    let cloud = Streams::start(move |message| {
-        let is_first = is_for_ma(message) && !refused.swap(true, std::sync::atomic::Ordering::Relaxed);
-        is_first.then_some(Reason::REFUSED_STREAM)
+    let cloud = Streams::start(move |call| {
+        let is_first = is_for_ma(call.message) && !refused.swap(true, std::sync::atomic::Ordering::Relaxed);
+        if is_first { Turn::Reset(Reason::REFUSED_STREAM) } else { Turn::Answered }
     })
     .await?;
     let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC");
@@ -375,7 +377,7 @@ async fn a_stream_that_is_reset_counts_by_its_code_and_against_no_other_model() 
         (Reason::REFUSED_STREAM, "ConnectionBroken"),
         (Reason::ENHANCE_YOUR_CALM, "ConnectionBroken"),
     ] {
-        let cloud = Streams::start(move |message| is_for_ma(message).then_some(reason)).await?;
+        let cloud = Streams::start(move |call| if is_for_ma(call.message) { Turn::Reset(reason) } else { Turn::Answered }).await?;
         let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC");
         let (_site, device) = two_models(&policy).await?;
         for _ in 0..3 {
@@ -389,5 +391,133 @@ async fn a_stream_that_is_reset_counts_by_its_code_and_against_no_other_model() 
         let sent = if reason == Reason::REFUSED_STREAM { 4 * 5 } else { cloud.resets() };
         assert_eq!(cloud.resets(), sent, "what is refused is sent again three times");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_that_was_worked_on_when_its_connection_broke_is_sent_once_and_counts() -> Result<()> {
+    let pause = Duration::from_millis(200);
+    let cloud = but_ma_later(pause).await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).having("breaker: {failures: 2, period: 60s}");
+    let (_site, device) = two_models(&policy).await?;
+    for walked in ["cloud ConnectionBroken, device Answered"; 2]
+        .into_iter()
+        .chain(["cloud BreakerOpen, device Answered"])
+    {
+        assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+        assert_eq!(walk(&device, "ma").await?, walked);
+    }
+    let of_ma = cloud.requests().iter().filter(|seen| seen.path().contains("/ma/")).count();
+    assert_eq!(of_ma, 2, "each once");
+    Ok(())
+}
+
+/// Answers all models but `ma`, whose connections are closed after a pause, as many answers as they brought before.
+async fn but_ma_later(pause: Duration) -> Result<Server> {
+    but_ma(upstreams::outputs().pace(Pace::HangUpAfter(pause))).await
+}
+
+#[tokio::test]
+async fn a_call_that_crashes_its_server_is_sent_once_and_counts() -> Result<()> {
+    let cloud = Streams::start(|call| {
+        if is_for_ma(call.message) { Turn::Crash(Duration::from_millis(200)) } else { Turn::Answered }
+    })
+    .await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC");
+    let policy = policy.having("breaker: {failures: 2, period: 60s}");
+    let (_site, device) = two_models(&policy).await?;
+    for _ in 0..2 {
+        assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+        assert_eq!(walk(&device, "ma").await?, "cloud ConnectionBroken, device Answered");
+    }
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    assert_eq!(walk(&device, "ma").await?, "cloud BreakerOpen, device Answered");
+    assert_eq!(cloud.calls(), 5, "each once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_that_crashes_its_server_at_once_is_sent_twice_at_most() -> Result<()> {
+    let cloud =
+        Streams::start(
+            |call| {
+                if is_for_ma(call.message) { Turn::Crash(Duration::ZERO) } else { Turn::Answered }
+            },
+        )
+        .await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC");
+    let (_site, device) = two_models(&policy).await?;
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    assert_eq!(walk(&device, "ma").await?, "cloud ConnectionBroken, device Answered");
+    assert_eq!(cloud.calls(), 3);
+    assert!(told(&device).await?["lastFailure"].is_object(), "it counts");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_that_takes_long_pings_nobody() -> Result<()> {
+    let cloud = Streams::start(|call| {
+        if is_for_ma(call.message) { Turn::After(Duration::from_millis(6_500)) } else { Turn::Answered }
+    })
+    .await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC").timeout("20s");
+    let (_site, device) = two_models(&policy).await?;
+    assert_eq!(walk(&device, "ma").await?, "cloud Answered");
+    assert_eq!(
+        (cloud.pings(), cloud.connections()),
+        (0, 1),
+        "stock servers count pings, and close the connection"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_that_answers_nobody_any_more_is_given_up() -> Result<()> {
+    let cloud =
+        Streams::start(
+            |call| {
+                if call.connection == 0 && call.earlier > 0 { Turn::Never } else { Turn::Answered }
+            },
+        )
+        .await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC").timeout("4s");
+    let (_site, device) = two_models(&policy).await?;
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    assert_eq!(walk(&device, "mb").await?, "cloud TimedOut, device Answered");
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    assert_eq!(cloud.connections(), 2);
+    Ok(())
+}
+
+/// More than is under way at once between two sides of which one does not read.
+fn large(model: &str) -> Ask {
+    Ask::batch(40_000, &image().repeat(40_000)).complexity(0.9).model(model)
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_a_large_body_and_closes_is_heard() -> Result<()> {
+    let early = |target: &str| target.contains("/ma/").then(|| Plan::status(413, "<html>too large</html>"));
+    let cloud = Server::start_hasty(early, |_| upstreams::outputs()).await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).fallback("{enabled: false}");
+    let (_site, device) = two_models(&policy).await?;
+    for _ in 0..6 {
+        let reply = device.infer(&large("ma")).await?;
+        assert_eq!(reply.status, 413, "{}", reply.text());
+    }
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_has_enough_of_a_large_body_is_taken_from_no_other_model() -> Result<()> {
+    let early = |target: &str| target.contains("/ma/").then(|| Plan::ok("").pace(Pace::HangUp));
+    let cloud = Server::start_hasty(early, |_| upstreams::outputs()).await?;
+    let policy = Policy::named("near").cloud(&cloud.url()).fallback("{enabled: false}");
+    let policy = policy.having("breaker: {failures: 1, period: 60s}");
+    let (_site, device) = two_models(&policy).await?;
+    let reply = device.infer(&large("ma")).await?;
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert!(reply.error()?.contains("while the request was being sent"), "{}", reply.text());
+    assert_eq!(walk(&device, "mb").await?, "cloud Answered");
     Ok(())
 }

@@ -12,6 +12,7 @@ mod allowance;
 mod api_server;
 mod args;
 mod client;
+mod connection;
 mod tier;
 
 use std::fmt;
@@ -26,9 +27,9 @@ pub use address::Guard;
 pub use allowance::Allowance;
 pub use args::EgressArgs;
 pub use client::{NoAddress, RedirectRefused, causes};
+pub use connection::{Established, Link};
 pub use tier::{
-    ConnectError, Established, HttpVersion, Link, Said, TIER_CONNECT, TierClient, TierTls, TierTlsError,
-    Tiers, is_stream_reset,
+    ConnectError, HttpVersion, Said, TIER_CONNECT, TierClient, TierTls, TierTlsError, Tiers, is_stream_reset,
 };
 
 /// The rules of this process. Without an allowance, every address but guarded ones ([`Guard`]); with one, only what

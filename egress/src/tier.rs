@@ -2,20 +2,17 @@
 //! to, follows no redirect, and says of each connection how long it took and whether it was used before.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Extensions, Request, Response, Uri};
+use http::{Request, Response, Uri};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::dns::Name;
-use hyper_util::client::legacy::connect::{
-    CaptureConnection, Connected, Connection, HttpConnector, capture_connection,
-};
+use hyper_util::client::legacy::connect::{Connection as _, HttpConnector, capture_connection};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::client::danger::ServerCertVerifier;
@@ -24,27 +21,29 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 use tracing::warn;
 use url::Url;
 
 use super::client::Resolver;
+use super::connection::{Established, Link, Stream, Transport, established};
 use super::{Denied, Egress, causes};
 
 /// How long a tier may take until it is connected to, with TLS; the request's deadline may be nearer.
 pub const TIER_CONNECT: Duration = Duration::from_secs(1);
 
-/// How long an idle connection to a tier is kept: less than servers keep theirs (an agent 15 s), so that no request is
-/// sent into one that is being closed.
+/// How long an idle connection to a tier is kept: less than servers keep theirs, so that no request is sent into one that is
+/// being closed.
 const POOLED: Duration = Duration::from_secs(10);
 /// How many idle ones are kept for an endpoint.
 const MAX_POOLED: usize = 64;
-/// How often the other side of a busy HTTP/2 connection must show that it lives, and in which time.
-const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
+/// How long nothing comes until the other side's system is asked whether it lives, and how often then. That is TCP's question:
+/// HTTP/2's own is counted against who asks it, and stock gRPC servers close the connection of whoever asks more often than
+/// every five minutes.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// After which time without a sign of it the connection ends. A server may take as long until it reads on.
+const DEAD: Duration = Duration::from_secs(30);
 /// How much of an answer may be under way on a stream, and on a connection.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 
@@ -143,7 +142,11 @@ impl Tiers {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(TIER_CONNECT));
-        let connector = Connector { tcp, tls, server_name, open: Arc::clone(&self.open) };
+        tcp.set_keepalive(Some(KEEP_ALIVE));
+        tcp.set_keepalive_interval(Some(KEEP_ALIVE));
+        tcp.set_tcp_user_timeout(Some(DEAD));
+        let http2 = version == HttpVersion::Two;
+        let connector = Connector { tcp, tls, server_name, http2, open: Arc::clone(&self.open) };
         Ok(TierClient { client: pooled(version, &connector), connector, version })
     }
 
@@ -208,8 +211,6 @@ where
         .pool_idle_timeout(POOLED)
         .pool_max_idle_per_host(MAX_POOLED)
         .http2_only(version == HttpVersion::Two)
-        .http2_keep_alive_interval(PING.0)
-        .http2_keep_alive_timeout(PING.1)
         .http2_initial_stream_window_size(WINDOWS.0)
         .http2_initial_connection_window_size(WINDOWS.1)
         .build(connector.clone())
@@ -229,43 +230,6 @@ pub struct TierClient<B> {
     version: HttpVersion,
 }
 
-/// The connection that a request goes by, as soon as it has one.
-#[derive(Debug)]
-pub struct Link(CaptureConnection);
-
-/// A connection.
-#[derive(Clone, Debug)]
-pub struct Established {
-    /// How long it took until TCP stood.
-    pub took: Duration,
-    answered: Arc<AtomicBool>,
-}
-
-impl Link {
-    /// None as long as the request waits for a connection.
-    pub fn established(&self) -> Option<Established> {
-        self.0.connection_metadata().as_ref().and_then(established)
-    }
-}
-
-impl Established {
-    /// Whether it brought an answer before.
-    pub fn is_reused(&self) -> bool {
-        self.answered.load(Ordering::Relaxed)
-    }
-
-    /// It brought an answer.
-    pub fn answered(&self) {
-        self.answered.store(true, Ordering::Relaxed);
-    }
-}
-
-fn established(connected: &Connected) -> Option<Established> {
-    let mut extensions = Extensions::new();
-    connected.get_extras(&mut extensions);
-    extensions.remove()
-}
-
 impl<B> TierClient<B>
 where
     B: Body + Send + Unpin + 'static,
@@ -278,8 +242,21 @@ where
         &self,
         mut request: Request<B>,
     ) -> (Link, impl Future<Output = Result<Response<Incoming>, ClientError>> + Send + use<B>) {
-        let link = Link(capture_connection(&mut request));
-        (link, self.client.request(request))
+        let link = Link::new(capture_connection(&mut request));
+        let (sending, answer) = (link.clone().note_sending(), self.client.request(request));
+        let answer = async move {
+            let (mut sending, mut answer) = (pin!(sending), pin!(answer));
+            let mut is_noted = false;
+            poll_fn(move |context| {
+                let polled = answer.as_mut().poll(context);
+                if !is_noted && polled.is_pending() {
+                    is_noted = sending.as_mut().poll(context).is_ready();
+                }
+                polled
+            })
+            .await
+        };
+        (link, answer)
     }
 
     /// The same, without the connections that this one keeps.
@@ -300,11 +277,11 @@ where
     }
 }
 
-/// Whether a request ended because the server reset its stream: the connection that it shares with others is well, and the
-/// request may have been worked on. A stream that was refused is none of these: nothing was done for it.
+/// Whether a request ended because its stream was reset: the connection that it shares with others is well, and the request
+/// may have been worked on. A stream that was refused is none of these: nothing was done for it.
 pub fn is_stream_reset(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<h2::Error>() {
-        Some(error) => error.is_reset() && error.reason() != Some(h2::Reason::REFUSED_STREAM),
+        Some(error) => error.is_reset() && !(error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)),
         None => error.source().is_some_and(is_stream_reset),
     }
 }
@@ -351,13 +328,8 @@ struct Connector {
     tls: Option<Arc<ClientConfig>>,
     /// Whom the server must be; none: the host that is connected to.
     server_name: Option<ServerName<'static>>,
+    http2: bool,
     open: Arc<AtomicUsize>,
-}
-
-impl std::fmt::Debug for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a connection")
-    }
 }
 
 impl Service<Uri> for Connector {
@@ -385,7 +357,7 @@ impl Connector {
         let is_encrypted = to.scheme_str() == Some("https");
         poll_fn(|context| self.tcp.poll_ready(context)).await?;
         let tcp = self.tcp.call(to).await?.into_inner();
-        let established = Established { took: begun.elapsed(), answered: Arc::default() };
+        let took = begun.elapsed();
         let transport = match &self.tls {
             Some(tls) if is_encrypted => {
                 let name = self.server_name.clone().map_or_else(|| ServerName::try_from(host), Ok)?;
@@ -395,96 +367,7 @@ impl Connector {
             None if is_encrypted => return Err("https:// without TLS".into()),
             _ => Transport::Plain(tcp),
         };
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Ok(Stream { transport, established, open: Arc::clone(&self.open) })
-    }
-}
-
-/// A connection that is counted while it is open.
-struct Stream {
-    transport: Transport,
-    established: Established,
-    open: Arc<AtomicUsize>,
-}
-
-enum Transport {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        let connected = Connected::new().extra(self.established.clone());
-        match &self.transport {
-            Transport::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                connected.negotiated_h2()
-            }
-            _ => connected,
-        }
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Transport::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Transport::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
-            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.transport {
-            Transport::Plain(stream) => stream.is_write_vectored(),
-            Transport::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Transport::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        Ok(Stream::new(transport, took, self.http2, &self.open))
     }
 }
 
@@ -532,7 +415,7 @@ mod tests {
         let error = client_of_nothing.connect(to.clone()).await.unwrap_err();
         assert!(is_denied(&*error), "{error:?}");
         let (_, listed) = client(&["127.0.0.0/8"]);
-        assert!(!listed.connect(to).await.unwrap().is_reused());
+        assert!(!listed.connect(to).await.unwrap().is_shared());
     }
 
     #[tokio::test]
@@ -547,7 +430,8 @@ mod tests {
         let mut read = [0; 4];
         stream.read_exact(&mut read).await.unwrap();
         assert_eq!((&read, tiers.open_connections()), (b"POST", 1));
-        assert!(link.established().is_some_and(|connection| !connection.is_reused()));
+        let sent = link.sent().unwrap();
+        assert!(link.established().is_some_and(|connection| !connection.is_reused(sent)));
         asking.abort();
         while tiers.open_connections() > 0 {
             tokio::task::yield_now().await;

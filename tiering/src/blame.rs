@@ -24,6 +24,8 @@ pub enum Unanswered {
         /// Which.
         code: u32,
     },
+    /// The connection was closed while the request was still being sent.
+    CutShort,
     /// An answer of the protocol came that contradicts itself: a shape without its elements, say.
     Contradiction,
     /// A status, in the words of HTTP.
@@ -97,8 +99,9 @@ pub const fn blame(ended: Unanswered) -> Blame {
             code::ENHANCE_YOUR_CALM | code::INADEQUATE_SECURITY | code::HTTP_1_1_REQUIRED => Blame::Endpoint,
             _ => Blame::Either,
         },
-        // Who writes such an answer speaks the protocol, and ran the model.
-        Unanswered::Contradiction => Blame::Model,
+        // Who writes such an answer speaks the protocol, and ran the model. Who closes in the middle of a body was there, and
+        // has enough of it: one that is too large, say.
+        Unanswered::Contradiction | Unanswered::CutShort => Blame::Model,
         Unanswered::Status { status, in_protocol } => match status {
             // The model failed, by the word of what runs it.
             500 | 501 => Blame::Model,
@@ -139,6 +142,7 @@ mod tests {
         for (ended, expected) in [
             (Unanswered::Unconnected, Blame::Endpoint),
             (Unanswered::NoAnswer, Blame::Either),
+            (Unanswered::CutShort, Blame::Model),
             (Unanswered::Contradiction, Blame::Model),
             (status(301, false), Blame::Nobody),
             (status(307, false), Blame::Nobody),

@@ -61,7 +61,7 @@ pub use plan::Plan;
 pub use policy::{Fault, Lacking, Policy};
 pub use remote::{DEFAULT_TIMEOUT, Hedge, RemoteTier};
 pub use requirements::Requirements;
-pub use resend::{Again, Fate, Resent};
+pub use resend::{Again, Fate, Resent, Unheard, Word};
 pub use rules::{Failed, Rule, RuleName};
 pub use scores::{Impossible, are_scores};
 pub use snapshot::{LocalState, RemoteState, Snapshot};

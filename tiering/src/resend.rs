@@ -1,18 +1,28 @@
 //! Whether a request that brought no outputs is sent again, and by which way.
 //!
-//! Pure. Nothing is sent again that somebody may have read: a tier may have done what it was asked for although it did not
-//! answer, and what failed once fails again, most likely.
+//! Pure. Nothing is sent again that somebody has worked on: a tier may have done what it was asked for although it did not
+//! answer, and what failed once fails again, most likely. What breaks within a moment on a connection that was kept was not
+//! read, most likely, as the connection had been closed; to be wrong about that costs one more request, and no third.
 
-/// How often a request is sent again whose connection had been closed. What is sent by then may get one that another request
-/// used meanwhile, and that is closed as well; the last time it gets its own.
-const MOST_DEATHS: u32 = 3;
+use std::time::Duration;
+
+/// How often a request is sent again that a server refused to begin with. The last time it gets a connection of its own.
+const MOST_REFUSALS: u32 = 3;
+
+/// Within how short a time a connection breaks that had been closed when it was used: the other side says so as soon as
+/// something comes, which takes as long as connecting took. With room for machines that are busy.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// How a request ended that brought no outputs, as far as whoever sent it can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// Nobody could be connected to.
     Unconnected,
-    /// Its connection had been closed before it was read, most likely.
+    /// The server says that it did not begin with it.
+    Refused,
+    /// Its connection had been closed before it was read, most likely; others were under way by it, too.
+    DiedAmongOthers,
+    /// The same of a connection that it had for itself.
     Died,
     /// Somebody may have read it, or it cannot be sent at all.
     Read,
@@ -22,10 +32,63 @@ impl Fate {
     /// Of one request that was sent twice at once.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Read, _) | (_, Self::Read) => Self::Read,
-            (Self::Died, _) | (_, Self::Died) => Self::Died,
-            (Self::Unconnected, Self::Unconnected) => Self::Unconnected,
+        let (one, two) = (self.rank(), other.rank());
+        if one < two { other } else { self }
+    }
+
+    /// How much may have been done for it.
+    const fn rank(self) -> u8 {
+        match self {
+            Self::Unconnected => 0,
+            Self::Refused => 1,
+            Self::DiedAmongOthers => 2,
+            Self::Died => 3,
+            Self::Read => 4,
+        }
+    }
+
+    /// Whether it says nothing of who was asked.
+    pub const fn is_lost(self) -> bool {
+        matches!(self, Self::Refused | Self::DiedAmongOthers | Self::Died)
+    }
+}
+
+/// What a server says of a request that it does not answer, apart from the connection's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Nothing.
+    None,
+    /// It was not begun with.
+    NotBegun,
+    /// It is ended.
+    Reset,
+}
+
+/// What is known of a request that had a connection, and no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unheard {
+    /// What the server said of it by itself.
+    pub word: Word,
+    /// The connection had brought answers when it was sent.
+    pub reused: bool,
+    /// Others were under way by the same connection.
+    pub shared: bool,
+    /// How long after it was sent it ended.
+    pub after: Duration,
+    /// How long it took to connect.
+    pub connect: Duration,
+}
+
+impl Unheard {
+    /// How it ended.
+    pub fn fate(self) -> Fate {
+        let Self { word, reused, shared, after, connect } = self;
+        match word {
+            Word::NotBegun => Fate::Refused,
+            Word::Reset => Fate::Read,
+            Word::None if !reused || after > MOMENT.max(connect * 2) => Fate::Read,
+            Word::None if shared => Fate::DiedAmongOthers,
+            Word::None => Fate::Died,
         }
     }
 }
@@ -37,7 +100,9 @@ pub enum Again {
     Elsewhere,
     /// By another connection.
     Anew,
-    /// By a connection that no other request has used, nor will.
+    /// The same for the last time: however that ends, it counts.
+    Finally,
+    /// The same, by a connection that no other request has used, nor will.
     Alone,
 }
 
@@ -45,7 +110,8 @@ pub enum Again {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resent {
     elsewhere: bool,
-    deaths: u32,
+    died: bool,
+    refusals: u32,
 }
 
 impl Resent {
@@ -56,11 +122,16 @@ impl Resent {
                 self.elsewhere = true;
                 Some(Again::Elsewhere)
             }
-            Fate::Died if self.deaths < MOST_DEATHS => {
-                self.deaths += 1;
-                Some(if self.deaths == MOST_DEATHS { Again::Alone } else { Again::Anew })
+            Fate::Refused if self.refusals < MOST_REFUSALS => {
+                self.refusals += 1;
+                Some(if self.refusals == MOST_REFUSALS { Again::Alone } else { Again::Anew })
             }
-            Fate::Unconnected | Fate::Died | Fate::Read => None,
+            Fate::Died | Fate::DiedAmongOthers if !self.died => {
+                self.died = true;
+                // Many may have died with it: they share one connection again.
+                Some(if fate == Fate::Died { Again::Alone } else { Again::Finally })
+            }
+            _ => None,
         }
     }
 }
@@ -68,29 +139,53 @@ impl Resent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Fate::{Died, Read, Unconnected};
+    use Fate::{Died, DiedAmongOthers, Read, Refused, Unconnected};
 
     #[test]
     fn what_nobody_read_is_sent_again_and_nothing_else() {
+        use Again::{Alone, Anew, Elsewhere, Finally};
         for (several, fates, expected) in [
             (false, &[Read][..], &[None][..]),
             (false, &[Unconnected], &[None]),
-            (true, &[Unconnected, Unconnected], &[Some(Again::Elsewhere), None]),
-            (
-                false,
-                &[Died, Died, Died, Died],
-                &[Some(Again::Anew), Some(Again::Anew), Some(Again::Alone), None],
-            ),
-            (
-                true,
-                &[Died, Unconnected, Died],
-                &[Some(Again::Anew), Some(Again::Elsewhere), Some(Again::Anew)],
-            ),
-            (true, &[Died, Read], &[Some(Again::Anew), None]),
+            (true, &[Unconnected, Unconnected], &[Some(Elsewhere), None]),
+            (false, &[Refused; 4], &[Some(Anew), Some(Anew), Some(Alone), None]),
+            // Once: what dies twice may be what kills.
+            (false, &[Died, Died], &[Some(Alone), None]),
+            (false, &[DiedAmongOthers, DiedAmongOthers], &[Some(Finally), None]),
+            (false, &[DiedAmongOthers, Died], &[Some(Finally), None]),
+            (true, &[Died, Unconnected, Died], &[Some(Alone), Some(Elsewhere), None]),
+            (true, &[Refused, Died, Refused], &[Some(Anew), Some(Alone), Some(Anew)]),
+            (true, &[Died, Read], &[Some(Alone), None]),
         ] {
             let mut resent = Resent::default();
             let again: Vec<_> = fates.iter().map(|fate| resent.again(*fate, several)).collect();
             assert_eq!(again, expected, "{fates:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_had_been_closed_that_says_so_within_a_moment() {
+        let ms = Duration::from_millis;
+        let closed = Unheard { word: Word::None, reused: true, shared: false, after: ms(3), connect: ms(1) };
+        for (unheard, fate) in [
+            (closed, Died),
+            (Unheard { shared: true, ..closed }, DiedAmongOthers),
+            (Unheard { after: ms(50), ..closed }, Died),
+            // It was read, and worked on.
+            (Unheard { after: ms(51), ..closed }, Read),
+            (Unheard { after: ms(51), shared: true, ..closed }, Read),
+            // The other side is far away.
+            (Unheard { after: ms(400), connect: ms(200), ..closed }, Died),
+            (Unheard { after: ms(401), connect: ms(200), ..closed }, Read),
+            (Unheard { reused: false, ..closed }, Read),
+            (Unheard { word: Word::Reset, shared: true, ..closed }, Read),
+            // That is certain at any time.
+            (
+                Unheard { word: Word::NotBegun, reused: false, shared: true, after: ms(9_000), ..closed },
+                Refused,
+            ),
+        ] {
+            assert_eq!(unheard.fate(), fate, "{unheard:?}");
         }
     }
 
@@ -100,6 +195,8 @@ mod tests {
             (Read, Died, Read),
             (Read, Unconnected, Read),
             (Died, Unconnected, Died),
+            (DiedAmongOthers, Refused, DiedAmongOthers),
+            (Refused, Unconnected, Refused),
             (Died, Died, Died),
             (Unconnected, Unconnected, Unconnected),
         ] {

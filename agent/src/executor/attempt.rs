@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use terrace_crds::Tier;
+use terrace_crds::policy::Protocol;
 use terrace_egress::causes;
 use terrace_engine::{InferError, Request};
 use terrace_tiering::{self as tiering, Candidate, SkipReason};
@@ -166,6 +167,13 @@ async fn forward(
             // The deadline cut it short, and not what the policy grants the tier.
             error @ UpstreamError::TimedOut { .. } if allowed.is_some_and(|allowed| allowed <= limit) => {
                 Failure { outcome, refusal: Refusal::Deadline(format!("{tier}: {error}")), last: false }
+            }
+            // The deadline went along, and by that tier's word it passed there, or leaves too little time.
+            UpstreamError::Status { status: StatusCode::GATEWAY_TIMEOUT, late: Some(_), in_protocol }
+                if in_protocol || reach.remote.protocol == Protocol::GRPC =>
+            {
+                let refusal = Refusal::Deadline(format!("{tier}: not in time, as it says itself"));
+                Failure { outcome, refusal, last: false }
             }
             error => {
                 let refusal = Refusal::NoTier(format!("{tier}: {}", error.told(&model)));

@@ -194,3 +194,106 @@ async fn the_head_of_a_request_is_bounded_before_it_is_whole() {
     let (answer, took) = sent(1 << 20, "").await;
     assert!(answer == "HTTP/1.1 431" && took < 256 << 10, "{answer} after {took} bytes");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_kept_between_requests_for_longer_than_proxies_keep_theirs() {
+    let (_end, mut client, _) = connected();
+    let mut head = [0; 1000];
+    for pause in [0, 61, 70] {
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+        client.write_all(b"GET /small HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let count = client.read(&mut head).await.unwrap();
+        assert!(head[..count].starts_with(b"HTTP/1.1 200"), "after {pause} s");
+    }
+    let begun = tokio::time::Instant::now();
+    client.read_to_end(&mut Vec::new()).await.unwrap();
+    let waited = begun.elapsed().as_secs();
+    assert!((74..78).contains(&waited), "{waited} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_has_begun_is_waited_for_as_before() {
+    let (_end, mut client, _) = connected();
+    let mut head = [0; 1000];
+    client.write_all(b"GET /small HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    assert!(client.read(&mut head).await.unwrap() > 0);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    let begun = tokio::time::Instant::now();
+    // However it goes on.
+    for _ in 0..14 {
+        client.write_all(b"x").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(client.read(&mut head).await.unwrap(), 0);
+    let waited = begun.elapsed().as_secs();
+    assert!((14..17).contains(&waited), "{waited} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_taken_slowly_is_no_head_that_has_begun() {
+    let (_end, mut client) = asked().await;
+    // The next one is there before anything was taken.
+    client.write_all(b"GET /small HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (mut come, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+    while come.len() < ANSWER + 300 {
+        let count = client.read(&mut piece).await.unwrap();
+        assert!(count > 0, "cut off after {} bytes", come.len());
+        come.extend_from_slice(&piece[..count]);
+    }
+    assert!(come.ends_with(b"small"));
+}
+
+#[tokio::test]
+async fn a_client_that_was_not_told_to_send_its_body_is_told_that_the_connection_ends() {
+    for (path, expected) in [("/nowhere", true), ("/small", false)] {
+        let (_end, mut client, _) = connected();
+        let head =
+            format!("GET {path} HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!(answer.contains("connection: close"), expected, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn little_of_an_answer_lies_in_the_kernel_that_its_client_does_not_take() {
+    const PIECE: usize = 16 << 10;
+    let written = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = Arc::clone(&written);
+    let answer = move || {
+        let counted = Arc::clone(&counted);
+        async move {
+            let pieces = futures_util::stream::iter((0..1024).map(move |_| {
+                counted.fetch_add(PIECE, std::sync::atomic::Ordering::Relaxed);
+                Ok::<_, Infallible>(Bytes::from(vec![b'x'; PIECE]))
+            }));
+            Body::from_stream(pieces)
+        }
+    };
+    let app = Router::new().route("/", get(answer));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_end, ending) = watch::channel(false);
+    let limits = Limits { connections: 1, drain: Duration::ZERO };
+    tokio::spawn(serve(listener, Served { app, door: None, limits }, ending));
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    // What lies on the other side is not what this is about.
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    let mut client = socket.connect(address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let now = || written.load(std::sync::atomic::Ordering::Relaxed);
+    let mut seen = 0;
+    while seen == 0 || seen != now() {
+        seen = now();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    // Without the bound it is some 3 MB; hyper itself holds 400 KB.
+    assert!(seen < 1 << 20, "{seen} bytes were taken of it");
+    let mut come = 0;
+    while come < 1024 * PIECE {
+        come += client.read_buf(&mut Vec::with_capacity(1 << 20)).await.unwrap();
+    }
+}

@@ -55,6 +55,9 @@ pub enum UpstreamError {
         #[source]
         source: ConnectError,
     },
+    /// The same while there was more of the request to send: the other side may have had enough of it.
+    #[error("the connection broke while the request was being sent")]
+    CutShort(#[source] ConnectError),
     /// No whole answer in time.
     #[error("no {} within {} ms", if *.connected { "answer" } else { "connection" }, timeout.as_millis())]
     TimedOut {
@@ -131,7 +134,7 @@ impl UpstreamError {
             Self::NotAllowed(_) => "NotAllowed",
             Self::CredentialsUnavailable => "CredentialsUnavailable",
             Self::Connect(_) => "ConnectFailed",
-            Self::Broken(_) | Self::TakenBack { .. } => "ConnectionBroken",
+            Self::Broken(_) | Self::CutShort(_) | Self::TakenBack { .. } => "ConnectionBroken",
             Self::TimedOut { .. } => "TimedOut",
             Self::Rejected { .. } => "Rejected",
             Self::Status { .. } => "BadStatus",
@@ -151,6 +154,7 @@ impl UpstreamError {
             }
             Self::TakenBack { said: Said::Reset(code), .. } => Some(Unanswered::Reset { code: *code }),
             Self::TakenBack { said: Said::GoAway(code), .. } => Some(Unanswered::GoneAway { code: *code }),
+            Self::CutShort(_) => Some(Unanswered::CutShort),
             Self::Contradictory(_) => Some(Unanswered::Contradiction),
             Self::Status { status, in_protocol, .. } if *status != StatusCode::PAYLOAD_TOO_LARGE => {
                 Some(Unanswered::Status { status: status.as_u16(), in_protocol: *in_protocol })
@@ -234,7 +238,7 @@ impl UpstreamError {
     pub fn told_in_full(&self, model: &str) -> String {
         match self {
             Self::Connect(error) => format!("no connection: {}", causes(&**error)),
-            Self::Broken(error) => format!("the connection broke: {}", causes(&**error)),
+            Self::Broken(error) | Self::CutShort(error) => format!("{self}: {}", causes(&**error)),
             Self::TakenBack { source, .. } => format!("{self}: {}", causes(&**source)),
             Self::Status { .. } => format!("{} (asked for the model {model:?})", self.told(model)),
             other => other.to_string(),

@@ -26,6 +26,7 @@ pub struct Flight {
     begun: Instant,
     _counted: InFlight,
     is_alone: bool,
+    is_final: bool,
     is_over: bool,
 }
 
@@ -88,14 +89,21 @@ impl Flight {
             begun: Instant::now(),
             _counted: counted,
             is_alone: false,
+            is_final: false,
             is_over: false,
         }
     }
 
-    /// Asks by a connection that no other request has used, nor will.
+    /// Asks for the last time: that a connection breaks counts, whatever it had been before.
+    pub const fn finally(mut self) -> Self {
+        self.is_final = true;
+        self
+    }
+
+    /// The same, by a connection that no other request has used, nor will.
     pub const fn alone(mut self) -> Self {
         self.is_alone = true;
-        self
+        self.finally()
     }
 
     /// Asks, as long as there is time.
@@ -104,14 +112,14 @@ impl Flight {
         let endpoint = Arc::clone(&self.route.endpoint);
         let Means { client, authorization, number } = match endpoint.access() {
             Ok(means) => means,
-            Err(error) => return self.ended(ask, Err(error), false),
+            Err(error) => return self.ended(ask, Err(error), None),
         };
         let request = match endpoint.protocol() {
             Protocol::HTTP => plain::request(ask, endpoint.url()),
             Protocol::GRPC => grpc::request(ask, endpoint.url()),
         };
         let Some(mut request) = request else {
-            return self.ended(ask, Err(UpstreamError::NotExpressible), false);
+            return self.ended(ask, Err(UpstreamError::NotExpressible), None);
         };
         request.headers_mut().extend(authorization.map(|value| (header::AUTHORIZATION, value)));
         let client = if self.is_alone { client.renewed() } else { client };
@@ -140,15 +148,17 @@ impl Flight {
                 Err(UpstreamError::TimedOut { timeout: granted, full, connected: sender.is_connected() })
             }
         };
-        let died = sender.died();
-        if died {
+        let is_silent = matches!(ended, Err(UpstreamError::TimedOut { .. })) && sender.is_silent();
+        let lost = sender.lost();
+        if (lost.is_some() || is_silent) && !self.is_alone {
             endpoint.renew(number);
         }
-        self.ended(ask, ended, died)
+        let lost = lost.filter(|_| !self.is_final);
+        self.ended(ask, ended, lost)
     }
 
-    /// Learns from the end. That a connection had been closed says nothing: by another one the request may be answered.
-    fn ended(&mut self, ask: &Ask<'_>, ended: Result<Relayed, UpstreamError>, died: bool) -> Ended {
+    /// Learns from the end. That a request was `lost` says nothing: by another connection it may be answered.
+    fn ended(&mut self, ask: &Ask<'_>, ended: Result<Relayed, UpstreamError>, lost: Option<Fate>) -> Ended {
         self.is_over = true;
         let (now, took) = (self.clock.now(), self.begun.elapsed());
         match &ended {
@@ -156,7 +166,7 @@ impl Flight {
                 self.route.answered(now);
                 self.route.with(|latency| latency.observe(now, took));
             }
-            Err(_) if died => self.route.abandoned(now, self.passes),
+            Err(_) if lost.is_some() => self.route.abandoned(now, self.passes),
             Err(error) => {
                 if matches!(
                     error,
@@ -173,12 +183,8 @@ impl Flight {
             }
         }
         ended.map(|relayed| (relayed, Arc::clone(&self.route))).map_err(|error| {
-            let fate = match &error {
-                _ if died => Fate::Died,
-                error if error.is_unconnected() => Fate::Unconnected,
-                _ => Fate::Read,
-            };
-            (error, fate)
+            let otherwise = if error.is_unconnected() { Fate::Unconnected } else { Fate::Read };
+            (error, lost.unwrap_or(otherwise))
         })
     }
 }

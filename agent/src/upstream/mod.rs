@@ -21,15 +21,15 @@ mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use terrace_crds::Tier;
-use terrace_egress::{Egress, Link, Said, TierClient, Tiers, is_stream_reset};
-use terrace_tiering::{BreakerState, Policy, RemoteTier};
+use terrace_egress::{Egress, Established, Link, Said, TierClient, Tiers, is_stream_reset};
+use terrace_tiering::{BreakerState, Fate, Policy, RemoteTier, Unheard, Word};
 use url::Url;
 
 use crate::pieces::Pieces;
@@ -57,6 +57,10 @@ const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 /// More of a trace is not passed on.
 const MAX_TRACE_BYTES: usize = 1024;
+
+/// For how long a connection that several requests share may bring nobody an answer, until no more of them are sent by it: who
+/// is there may be gone without a word.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// How often credentials are looked at.
 const CREDENTIALS_EVERY: Duration = Duration::from_secs(1);
@@ -269,14 +273,13 @@ struct Sender {
     client: TierClient<Pieces>,
     endpoint: Arc<Endpoint>,
     link: OnceLock<Link>,
-    /// Its connection was used before, and broke before there was an answer: it had been closed, most likely. Or the server
-    /// said that it did nothing for the request.
-    died: AtomicBool,
+    /// How it ended, where its connection broke before there was an answer.
+    fate: OnceLock<Fate>,
 }
 
 impl Sender {
     const fn new(client: TierClient<Pieces>, endpoint: Arc<Endpoint>) -> Self {
-        Self { client, endpoint, link: OnceLock::new(), died: AtomicBool::new(false) }
+        Self { client, endpoint, link: OnceLock::new(), fate: OnceLock::new() }
     }
 
     async fn send(&self, request: Request<Pieces>) -> Result<Response<Incoming>, UpstreamError> {
@@ -293,11 +296,13 @@ impl Sender {
                 Ok(answer)
             }
             Err(error) => {
-                let is_reused = connection.is_some_and(|connection| connection.is_reused());
-                let is_refused = Said::of(&error).is_some_and(Said::is_refused);
-                let died = is_refused || is_reused && !is_stream_reset(&error);
-                self.died.store(died, Ordering::Relaxed);
-                Err(UpstreamError::unsent(error))
+                let Some(connection) = connection else { return Err(UpstreamError::unsent(error)) };
+                let fate = *self.fate.get_or_init(|| unheard(&connection, link.sent(), &error).fate());
+                Err(if fate == Fate::Read && connection.is_cut() {
+                    UpstreamError::CutShort(Box::new(error))
+                } else {
+                    UpstreamError::unsent(error)
+                })
             }
         }
     }
@@ -306,8 +311,38 @@ impl Sender {
         self.link.get().is_some_and(|link| link.established().is_some())
     }
 
-    fn died(&self) -> bool {
-        self.died.load(Ordering::Relaxed)
+    /// Nobody did anything for it, as far as can be told.
+    fn lost(&self) -> Option<Fate> {
+        self.fate.get().copied().filter(|fate| fate.is_lost())
+    }
+
+    /// Whether its connection, by which others go too, has brought nobody an answer for long. To be asked once its own is
+    /// not waited for any more.
+    fn is_silent(&self) -> bool {
+        let known = self.link.get().and_then(|link| Some((link.established()?, link.sent()?)));
+        known.is_some_and(|(connection, sent)| connection.is_shared() && connection.missed(sent) >= SILENCE)
+    }
+}
+
+/// What is known of a request that ended without an answer.
+fn unheard(
+    connection: &Established,
+    sent: Option<Instant>,
+    error: &(dyn std::error::Error + 'static),
+) -> Unheard {
+    let sent = sent.unwrap_or_else(Instant::now);
+    Unheard {
+        word: match Said::of(error) {
+            Some(said) if said.is_refused() => Word::NotBegun,
+            // Those that a connection begins with before it ends, it goes on with: they end in another way.
+            Some(Said::GoAway(_)) => Word::NotBegun,
+            _ if is_stream_reset(error) => Word::Reset,
+            _ => Word::None,
+        },
+        reused: connection.is_reused(sent),
+        shared: connection.is_shared(),
+        after: sent.elapsed(),
+        connect: connection.took,
     }
 }
 

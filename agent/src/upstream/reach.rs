@@ -230,6 +230,7 @@ impl TierReach {
         mut ended: Result<Answered, Failed>,
     ) -> Result<Answered, UpstreamError> {
         let (mut resent, mut except) = (Resent::default(), Places::default());
+        let (mut is_final, mut is_alone) = (false, false);
         loop {
             let Failed { error, fate, unconnected } = match ended {
                 Ok(answered) => return Ok(answered),
@@ -241,7 +242,10 @@ impl TierReach {
             let Ok((place, flight)) = self.begin(upstream, ask.allowed, except) else {
                 return Err(error);
             };
-            let flight = if again == Again::Alone { flight.alone() } else { flight };
+            is_final |= again == Again::Finally;
+            is_alone |= again == Again::Alone;
+            let flight = if is_final { flight.finally() } else { flight };
+            let flight = if is_alone { flight.alone() } else { flight };
             let answer = flight.ask(upstream, ask, time.left()).await;
             ended = answer.map_err(|failure| Failed::at(place, failure));
         }

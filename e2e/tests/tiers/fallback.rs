@@ -167,6 +167,25 @@ async fn a_tier_that_says_the_request_is_wrong_is_believed() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_tier_that_says_it_is_too_late_is_believed_where_there_is_a_deadline() -> Result<()> {
+    let words = json!({"error": "too little of the deadline was left"}).to_string();
+    let policy = |url: &str| Policy::named("near").cloud(url).fallback("{enabled: false}");
+    for (body, deadline, expected) in [
+        (words.as_str(), Some(5_000), 504),
+        (&words, None, 503),
+        ("<html>a proxy's</html>", Some(5_000), 503),
+    ] {
+        let cloud = upstreams::planned(Plan::status(504, body)).await?;
+        let (_site, device) = scenes::device_under(&policy(&cloud.url())).await?;
+        let ask = CLOUDY.clone();
+        let reply = device.infer(&deadline.map_or_else(|| ask.clone(), |ms| ask.clone().within(ms))).await?;
+        assert_eq!(reply.status, expected, "{body} {deadline:?}: {}", reply.text());
+        assert_eq!(reply.header("retry-after").is_empty(), expected == 504, "asked again it is as late");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_body_that_one_tier_finds_too_large_is_taken_to_the_next() -> Result<()> {
     let cloud = upstreams::planned(Plan::status(413, "<html>too large</html>")).await?;
     let (_site, device) = scenes::device_under(&Policy::named("near").cloud(&cloud.url())).await?;
