@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use terrace_crds::InferenceNodeStatus;
 use terrace_oip::Memory;
+use terrace_oip::metadata::ErrorBody;
 use terrace_telemetry::LogFilter;
 use tracing::info;
 
@@ -99,9 +100,25 @@ pub fn router(admin: Admin) -> Router {
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .route("/metrics", get(metrics))
-        .route("/log", put(log))
-        .route("/explain/{model}", post(explain).layer(DefaultBodyLimit::max(MAX_EXPLAINED_BYTES)))
+        .route("/log", put(log).fallback(|| async { takes("PUT", TAKES_LOG) }))
+        .route(
+            "/explain/{model}",
+            post(explain)
+                .layer(DefaultBodyLimit::max(MAX_EXPLAINED_BYTES))
+                .fallback(|| async { takes("POST", TAKES_EXPLAIN) }),
+        )
         .with_state(admin)
+}
+
+const TAKES_EXPLAIN: &str = "/explain/MODEL takes POST, with what would be posted to /v2/models/MODEL/infer: \
+    curl ADDRESS/explain/MODEL -d @request.json";
+const TAKES_LOG: &str = "/log takes PUT, with a filter such as info, or warn,terrace_agent=debug: \
+    curl -X PUT ADDRESS/log -d debug";
+
+/// What is said to another method than the one that a path takes.
+fn takes(method: &'static str, how: &str) -> Response {
+    let error = how.to_owned();
+    (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, method)], Json(ErrorBody { error })).into_response()
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {

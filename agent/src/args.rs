@@ -1,11 +1,14 @@
 //! Every setting of the agent: flags, each also an environment variable.
 
+mod bytes;
+mod environment;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory as _, Parser};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use terrace_crds::Tier;
 
 use crate::allowed::Allowed;
@@ -75,16 +78,16 @@ pub struct Args {
     pub credentials_dir: Option<PathBuf>,
 
     /// The largest request body, in bytes.
-    #[arg(long, env = "TERRACE_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
+    #[arg(long, env = "TERRACE_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 64 << 20, value_parser = bytes::parse::<usize>)]
     pub max_body_bytes: usize,
 
     /// The most bytes of requests that are held at once, from the first byte read to the answer, and of large answers until
     /// they are taken; more are refused with 429.
-    #[arg(long, env = "TERRACE_MAX_HELD_BYTES", value_name = "BYTES", default_value_t = 256 << 20)]
+    #[arg(long, env = "TERRACE_MAX_HELD_BYTES", value_name = "BYTES", default_value_t = 256 << 20, value_parser = bytes::parse::<usize>)]
     pub max_held_bytes: usize,
 
     /// The largest model file, in bytes.
-    #[arg(long, env = "TERRACE_MAX_MODEL_BYTES", value_name = "BYTES", default_value_t = 8 << 30)]
+    #[arg(long, env = "TERRACE_MAX_MODEL_BYTES", value_name = "BYTES", default_value_t = 8 << 30, value_parser = bytes::parse::<u64>)]
     pub max_model_bytes: u64,
 
     /// The most connections at once on the data port; more wait to be accepted.
@@ -109,7 +112,7 @@ pub struct Args {
     pub record_decisions: Option<PathBuf>,
 
     /// How large that file may become; the one before it is kept as FILE.1.
-    #[arg(long, env = "TERRACE_RECORD_MAX_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
+    #[arg(long, env = "TERRACE_RECORD_MAX_BYTES", value_name = "BYTES", default_value_t = 64 << 20, value_parser = bytes::parse::<u64>)]
     pub record_max_bytes: u64,
 
     /// Which log lines are written: `info`, `warn,terrace_agent=debug` …
@@ -129,7 +132,9 @@ impl Args {
 
     /// The arguments of this process. Ends it where they are wrong, each or together.
     pub fn read() -> Self {
-        let args = Self::parse();
+        let matches = environment::without_empty(Self::command()).get_matches();
+        let args = Self::from_arg_matches(&matches)
+            .unwrap_or_else(|error| error.format(&mut Self::command()).exit());
         if args.tool.is_some() {
             return args;
         }

@@ -14,7 +14,9 @@ use terrace_tiering::{
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explained {
-    model: String,
+    /// None, where nobody said which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
     /// The tier of the node that would decide.
     node: &'static str,
     mode: &'static str,
@@ -125,7 +127,7 @@ impl Explained {
             verifier,
             members,
             quorum,
-            model: format!("{}.{}", facts.model_namespace(), facts.model_name()),
+            model: Some(format!("{}.{}", facts.model_namespace(), facts.model_name())),
             node: snapshot.node.tier.as_str(),
             reason: decision.reason.as_str().to_owned(),
             complexity: decision.complexity,
@@ -138,6 +140,19 @@ impl Explained {
             default_rules: has_rules && explanation.is_default,
             rules: rules.map(Rule::from).collect(),
         })
+    }
+}
+
+impl Explained {
+    /// The same for no model in particular, unless a rule read which.
+    pub fn of_any_model(self) -> Result<Self, String> {
+        let mut read = self.rules.iter().flat_map(|rule| rule.read.iter().map(move |read| (rule, read)));
+        match read.find(|(_, read)| matches!(&*read.name, "model.namespace" | "model.name")) {
+            Some((rule, read)) => {
+                Err(format!("{} reads {}: say which model it is with --model", rule.name, read.name))
+            }
+            None => Ok(Self { model: None, ..self }),
+        }
     }
 }
 
@@ -173,7 +188,11 @@ impl From<ExplainedRule> for Rule {
 
 impl fmt::Display for Explained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} on a node of tier {}", self.model, self.node)?;
+        match &self.model {
+            Some(model) => f.write_str(model)?,
+            None => f.write_str("a model (--model says which)")?,
+        }
+        write!(f, " on a node of tier {}", self.node)?;
         if let Some(complexity) = self.complexity {
             write!(f, ", complexity {complexity:.3}")?;
         }

@@ -2,7 +2,8 @@
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Duration, Tier};
 
@@ -27,7 +28,8 @@ pub struct Speculative {
     #[schemars(range(min = 0.0, max = 1.0))]
     pub threshold: Option<f64>,
     /// The tier that answers in place of a node that is not sure: Edge or Cloud.
-    #[x_kube(validation = Rule::new("self != 'Device'").message("verifier must be Edge or Cloud: the device is what is verified"))]
+    #[serde(deserialize_with = "verifier")]
+    #[schemars(with = "Verifier")]
     pub verifier: Tier,
     /// Asks the verifier also where the node has not answered after so long; whoever answers first, and is sure, counts.
     /// 0s asks both at once. Absent: the verifier is asked only once the node has answered.
@@ -35,6 +37,28 @@ pub struct Speculative {
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("duration(self) >= duration('0s')").message("parallelAfter must not be negative"))]
     pub parallel_after: Option<Duration>,
+}
+
+/// Who may verify.
+#[derive(Deserialize, JsonSchema)]
+enum Verifier {
+    /// The gateway of the node's site.
+    Edge,
+    /// The data centre.
+    Cloud,
+}
+
+/// A tier by its name. The device is read as what it is, so that who checks a policy can say why it is none here; no error
+/// names it among those that are accepted.
+fn verifier<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tier, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name == "Device" {
+        return Ok(Tier::Device);
+    }
+    Verifier::deserialize(name.into_deserializer()).map(|verifier| match verifier {
+        Verifier::Edge => Tier::Edge,
+        Verifier::Cloud => Tier::Cloud,
+    })
 }
 
 /// Who is asked at once, and what becomes of the answers.

@@ -40,7 +40,7 @@ use crate::{Duration, Tier};
         .message("mode: Speculative needs the field speculative, and no other mode has it"),
     validation = Rule::new("(has(self.mode) && self.mode == 'Ensemble') == has(self.ensemble)")
         .message("mode: Ensemble needs the field ensemble, and no other mode has it"),
-    validation = Rule::new("!has(self.speculative) || self.speculative.verifier == 'Device' || (has(self.tiers) && (self.speculative.verifier == 'Edge' ? has(self.tiers.edge) : has(self.tiers.cloud)))")
+    validation = Rule::new("!has(self.speculative) || (has(self.tiers) && (self.speculative.verifier == 'Edge' ? has(self.tiers.edge) : has(self.tiers.cloud)))")
         .message("tiers must say how the verifier of speculative is reached"),
     validation = Rule::new("!has(self.ensemble) || self.ensemble.members.all(tier, tier == 'Device' || (has(self.tiers) && (tier == 'Edge' ? has(self.tiers.edge) : has(self.tiers.cloud))))")
         .message("tiers must say how each of the ensemble's members but the device is reached"),

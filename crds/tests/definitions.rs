@@ -189,7 +189,6 @@ fn mode_rules_accept_and_refuse() {
     let speculative = |rest: &str| with(&format!("mode: Speculative, speculative: {{{rest}}}"));
     row("a verifier", speculative("verifier: Cloud"), "");
     row("all of it", speculative("verifier: Edge, threshold: 0.5, parallelAfter: 0s"), "");
-    row("the device as verifier", speculative("verifier: Device"), "must be Edge or Cloud");
     let alone = "mode: Speculative, speculative: {verifier: Cloud}";
     row("a verifier nowhere", policy("p", &format!("{{{alone}}}")), "how the verifier");
     let elsewhere = format!("{{tiers: {{edge: {{url: 'http://edge'}}}}, {alone}}}");

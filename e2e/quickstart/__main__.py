@@ -11,10 +11,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from acts import act_cut_off, act_three_tiers, act_update, check_answers, curl, keep_running
+from acts import act_cut_off, act_three_tiers, act_update, check_answers
 from agents import Site
 from asking import Client, read_digits
 from checkout import find_agent, find_onnxruntime
+from keeping import curl, keep_running
 from manifests import check_digests, copy_manifests, pin_manifests
 from modes import act_modes
 from ports import TIERS, Ports
@@ -25,8 +26,9 @@ USAGE = f"""{__doc__}
 
 Run by `make quickstart`. Standard library only.
 
-  KEEP=1                          leaves the agents running until Ctrl-C
-  TERRACE_QUICKSTART_PORT=N       the first port: the device listens on N, the edge on N+100, the cloud on N+200
+  KEEP=1                          leaves the agents running until Ctrl-C; an agent that ends leaves the others alone
+  TERRACE_QUICKSTART_PORT=N       the first port: the device listens on N, the edge on N+100, the cloud on N+200,
+                                  each over gRPC one above, and with its status two above
   TERRACE_AGENT_BIN=FILE          another agent than target/release/terrace-agent
   python3 e2e/quickstart --pin    rewrites the digests in e2e/manifests/quickstart/ from e2e/digits/SHA256SUMS"""
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import pathlib
-import signal
 import statistics
 import time
 from collections.abc import Sequence
 
 from agents import READY_SECONDS, Site
 from asking import HARD, PLAIN, PRIVATE, REQUIREMENTS, Answer, Client, Digit, ask_all
-from checkout import MANIFESTS, ROOT
 from manifests import name_better_model
-from ports import TIERS, Ports
-from signals import Interrupted
+from ports import TIERS
 from tables import FIGURES, accuracy, figures, grouped, show_mix, table
 from words import Failure, say
 
@@ -96,33 +92,3 @@ def check_fell_back(answers: Sequence[Answer]) -> None:
     strayed = [answer for answer in answers if (answer.tier, answer.source) != ("device", "fallback")]
     if strayed:
         raise Failure(f"{len(strayed)} requests were not answered by the device as fallback")
-
-
-def invite(site: Site) -> None:
-    """What to do with agents that go on running."""
-    say("\n6. The edge and the cloud come back, from what they have on disk")
-    site.start(("edge", "cloud"))
-    say(f"\nAsk:\n\n  {curl(site.ports)}\n\nSee what each agent says of itself (also /metrics, /readyz):\n")
-    for agent in site.agents.values():
-        say(f"  curl -s localhost:{agent.admin}/status    # {agent.tier}")
-    say(f"\nEdit what they follow, and read what they make of it:\n\n  {site.manifests}/\n  {site.work}/device.log")
-    say("\nCtrl-C ends them.")
-
-
-def curl(ports: Ports) -> str:
-    request = MANIFESTS / "request.json"
-    if pathlib.Path.cwd() == ROOT:
-        request = request.relative_to(ROOT)
-    return f"curl -s localhost:{ports.data('device')}/v2/models/digits/infer -d @{request}"
-
-
-def keep_running(site: Site) -> None:
-    invite(site)
-    try:
-        while True:
-            time.sleep(0.5)
-            site.check_alive()
-    except Interrupted as interrupted:
-        if interrupted.number != signal.SIGINT:
-            raise
-        say("\nstopping")

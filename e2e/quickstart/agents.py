@@ -61,11 +61,18 @@ class Agent:
         models.sort(key=lambda model: model["phase"] == "Serving")
         return Standing(models[0]["phase"], models[0].get("servingRevision", "")) if models else Standing("Starting")
 
-    def check_alive(self) -> None:
+    def ended(self) -> str | None:
+        """How it has ended, if it has."""
         code = self.process.poll()
-        if code is not None:
-            ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-            raise Failure(f"the {self.tier} agent {ended}. The end of its log:\n{self.end_of_log()}")
+        if code is None:
+            return None
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        return f"the {self.tier} agent {how}"
+
+    def check_alive(self) -> None:
+        ended = self.ended()
+        if ended is not None:
+            raise Failure(f"{ended}. The end of its log:\n{self.end_of_log()}")
 
     def end_of_log(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
@@ -123,7 +130,7 @@ class Site:
             "--file-root": str(DIGITS),
             "--allow-upstream": "127.0.0.0/8",
             "--listen-http": f"{HOST}:{port}",
-            "--listen-grpc": f"{HOST}:0",
+            "--listen-grpc": f"{HOST}:{self.ports.grpc(tier)}",
             "--listen-admin": f"{HOST}:{admin}",
         }
         command = [str(self.binary), *(word for flag in arguments.items() for word in flag)]

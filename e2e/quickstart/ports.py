@@ -28,6 +28,9 @@ class Ports:
     def data(self, tier: str) -> int:
         return self.first + 100 * TIERS.index(tier)
 
+    def grpc(self, tier: str) -> int:
+        return self.data(tier) + 1
+
     def admin(self, tier: str) -> int:
         return self.data(tier) + 2
 
@@ -42,6 +45,7 @@ class Ports:
 
     def taken(self) -> list[str]:
         uses = [(self.data(tier), f"the {tier} agent") for tier in TIERS]
+        uses += [(self.grpc(tier), f"the {tier} agent's gRPC") for tier in TIERS]
         uses += [(self.admin(tier), f"the {tier} agent's status") for tier in TIERS]
         return [f"port {port} ({use})" for port, use in uses if not is_free(port)]
 

@@ -349,7 +349,11 @@ fn modes() -> Vec<Row> {
             "no other mode",
         ),
         ("no verifier", speculative(json!({})), "verifier: Required value"),
-        ("the device as verifier", speculative(json!({"verifier": "Device"})), "must be Edge or Cloud"),
+        (
+            "the device as verifier",
+            speculative(json!({"verifier": "Device"})),
+            "verifier: Unsupported value: \"Device\"",
+        ),
         ("a verifier nowhere", nowhere(speculative(json!({"verifier": "Cloud"}))), "how the verifier"),
         ("more than sure", speculative(json!({"verifier": "Edge", "threshold": 1.5})), "threshold"),
         (

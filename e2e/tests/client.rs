@@ -1,4 +1,4 @@
-//! Triton's and KServe's own clients, from PyPI, speak to the agent.
+//! Programs in Python: Triton's and KServe's own clients, from PyPI, speak to the agent; and the quickstart keeps its agents.
 
 use std::process::Stdio;
 
@@ -11,6 +11,19 @@ use terrace_e2e::{checkout, scenes};
 
 /// Runs a suite of checks, each of which prints a line.
 async fn passes(agent: &Agent, suite: &str, arguments: &[String]) -> Result<()> {
+    let Run { ok, told } = run(suite, arguments).await?;
+    assert!(ok, "{told}\nthe agent's log:\n{}", agent.log());
+    Ok(())
+}
+
+/// How a program ended, and what it said.
+struct Run {
+    ok: bool,
+    told: String,
+}
+
+/// Runs a program in Python.
+async fn run(suite: &str, arguments: &[String]) -> Result<Run> {
     let environment = if suite.starts_with("kserve") { "kserve" } else { "test" };
     let python = checkout().join(".tools/venv").join(environment).join("bin/python");
     ensure!(python.exists(), "there is no {}: run `make test`, which makes it", python.display());
@@ -18,8 +31,7 @@ async fn passes(agent: &Agent, suite: &str, arguments: &[String]) -> Result<()> 
     command.arg(checkout().join("e2e/tests").join(suite)).args(arguments).stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{out}\n{err}\nthe agent's log:\n{}", agent.log());
-    Ok(())
+    Ok(Run { ok: output.status.success(), told: format!("{out}\n{err}") })
 }
 
 #[tokio::test]
@@ -74,4 +86,11 @@ async fn speculation_and_ensembles_answer_the_same_over_both_protocols() -> Resu
     let agent = site.agent().ready().await?;
     let digits = digits::folder().display().to_string();
     passes(&agent, "tritonclient_modes.py", &[agent.http.to_string(), agent.grpc.to_string(), digits]).await
+}
+
+#[tokio::test]
+async fn the_quickstart_keeps_the_agents_that_are_left_when_one_ends() -> Result<()> {
+    let Run { ok, told } = run("quickstart_keeping.py", &[]).await?;
+    assert!(ok, "{told}");
+    Ok(())
 }

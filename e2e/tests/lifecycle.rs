@@ -207,9 +207,17 @@ async fn a_data_directory_that_cannot_be_used_is_told_with_its_flag() -> Result<
     for folder in [file.clone(), file.join("data"), "/proc/terrace".into()] {
         let exit = site.agent().set("--data-dir", &folder).run().await?;
         let log = failure(&exit);
-        assert!(log.contains("--data-dir") || log.contains(&*folder.to_string_lossy()), "{log}");
+        assert!(log.contains("choose another --data-dir"), "{log}");
         assert_eq!(log.lines().count(), 1, "{log}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_variable_that_is_there_and_empty_is_no_setting() -> Result<()> {
+    let site = Site::new()?;
+    let agent = site.agent().env("TERRACE_TIER", "").env("TERRACE_MAX_BODY_BYTES", "").start().await?;
+    assert!(agent.log().contains("tier=device"), "{}", agent.log());
     Ok(())
 }
 
@@ -221,6 +229,7 @@ async fn a_flag_that_makes_no_sense_is_told() -> Result<()> {
         ("--listen-http", "localhost", "--listen-http"),
         ("--drain-timeout", "soon", "30s"),
         ("--log", "terrace=loudest", "log filter"),
+        ("--max-body-bytes", "64MiB", "expected a number of bytes without a unit: 67108864"),
     ] {
         let exit = site.agent().set(flag, value).run().await;
         // An address that cannot be read never becomes this test's either.

@@ -310,11 +310,21 @@ async fn a_broken_manifest_is_told_with_its_line_and_takes_nothing_away() -> Res
 }
 
 #[tokio::test]
+async fn a_manifest_that_never_was_right_says_that_nothing_of_it_holds() -> Result<()> {
+    let (site, agent) = scenes::device().await?;
+    site.manifests().write("new.yaml", "{ junk: [")?;
+    agent.wait_log("manifest refused; nothing of it holds until it is mended fault=new.yaml:1").await?;
+    site.manifests().write("digits.yaml", "{ junk: [")?;
+    agent.wait_log("manifest refused; what it said before still holds fault=digits.yaml:1").await
+}
+
+#[tokio::test]
 async fn a_folder_that_is_gone_is_not_an_empty_one() -> Result<()> {
     let (site, agent) = scenes::device().await?;
     let aside = site.folder().join("aside");
     std::fs::rename(site.manifests().folder(), &aside)?;
     agent.wait_condition("ManifestsAccepted", "False", "cannot be read").await?;
+    agent.wait_log("the manifests cannot be read; what they said before still holds").await?;
     agent.infer(&Ask::image(image())).await?.answered()?;
     std::fs::rename(&aside, site.manifests().folder())?;
     agent.wait_condition("ManifestsAccepted", "True", "").await

@@ -75,6 +75,13 @@ async fn rules_decide_by_header_label_and_shape_and_are_explained_as_they_decide
     let failed = r#"terrace_rule_failures_total{model="default.digits",rule="Rule[0]"} 4"#;
     assert!(metrics.contains(failed), "{metrics}");
 
+    for (path, method, how) in
+        [("/explain/digits", "POST", "/v2/models/MODEL/infer"), ("/log", "PUT", "a filter such as")]
+    {
+        let refused = agent.admin(path).await?;
+        assert_eq!((refused.status, refused.header("allow")), (405, method), "{path}");
+        assert!(refused.error()?.contains(how), "{path}: {}", refused.text());
+    }
     let unknown = agent.ask_admin(&Request::post("/explain/other", "{}")).await?;
     assert_eq!(unknown.status, 404);
     let wrong = agent.ask_admin(&Request::post("/explain/digits", "{}")).await?;

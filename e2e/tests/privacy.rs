@@ -277,7 +277,23 @@ async fn privacy_where_nothing_reads_it_is_refused_and_not_passed_over() -> Resu
             assert!(words.ends_with(belongs), "{name} in {of:?}: {words}");
         }
     }
-    for name in ["x-terrace-privacy", "x-terrace-private", "X-Privacy-Required", "x_terrace_private"] {
+    for field in ["Parameters", "params", "parameter"] {
+        let mut body = marked().body();
+        body[field] = json!({"privacy_required": true});
+        let reply = watched.device.send(&Request::post("/v2/models/digits/infer", body.to_string())).await?;
+        assert_eq!(reply.status, 400, "{field}: {}", reply.text());
+        let error = reply.error()?;
+        assert!(error.contains(field) && error.ends_with(belongs), "{field}: {error}");
+    }
+    for name in [
+        "x-terrace-privacy",
+        "x-terrace-private",
+        "X-Privacy-Required",
+        "x_terrace_private",
+        "Privacy",
+        "x-private",
+        "require-privacy",
+    ] {
         let reply = watched.device.infer(&marked().header(name, "true")).await?;
         assert_eq!(reply.status, 400, "{name}: {}", reply.text());
         assert!(reply.error()?.contains("terrace-privacy-required"), "{name}: {}", reply.text());
@@ -286,7 +302,7 @@ async fn privacy_where_nothing_reads_it_is_refused_and_not_passed_over() -> Resu
     // What belongs to others goes wherever the request goes.
     let foreign = json!([{"name": "image", "datatype": "FP32", "shape": [1, 64], "data": image,
         "parameters": {"shared": true}, "note": 1}]);
-    let foreign = Ask::inputs(foreign).header("x-tier", "gold").header("x-privacy", "true");
+    let foreign = Ask::inputs(foreign).header("x-tier", "gold").header("private-token", "a");
     assert_eq!(watched.device.infer(&foreign).await?.answered()?.route()?.tier, "cloud");
     Ok(())
 }

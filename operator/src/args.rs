@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::builder::Resettable;
+use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser};
 use terrace_egress::EgressArgs;
 
 /// The operator: reconciles models, policies and nodes, and hands each node's agent its spec.
@@ -58,14 +59,27 @@ pub struct Args {
     pub log_format: terrace_telemetry::Format,
 }
 
+impl Args {
+    /// The arguments of this process; a variable that is empty counts as not set. Ends it where they are wrong.
+    pub fn read() -> Self {
+        let matches = Self::command().mut_args(without_empty).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Self::command()).exit())
+    }
+}
+
+/// An argument that does not read its variable, where that is there and empty.
+#[allow(clippy::disallowed_methods)] // clap reads the others itself
+fn without_empty(arg: Arg) -> Arg {
+    let is_empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    if is_empty { arg.env(Resettable::Reset) } else { arg }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<terrace_crds::Duration>().map(Into::into).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     const PAGE: &str = include_str!("../../docs/kubernetes.md");

@@ -22,7 +22,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,7 +37,7 @@ use crate::metrics::Metrics;
 use crate::world::World;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::read();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

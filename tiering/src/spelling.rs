@@ -28,6 +28,85 @@ pub(crate) fn speaks_of_privacy(name: &str) -> bool {
     ROOTS.into_iter().any(has)
 }
 
+/// Whether a header asks for privacy and means nothing else: each word in its name does, as in `privacy`, `X-Private` or
+/// `require-privacy`. Others have words of their own beside it: `private-token`, `sec-private-state-token`,
+/// `access-control-request-private-network`.
+pub(crate) fn asks_for_privacy(name: &str) -> bool {
+    if !speaks_of_privacy(name) {
+        return false;
+    }
+    let name = name.as_bytes();
+    let rest = behind(name, EXTENSION).unwrap_or(name);
+    let letters: Vec<u8> =
+        rest.iter().filter(|byte| !is_separator(**byte)).map(u8::to_ascii_lowercase).collect();
+    letters.len() <= MOST_LETTERS && (is_made_of_words(&letters) || differing(&letters, PRIVACY) <= SLIPS)
+}
+
+/// `privacy_required`, without what separates its words.
+const PRIVACY: &[u8] = b"privacyrequired";
+/// How many letters of it may be wrong, missing or too many.
+const SLIPS: usize = 2;
+/// The longest name that is looked at, without separators.
+const MOST_LETTERS: usize = 40;
+/// What people write beside `privacy` where they ask for it.
+const ASKING: [&[u8]; 22] = [
+    b"privacy",
+    b"private",
+    b"required",
+    b"requires",
+    b"require",
+    b"request",
+    b"requested",
+    b"is",
+    b"be",
+    b"must",
+    b"keep",
+    b"stay",
+    b"only",
+    b"mode",
+    b"level",
+    b"needed",
+    b"on",
+    b"enabled",
+    b"enforced",
+    b"enforce",
+    b"strict",
+    b"data",
+];
+
+fn is_separator(byte: u8) -> bool {
+    matches!(byte, b'-' | b'_' | b'.')
+}
+
+/// Whether `letters` are some of the words in [`ASKING`], one after another.
+fn is_made_of_words(letters: &[u8]) -> bool {
+    let mut reached = [false; MOST_LETTERS + 1];
+    reached[0] = true;
+    for at in 0..letters.len() {
+        if !reached[at] {
+            continue;
+        }
+        for word in ASKING.iter().filter(|word| letters[at..].starts_with(word)) {
+            reached[at + word.len()] = true;
+        }
+    }
+    reached[letters.len()]
+}
+
+/// How many letters differ (Levenshtein).
+fn differing(one: &[u8], other: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (place, letter) in one.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], place + 1);
+        for (column, against) in other.iter().enumerate() {
+            let change = diagonal + usize::from(letter != against);
+            diagonal = row[column + 1];
+            row[column + 1] = change.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
 /// Whether `name` has what all our headers begin with, in some spelling.
 pub(crate) fn is_prefixed(name: &str) -> bool {
     PREFIXES.iter().any(|prefix| behind(name.as_bytes(), prefix).is_some())
@@ -112,6 +191,44 @@ mod tests {
         }
         for name in ["", "priv", "privilege", "pri_vacy", "pivot", "prıvate"] {
             assert!(!speaks_of_privacy(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_header_asks_for_privacy_where_every_word_of_its_name_does() {
+        for name in [
+            "privacy",
+            "Private",
+            "x-privacy",
+            "X-Private",
+            "is-private",
+            "private-required",
+            "require-privacy",
+            "privacy-require",
+            "privacy-requierd",
+            "privacyrequird",
+            "x_keep_private",
+            "data-privacy-mode",
+        ] {
+            assert!(asks_for_privacy(name), "{name}");
+        }
+        // Headers and metadata that browsers, forges and clouds send.
+        for name in [
+            "permissions-policy",
+            "privacy-policy",
+            "private-token",
+            "x-private-key",
+            "sec-private-state-token",
+            "sec-private-state-token-lifetime",
+            "access-control-request-private-network",
+            "access-control-allow-private-network",
+            "x-ms-privatelink-id",
+            "x-ms-private-link-service",
+            "sec-gpc",
+            "dnt",
+            "private-user-agent-data-of-somebody-who-writes-long-names",
+        ] {
+            assert!(!asks_for_privacy(name), "{name}");
         }
     }
 

@@ -3,7 +3,9 @@
 use terrace_crds::Tier;
 
 use crate::policy::Lacking;
-use crate::spelling::{claims_to_be_ours, is_prefixed, meant, meant_by_extension, speaks_of_privacy};
+use crate::spelling::{
+    asks_for_privacy, claims_to_be_ours, is_prefixed, meant, meant_by_extension, speaks_of_privacy,
+};
 
 /// How much of an unknown name an error repeats.
 const MAX_NAME_CHARS: usize = 64;
@@ -260,6 +262,7 @@ const HEADERS: [&str; 5] = [
 const SHORT: [&str; 4] = ["max_latency_ms", "privacy_required", "complexity", "tier"];
 /// The one that must not be passed over.
 const PRIVACY: &str = "privacy_required";
+const PRIVACY_HEADER: &str = "terrace-privacy-required";
 /// How many of those mean nothing else.
 const UNMISTAKABLE: usize = 2;
 
@@ -282,8 +285,16 @@ fn unknown_header(name: &str) -> Option<RequirementError> {
     let known = meant(name, known).or_else(|| meant_by_extension(name, &SHORT[..UNMISTAKABLE]));
     match known.and_then(of) {
         Some((_, known)) => Some(RequirementError::MisspeltHeader { name: cut(name), known }),
-        None => claims_to_be_ours(name).then(|| RequirementError::UnknownHeader { name: cut(name) }),
+        None if claims_to_be_ours(name) => Some(RequirementError::UnknownHeader { name: cut(name) }),
+        // Headers come from much software: only what means nothing else is refused.
+        None => asks_for_privacy(name)
+            .then(|| RequirementError::MisspeltHeader { name: cut(name), known: PRIVACY_HEADER }),
     }
+}
+
+/// Whether a request with a header of this name is refused, so that no rule ever reads it.
+pub(crate) fn is_refused_header(name: &str) -> bool {
+    unknown_header(name).is_some()
 }
 
 /// Which tiers may be asked for, and why no other.
@@ -437,7 +448,9 @@ mod tests {
             "x-tier",
             "x-complexity",
             "timeout",
-            "x-privacy",
+            "private-token",
+            "permissions-policy",
+            "sec-private-state-token",
         ] {
             assert_eq!(header(name, "whatever"), Ok(Stated::default()), "{name}");
         }
@@ -477,6 +490,9 @@ mod tests {
             ("X-Privacy-Required", "terrace-privacy-required"),
             ("xMaxLatencyMs", "terrace-max-latency-ms"),
             ("terrace_complexity", "terrace-complexity"),
+            ("privacy", "terrace-privacy-required"),
+            ("X-Private", "terrace-privacy-required"),
+            ("require-privacy", "terrace-privacy-required"),
         ] {
             let message = header(name, "true").unwrap_err();
             assert_eq!(message, format!("unknown header {name}: as a header it is called {known}"));

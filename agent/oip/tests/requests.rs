@@ -68,6 +68,15 @@ fn a_field_that_can_only_be_a_parameter_is_refused_where_the_caller_knows_it() {
         assert!(InferRequest::from_json(body.as_bytes()).is_ok(), "{body}");
         assert!(read(&body.replace("Urgent", "urgent")).is_ok(), "{body}");
     }
+    for place in ["Parameters", "params", "parameter", "PARAMS", "infer_parameters"] {
+        let body = format!(r#"{{"{place}":{{"a":[{{}}],"Urgent":1}},"inputs":[{{{INPUT}}}]}}"#);
+        assert_eq!(read(&body), belongs(&format!("{place}.")), "{body}");
+        assert!(read(&body.replace("Urgent", "urgent")).is_ok(), "{body}");
+        assert!(read(&body.replace(r#"{"a":[{}],"Urgent":1}"#, r#"["Urgent"]"#)).is_ok(), "{body}");
+        assert!(read(&body.replace(r#""Urgent":1"#, r#""b":2,"b":"#)).is_err(), "{body}");
+        let body = format!(r#"{{"inputs":[{{{INPUT},"{place}":{{"Urgent":1}}}}]}}"#);
+        assert_eq!(read(&body), belongs(&format!("inputs[0] (\"x\").{place}.")), "{body}");
+    }
     let inside = format!(r#"{{"parameters":{{"Urgent":1}},"other":{{"Urgent":1}},"inputs":[{{{INPUT}}}]}}"#);
     assert!(read(&inside).is_ok());
 }

@@ -73,9 +73,9 @@ pub struct Request {
     /// The tier of the node that forwarded it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_tier_name")]
     pub hop: Option<Tier>,
-    /// The headers that its model's policy lists.
+    /// The headers that its model's policy lists; none of one that the request did not have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Option<String>>,
 }
 
 /// An input, without its elements.
@@ -180,7 +180,7 @@ impl Record {
             shape: input.tensor.shape().to_vec(),
         });
         let headers = policy.request_headers().iter();
-        let headers = headers.filter_map(|name| Some((name.clone(), facts.header(name)?.to_owned())));
+        let headers = headers.map(|name| (name.clone(), facts.header(name).map(ToOwned::to_owned)));
         record.request = Some(Request {
             bytes: facts.bytes(),
             batch: facts.batch(),

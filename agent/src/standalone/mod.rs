@@ -107,7 +107,11 @@ impl Standalone {
             Ok(reading) => {
                 let (accepted, faults) = manifests::accept(&self.state.accepted, &reading);
                 for fault in &faults {
-                    warn!(%fault, "manifest refused; what it said before still holds");
+                    if accepted.files.contains_key(&fault.file) {
+                        warn!(%fault, "manifest refused; what it said before still holds");
+                    } else {
+                        warn!(%fault, "manifest refused; nothing of it holds until it is mended");
+                    }
                 }
                 let refused: BTreeSet<String> = faults.iter().map(|fault| fault.file.clone()).collect();
                 for file in self.refused.difference(&refused) {
@@ -120,7 +124,11 @@ impl Standalone {
                 accepted_verdict(&faults, self.state.accepted.files.len())
             }
             Err(error) => {
-                warn!(%error, "the manifests cannot be read; what they said before still holds");
+                if self.was_read {
+                    warn!(%error, "the manifests cannot be read; what they said before still holds");
+                } else {
+                    warn!(%error, "the manifests cannot be read; nothing is served until they can be");
+                }
                 Verdict { holds: false, reason: "FolderUnreadable", message: error.to_string() }
             }
         };
@@ -138,10 +146,17 @@ impl Standalone {
         let sha256 = match reading.digest {
             Ok(sha256) => sha256.to_string(),
             Err(error) => {
-                warn!(
-                    model = name,
-                    error, "the checksum file gives no digest; what it said before still holds"
-                );
+                if self.state.resolved.contains_key(&name) {
+                    warn!(
+                        model = name,
+                        error, "the checksum file gives no digest; what it said before still holds"
+                    );
+                } else {
+                    warn!(
+                        model = name,
+                        error, "the checksum file gives no digest; the model is not served until it does"
+                    );
+                }
                 self.node.board.model(&reading.model, |model| {
                     if model.desired_revision.is_none() {
                         model.phase = ModelPhase::Failed;

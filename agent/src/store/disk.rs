@@ -33,7 +33,10 @@ pub fn create_folder(path: &Path) -> Result<(), StoreError> {
     if let Err(cause) = DirBuilder::new().recursive(true).mode(0o700).create(path) {
         return Err(match path.ancestors().find(|part| part.exists() && !part.is_dir()) {
             Some(part) => StoreError::NotADirectory { path: part.to_owned() },
-            None => failed("create", path, 0, cause),
+            None => match failed("create", path, 0, cause) {
+                StoreError::Io { path, cause, .. } => StoreError::NoFolder { path, cause },
+                known => known,
+            },
         });
     }
     match path.parent() {

@@ -45,6 +45,14 @@ pub enum StoreError {
         /// Why it failed.
         cause: io::Error,
     },
+    /// No folder can be made there: it is no file system for it.
+    #[error("cannot create {}: {cause}; choose another --data-dir, where the agent's user may make folders", path.display())]
+    NoFolder {
+        /// What was to be made.
+        path: PathBuf,
+        /// Why it failed.
+        cause: io::Error,
+    },
     /// There is no room.
     #[error("no room for {}: {needed} bytes are needed at least; free disk space or quota there, or choose another --data-dir", path.display())]
     DiskFull {
@@ -78,7 +86,9 @@ impl From<StoreError> for io::Error {
         let kind = match &error {
             StoreError::NotADirectory { .. } => io::ErrorKind::NotADirectory,
             StoreError::DiskFull { .. } => io::ErrorKind::StorageFull,
-            StoreError::NotPermitted { cause, .. } | StoreError::Io { cause, .. } => cause.kind(),
+            StoreError::NotPermitted { cause, .. }
+            | StoreError::NoFolder { cause, .. }
+            | StoreError::Io { cause, .. } => cause.kind(),
             StoreError::Json { .. } => io::ErrorKind::InvalidData,
         };
         Self::new(kind, error)

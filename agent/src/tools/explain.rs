@@ -35,8 +35,8 @@ pub struct Args {
     headers: Vec<(HeaderName, HeaderValue)>,
 
     /// The model that it asks for: NAMESPACE.NAME, or a name in the default namespace.
-    #[arg(long, value_name = "NAME", default_value = "model")]
-    model: String,
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
 
     /// The tier of the node that decides.
     #[arg(long, value_name = "TIER", default_value = "device", value_parser = args::tier)]
@@ -85,7 +85,7 @@ fn explained(args: &Args) -> anyhow::Result<Explained> {
     let headers: HeaderMap = args.headers.iter().cloned().collect();
     let stated = (requirements::from_request(&request)?, requirements::from_headers(&headers)?);
     let labels = args.labels.read();
-    let model = ModelKey::from_url(&args.model, "default");
+    let model = ModelKey::from_url(args.model.as_deref().unwrap_or_default(), "default");
     let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
     let facts = RequestFacts { request: &request, model: &model, labels: &labels, header: &header };
     let sited = Sited::new(&policy, &labels);
@@ -93,7 +93,11 @@ fn explained(args: &Args) -> anyhow::Result<Explained> {
     let mut snapshot = seen.snapshot(args.tier);
     // As on the node: what it knows no way to is not there for its rules either.
     snapshot.edge.available &= policy.remote(Tier::Edge).is_some_and(|edge| edge.endpoints().is_ok());
-    Ok(Explained::of(policy, stated, &snapshot, &facts)?)
+    let explained = Explained::of(policy, stated, &snapshot, &facts)?;
+    match &args.model {
+        Some(_) => Ok(explained),
+        None => explained.of_any_model().map_err(anyhow::Error::msg),
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +174,25 @@ reason Gold
   3. edge (fallback)
 ";
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_model_that_nobody_named_is_not_told_and_a_rule_that_reads_its_name_asks_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = explain(folder.path(), &[]).unwrap();
+        assert!(
+            told.starts_with("a model (--model says which) on a node of tier device, at most 90 ms\n"),
+            "{told}"
+        );
+        let told: serde_json::Value =
+            serde_json::from_str(&explain(folder.path(), &["--json"]).unwrap()).unwrap();
+        assert_eq!(told["model"], serde_json::Value::Null);
+        let by_name = POLICY.replace("tiers.cloud.rttMs > 100.0", "model.name == 'digits'");
+        fs::write(folder.path().join("policy.yaml"), by_name).unwrap();
+        let error = explain_of(folder.path(), &["--policy", "POLICY"]).unwrap_err().to_string();
+        assert_eq!(error, "Rule[0] reads model.name: say which model it is with --model");
+        let told = explain_of(folder.path(), &["--policy", "POLICY", "--model", "digits"]).unwrap();
+        assert!(told.contains("reason Rule[0]\n"), "{told}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{MAX_RULES, Rule, RuleName};
 use crate::cel::{Declarations, Expression, Type};
 use crate::decide::Reason;
 use crate::policy::Fault;
+use crate::stated::is_refused_header;
 
 /// The most headers that rules may read; also in the CRD's schema.
 const MAX_HEADERS: usize = 16;
@@ -43,7 +44,11 @@ pub(crate) fn headers(spec: &TierPolicySpec, faults: &mut Vec<Fault>) -> Vec<Str
         } else if SECRET_HEADERS.contains(&name.as_str()) {
             "carries a secret, which would stand in explanations and records: rules cannot read it".to_owned()
         } else if name.starts_with("terrace-") {
-            "is read already: as request.maxLatencyMs, request.privacyRequired, request.complexity".to_owned()
+            "is Terrace's own: rules read request.maxLatencyMs and request.complexity, and a private request is asked of none"
+                .to_owned()
+        } else if is_refused_header(name) {
+            "is what a request is refused for: it is taken for a header of Terrace's, misspelt; choose another name"
+                .to_owned()
         } else if spec.request_headers[..place].contains(name) {
             "stands here a second time".to_owned()
         } else {

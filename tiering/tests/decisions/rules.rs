@@ -219,9 +219,18 @@ fn faults_have_the_rules_place() {
             rule("request.headers['x-b'] == ''", Some("NoEdgeAgent")),
             rule("true", Some("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456")),
         ]),
-        request_headers: ["x-a", "x-a", "X-B", "authorization", "terrace-tier", ""]
-            .map(str::to_owned)
-            .to_vec(),
+        request_headers: [
+            "x-a",
+            "x-a",
+            "X-B",
+            "authorization",
+            "terrace-tier",
+            "",
+            "x-terrace-class",
+            "privacy",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         ..TierPolicySpec::default()
     };
     let faults = Policy::parse(&spec).unwrap_err();
@@ -230,8 +239,10 @@ fn faults_have_the_rules_place() {
         ("spec.requestHeaders[1]", "stands here a second time"),
         ("spec.requestHeaders[2]", "must be a header's name in lower case"),
         ("spec.requestHeaders[3]", "carries a secret"),
-        ("spec.requestHeaders[4]", "is read already"),
+        ("spec.requestHeaders[4]", "is Terrace's own"),
         ("spec.requestHeaders[5]", "must be a header's name"),
+        ("spec.requestHeaders[6]", "is what a request is refused for"),
+        ("spec.requestHeaders[7]", "is what a request is refused for"),
         ("spec.rules[1].name", "is another rule's name"),
         ("spec.rules[1].when", "1:9: request has no field maxLatency"),
         ("spec.rules[2].name", "must be CamelCase"),

@@ -61,6 +61,11 @@ pub type Meant = fn(&str) -> Option<&'static str>;
 /// None is.
 pub(crate) const NO_NAMES: Meant = |_| None;
 
+/// Whether a field that the protocol does not have can be meant for `parameters`: `Parameters`, `params`, `parameter`.
+fn means_parameters(field: &str) -> bool {
+    field.as_bytes().windows(b"param".len()).any(|part| part.eq_ignore_ascii_case(b"param"))
+}
+
 impl<'a> Reader<'a> {
     #[cfg(test)]
     pub(crate) fn new(text: &'a str) -> Self {
@@ -198,10 +203,27 @@ impl<'a> Reader<'a> {
 
     /// Passes over the value of a field that the protocol does not have.
     pub(crate) fn pass_over(&mut self, field: &str) -> Result<(), DecodeError> {
-        match (self.meant)(field) {
-            Some(parameter) => Err(Fault::Misplaced { parameter }.into()),
-            None => self.skip().map(drop),
+        self.refuse_meant(field)?;
+        if means_parameters(field) && self.kind()? == JsonKind::Object {
+            return self.pass_over_members();
         }
+        self.skip().map(drop)
+    }
+
+    /// The same of an object that can only be meant for the request's parameters: nothing reads what it says.
+    fn pass_over_members(&mut self) -> Result<(), DecodeError> {
+        let mut more = self.open_object()?;
+        while more {
+            let key = self.key()?;
+            self.refuse_meant(&key).map_err(|error| error.in_field(&key))?;
+            self.skip()?;
+            more = self.more_members()?;
+        }
+        Ok(())
+    }
+
+    fn refuse_meant(&self, field: &str) -> Result<(), DecodeError> {
+        (self.meant)(field).map_or(Ok(()), |parameter| Err(Fault::Misplaced { parameter }.into()))
     }
 
     /// Passes over an array in the same way, and counts what its rows and their rows hold.

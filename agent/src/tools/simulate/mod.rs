@@ -24,6 +24,8 @@ use thresholds::threshold;
 
 /// The most models that an error names.
 const MOST_NAMES: usize = 8;
+/// How there comes to be one.
+const RECORD: &str = "Records are what an agent appends, a line a request, to the file that its flag --record-decisions FILE names";
 /// The most models that are kept for it.
 const MOST_MODELS: usize = 256;
 
@@ -46,7 +48,7 @@ pub struct Args {
 
     /// What share of the requests other thresholds would send up, for a policy of mode Speculative.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = threshold, num_args = 0..=1,
-        require_equals = true, default_missing_value = "0.5,0.6,0.7,0.8,0.9,0.95,0.99")]
+        default_missing_value = "0.5,0.6,0.7,0.8,0.9,0.95,0.99")]
     thresholds: Vec<f64>,
 
     /// Print JSON.
@@ -100,8 +102,10 @@ fn nothing(file: &str, model: Option<&str>, others: BTreeSet<String>, lines: &Li
             "no request for {model} in {file}: it has {}",
             super::listed(others.into_iter(), MOST_NAMES)
         ),
-        (_, _, Some(first)) => anyhow::bail!("{file}:{first}"),
-        _ => anyhow::bail!("{file} holds no recorded request"),
+        (_, _, Some(first)) => anyhow::bail!(
+            "{file} is no recording: no line of it is a recorded decision. {RECORD}. What is wrong begins in line {first}"
+        ),
+        _ => anyhow::bail!("{file} holds no recorded request. {RECORD}"),
     }
 }
 

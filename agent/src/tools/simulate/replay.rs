@@ -1,7 +1,8 @@
 //! One recorded request, decided anew.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use terrace_crds::Tier;
 use terrace_tiering::speculate::{self, Device, Next, Verifier};
@@ -50,6 +51,8 @@ pub(super) struct Would {
     pub(super) passed_over: Vec<(Tier, SkipReason)>,
     /// A rule failed.
     pub(super) rule_failed: bool,
+    /// Headers that were asked for and are not in the record, whether the request had them or not.
+    pub(super) not_recorded: BTreeSet<String>,
     /// A threshold decides.
     pub(super) trial: Option<Trial>,
 }
@@ -97,7 +100,9 @@ pub(super) fn replay(record: &Record, policy: &Sited, labels: &BTreeMap<String, 
         return Replayed::Refused;
     };
     let snapshot = state.snapshot(record.node);
-    let facts = Recorded { request, model: ModelKey::from_url(&record.model, "default"), labels };
+    let not_recorded = RefCell::default();
+    let model = ModelKey::from_url(&record.model, "default");
+    let facts = Recorded { request, model, labels, missed: &not_recorded };
     let decision = decide(policy, &requirements, &snapshot, facts);
     let outlook = outlook(policy, &decision, &snapshot, requirements.max_latency());
     let moment = Moment { happened: &record.happened, node: record.node, state, bytes: request.bytes };
@@ -106,7 +111,8 @@ pub(super) fn replay(record: &Record, policy: &Sited, labels: &BTreeMap<String, 
         Plan::Speculate(plan) => speculation(&moment, &decision, &outlook, *plan),
         Plan::Ensemble(members) => together(&moment, policy, &decision, &outlook, members),
     };
-    Replayed::Would(Would { rule_failed: !decision.failed.is_none(), ..would })
+    let not_recorded = not_recorded.take();
+    Replayed::Would(Would { rule_failed: !decision.failed.is_none(), not_recorded, ..would })
 }
 
 /// Whether a client was told that its request is wrong: not where it was too much for one tier, or for the moment.
@@ -240,6 +246,8 @@ struct Recorded<'a> {
     request: &'a Request,
     model: ModelKey,
     labels: &'a BTreeMap<String, String>,
+    /// Headers that rules asked for, and that the record does not have.
+    missed: &'a RefCell<BTreeSet<String>>,
 }
 
 impl Facts for Recorded<'_> {
@@ -260,7 +268,11 @@ impl Facts for Recorded<'_> {
         Some(Input { shape: &input.shape, datatype: &input.datatype })
     }
     fn header(&self, name: &str) -> Option<&str> {
-        self.request.headers.get(name).map(String::as_str)
+        let recorded = self.request.headers.get(name);
+        if recorded.is_none() {
+            self.missed.borrow_mut().insert(name.to_owned());
+        }
+        recorded?.as_deref()
     }
     fn model_namespace(&self) -> &str {
         &self.model.namespace

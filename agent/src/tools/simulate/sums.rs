@@ -18,6 +18,8 @@ pub(super) struct Simulation {
     wrong: usize,
     refused: usize,
     failures: usize,
+    /// By header, for how many requests it was asked for in vain.
+    not_recorded: BTreeMap<String, usize>,
     happened: Side,
     would: Side,
     /// From who answered to who would be asked first.
@@ -59,6 +61,9 @@ impl Simulation {
             return self.would.add(NOBODY, "Refused", None, 0);
         };
         self.failures += usize::from(would.rule_failed);
+        for header in would.not_recorded {
+            *self.not_recorded.entry(header).or_default() += 1;
+        }
         self.trials.extend(would.trial);
         self.would.add(would.who, &would.reason, would.latency_ms, would.copies * bytes);
         for (tier, why) in would.passed_over {
@@ -79,6 +84,7 @@ impl Simulation {
             unreadable,
             refused: self.refused,
             rules_failed: self.failures,
+            headers_not_recorded: self.not_recorded,
             speculated: threshold.map(|own| Speculated::of(&self.trials, own, thresholds)),
             happened: self.happened.told(),
             would: self.would.told(),
@@ -173,6 +179,9 @@ pub(super) struct Outcome {
     refused: usize,
     /// A rule failed on so many of them.
     rules_failed: usize,
+    /// By header that a rule asked for, how many records do not say whether their request had it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers_not_recorded: BTreeMap<String, usize>,
     /// What a threshold sends up, where the policy has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     speculated: Option<Speculated>,
@@ -252,6 +261,18 @@ impl Outcome {
         }
         if self.rules_failed > 0 {
             writeln!(out, "  a rule fails on {} of them", self.rules_failed)?;
+        }
+        for (header, requests) in &self.headers_not_recorded {
+            writeln!(
+                out,
+                "  {requests} of them judged as if they had no header {header}: it was not recorded"
+            )?;
+        }
+        if !self.headers_not_recorded.is_empty() {
+            writeln!(
+                out,
+                "  to judge by headers, record under a policy whose requestHeaders list them, whatever its rules are"
+            )?;
         }
         if self.unreadable > 0 {
             writeln!(out, "{} could not be read", count(self.unreadable, "line"))?;

@@ -124,6 +124,57 @@ fn people_read_a_table() {
 }
 
 #[test]
+fn headers_that_a_rule_asks_for_and_no_record_holds_are_told() {
+    const BY_CLASS: &str = r#"
+apiVersion: terrace.dev/v1alpha1
+kind: TierPolicy
+metadata: {name: by-class}
+spec:
+  requestHeaders: [x-class, x-region, x-unread]
+  tiers: {cloud: {url: 'http://cloud:8000'}}
+  rules:
+    - {when: request.bytes < 1000, tier: Device}
+    - {when: "'x-class' in request.headers", tier: Cloud}
+    - {when: "request.headers['x-region'] == 'north'", tier: Cloud}
+    - {when: 'true', tier: Device}
+"#;
+    let with_headers = |headers: Value| {
+        let mut record = record(2000, "device", 4.0);
+        record["request"]["headers"] = headers;
+        record
+    };
+    // Small enough that no rule asks; neither recorded; one sent and none asked for more; one recorded as not sent.
+    let records = [
+        record(100, "device", 4.0),
+        record(2000, "device", 4.0),
+        with_headers(json!({"x-class": "gold"})),
+        with_headers(json!({"x-class": null})),
+        with_headers(json!({"x-class": null, "x-region": null})),
+    ];
+    let json = told(BY_CLASS, &records, &[]);
+    assert_eq!(json["headersNotRecorded"], json!({"x-class": 1, "x-region": 2}));
+    assert_eq!(json["would"]["tiers"], json!({"cloud": 1, "device": 4}));
+    let lines: Vec<String> = records.iter().map(Value::to_string).collect();
+    let table = simulate_by(BY_CLASS, &lines, &[]).unwrap();
+    let expected = "\n  2 of them judged as if they had no header x-region: it was not recorded\n  to judge by headers, record under a policy whose requestHeaders list them, ";
+    assert!(table.contains(expected), "{table}");
+    // Where nothing is missing, nothing is said.
+    let table = simulate_by(BY_CLASS, &lines[..1], &[]).unwrap();
+    assert!(!table.contains("header"), "{table}");
+}
+
+#[test]
+fn a_file_that_is_no_recording_hears_what_one_is_and_how_it_is_made() {
+    let lines = ["# a policy".to_owned(), "kind: TierPolicy".to_owned()];
+    for error in [simulate(&lines, &[]), simulate(&[], &[])].map(|told| told.unwrap_err().to_string()) {
+        assert!(error.contains("--record-decisions FILE"), "{error}");
+    }
+    let error = simulate(&lines, &[]).unwrap_err().to_string();
+    assert!(error.contains("requests.jsonl is no recording"), "{error}");
+    assert!(error.contains("begins in line 1: "), "{error}");
+}
+
+#[test]
 fn a_model_is_chosen_by_either_of_its_names_and_none_is_told_from_nothing() {
     for name in ["digits", "default.digits"] {
         assert!(simulate(&lines(), &["--model", name]).unwrap().starts_with("5 requests\n"));
@@ -132,7 +183,7 @@ fn a_model_is_chosen_by_either_of_its_names_and_none_is_told_from_nothing() {
     assert!(error.starts_with("no request for default.other in "), "{error}");
     assert!(error.ends_with("requests.jsonl: it has default.digits"), "{error}");
     let error = simulate(&[], &[]).unwrap_err().to_string();
-    assert!(error.ends_with("requests.jsonl holds no recorded request"), "{error}");
+    assert!(error.contains("requests.jsonl holds no recorded request. Records are "), "{error}");
     assert!(simulate(&lines()[..1], &[]).unwrap().starts_with("1 request\n"));
 }
 
@@ -147,7 +198,7 @@ fn a_line_that_is_no_record_is_counted_and_the_rest_is_read() {
     assert!(told.contains("\n2 lines could not be read\n"), "{told}");
     assert!(told.lines().last().is_some_and(|line| line.contains("requests.jsonl: 2: ")), "{told}");
     let error = simulate(&lines[1..2], &[]).unwrap_err().to_string();
-    assert!(error.contains("requests.jsonl:2: ") || error.contains("requests.jsonl:1: "), "{error}");
+    assert!(error.contains("begins in line 1: "), "{error}");
 }
 
 #[test]
@@ -245,6 +296,12 @@ fn a_threshold_sends_up_what_the_node_was_not_sure_of_and_says_of_what_it_knows_
 
 #[test]
 fn thresholds_go_with_a_speculation() {
+    let lists = [&["--thresholds", "0.6,0.7"][..], &["--thresholds=0.6,0.7"], &["--thresholds", "--json"]];
+    let lengths = lists.map(|list| {
+        let list: Vec<&str> = list.iter().copied().filter(|word| *word != "--json").collect();
+        told(CAREFUL, &[sure(0.9)], &list)["speculated"]["thresholds"].as_array().unwrap().len()
+    });
+    assert_eq!(lengths, [3, 3, 8]);
     let error = simulate(&lines(), &["--thresholds"]).unwrap_err().to_string();
     assert!(error.contains("mode Speculative, and this one has mode Select"), "{error}");
     let error = simulate_by(CAREFUL, &lines(), &["--thresholds=1.5"]).unwrap_err().to_string();

@@ -214,6 +214,18 @@ fn a_wrong_shape_names_every_field_and_its_line() {
             ],
         ),
         (
+            "a verifier that is no tier",
+            policy(
+                "  mode: Speculative\n  tiers: {cloud: {url: 'http://cloud'}}\n  speculative:\n    verifier: Clowd\n",
+            ),
+            &["9: spec.speculative.verifier: `Clowd` is not known: expected `Edge` or `Cloud`"],
+        ),
+        (
+            "a verifier that is what it verifies",
+            policy("  mode: Speculative\n  speculative:\n    verifier: Device\n"),
+            &["8: spec.speculative.verifier: must be Edge or Cloud: the device is what is verified"],
+        ),
+        (
             "wrong labels and a wrong name at once",
             policy("  {}\n").replace("name: near", "name: Near\n  labels: {a: 1}"),
             &[
