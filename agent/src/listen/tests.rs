@@ -236,12 +236,11 @@ async fn an_answer_that_is_taken_slowly_is_no_head_that_has_begun() {
     client.write_all(b"GET /small HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     let (mut come, mut piece) = (Vec::new(), vec![0; 64 << 10]);
-    while come.len() < ANSWER + 300 {
+    while !come.ends_with(b"small") {
         let count = client.read(&mut piece).await.unwrap();
         assert!(count > 0, "cut off after {} bytes", come.len());
         come.extend_from_slice(&piece[..count]);
     }
-    assert!(come.ends_with(b"small"));
 }
 
 #[tokio::test]
