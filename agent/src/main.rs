@@ -101,6 +101,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
+    terrace_heap::keep_little();
     let log = terrace_telemetry::init(&args.log, args.log_format)?;
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()

@@ -377,7 +377,11 @@ async fn a_stream_that_is_reset_counts_by_its_code_and_against_no_other_model() 
         (Reason::REFUSED_STREAM, "ConnectionBroken"),
         (Reason::ENHANCE_YOUR_CALM, "ConnectionBroken"),
     ] {
-        let cloud = Streams::start(move |call| if is_for_ma(call.message) { Turn::Reset(reason) } else { Turn::Answered }).await?;
+        let cloud =
+            Streams::start(
+                move |call| if is_for_ma(call.message) { Turn::Reset(reason) } else { Turn::Answered },
+            )
+            .await?;
         let policy = Policy::named("near").cloud(&cloud.url()).having("protocol: GRPC");
         let (_site, device) = two_models(&policy).await?;
         for _ in 0..3 {

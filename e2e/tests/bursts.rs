@@ -73,7 +73,6 @@ async fn burst(agent: &Agent, requests: &[Request]) -> Result<[usize; 2]> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "some 200 MiB of 700 are left at times, and it is not known yet who keeps them"]
 async fn memory_that_a_burst_took_is_given_back() -> Result<()> {
     let site = Site::new()?;
     site.manifests().model(&Model::digits("digits-device")?)?;

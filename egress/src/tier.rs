@@ -281,7 +281,9 @@ where
 /// may have been worked on. A stream that was refused is none of these: nothing was done for it.
 pub fn is_stream_reset(error: &(dyn std::error::Error + 'static)) -> bool {
     match error.downcast_ref::<h2::Error>() {
-        Some(error) => error.is_reset() && !(error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)),
+        Some(error) => {
+            error.is_reset() && !(error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
+        }
         None => error.source().is_some_and(is_stream_reset),
     }
 }
