@@ -22,20 +22,24 @@ pub enum Stopped {
     Wrong(DecodeError),
 }
 
-/// Decodes, until it is late; what that takes is added to what the bytes take.
+/// Decodes, until it is late; what that takes is added to what the bytes take, but for so much that is `free`.
 pub fn bounded<T>(
     room: &Room,
-    taken: &mut Taken,
+    (taken, free): (&mut Taken, usize),
     due: Due,
     decode: impl FnOnce(Memory<'_>) -> Result<T, DecodeError>,
 ) -> Result<T, Stopped> {
-    let (taken, full) = (RefCell::new(taken), Cell::new(None));
+    let (taken, free, full) = (RefCell::new(taken), Cell::new(free), Cell::new(None));
     let (asked, is_late) = (Cell::new(0_u8), Cell::new(false));
     let take = |bytes| {
         asked.set(asked.get().wrapping_add(1));
         if (bytes == 0 || asked.get() % LOOK_EVERY == 1) && !due.is_ahead() {
             is_late.set(true);
             return false;
+        }
+        if let Some(left) = free.get().checked_sub(bytes) {
+            free.set(left);
+            return true;
         }
         let added = room.add(&mut taken.borrow_mut(), bytes);
         full.set(added.err());
@@ -56,7 +60,7 @@ pub fn within<T>(
     due: Due,
     decode: impl FnOnce(Memory<'_>) -> Result<T, DecodeError>,
 ) -> Result<T, Refusal> {
-    bounded(room, taken, due, decode).map_err(|stopped| match stopped {
+    bounded(room, (taken, 0), due, decode).map_err(|stopped| match stopped {
         Stopped::Late => unread(),
         Stopped::Full(full) => busy(full),
         Stopped::Wrong(error) => Refusal::Invalid(error.to_string()),

@@ -14,6 +14,9 @@ use crate::refusal::Refusal;
 use crate::room::{Room, Taken};
 use crate::serve::{Due, unwritten};
 
+/// How much an answer may take beside its bytes where there is no room: what is small is not lost for that.
+const FREE: usize = 64 << 10;
+
 /// Another tier's answer: an inference response, still as that tier encoded it, in room of its own.
 #[derive(Debug)]
 pub enum Relayed {
@@ -57,7 +60,7 @@ impl Relayed {
     pub fn http(message: Message, mut taken: Taken, room: &Room, time: Time) -> Result<Self, UpstreamError> {
         let read =
             |memory: Memory<'_>| RelayedResponse::from_http(&message.bytes, message.json_length, memory);
-        let response = heavy(message.toil(), || bounded(room, &mut taken, time.due(), read));
+        let response = heavy(message.toil(), || bounded(room, (&mut taken, FREE), time.due(), read));
         let response = response.map_err(|stopped| unread(stopped, time))?;
         Ok(Self::Http(Box::new(HttpAnswer { response, taken, message })))
     }
@@ -69,7 +72,7 @@ impl Relayed {
             let message = grpc::decode::<ModelInferResponse>(message, memory)?;
             Ok((grpc::check_response(&message)?, message))
         };
-        let read = heavy(toil, || bounded(room, &mut taken, time.due(), read));
+        let read = heavy(toil, || bounded(room, (&mut taken, FREE), time.due(), read));
         let (outlines, message) = read.map_err(|stopped| unread(stopped, time))?;
         Ok(Self::Grpc(Box::new(GrpcAnswer { message, taken, outlines })))
     }
@@ -82,13 +85,13 @@ impl Relayed {
                 let HttpAnswer { message: Message { bytes, json_length }, mut taken, .. } = *answer;
                 let read =
                     |memory: Memory<'_>| DecodedResponse::from_http_within(&bytes, json_length, memory);
-                let response = heavy(size, || bounded(room, &mut taken, due, read))?;
+                let response = heavy(size, || bounded(room, (&mut taken, FREE), due, read))?;
                 Ok(Decoded { response, taken })
             }
             Self::Grpc(answer) => {
                 let GrpcAnswer { message, mut taken, .. } = *answer;
                 let read = |memory: Memory<'_>| DecodedResponse::from_grpc_within(message, memory);
-                let response = heavy(size, || bounded(room, &mut taken, due, read))?;
+                let response = heavy(size, || bounded(room, (&mut taken, FREE), due, read))?;
                 Ok(Decoded { response, taken })
             }
         }
@@ -227,6 +230,17 @@ mod tests {
             assert!(room.cover(&mut Taken::default(), 4 * MIB - MIB / 8).is_err(), "it takes no room");
             drop(taken);
             room.cover(&mut Taken::default(), 4 * MIB - MIB / 8).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_small_answer_is_read_where_there_is_no_room_at_all() {
+        let (message, json) = texts(100);
+        let full = Room::new(4 << 10);
+        let mut others = Taken::default();
+        full.cover(&mut others, 4 << 10).unwrap();
+        for relayed in [of_message(&message, &full).unwrap(), of_json(&json, None, &full).unwrap()] {
+            assert_eq!(relayed.decode(&full, Due::by(None)).unwrap().response.outputs[0].data().len(), 100);
         }
     }
 
