@@ -183,8 +183,7 @@ fn an_answer_that_is_none_is_refused() {
 
 #[test]
 fn relaying_keeps_the_bytes_of_outputs_and_of_unknown_fields() {
-    let outputs =
-        "[ {\"name\":\"y\", \"data\":[1.0e0, 0.10000000000000000555,\n \"\\u00e9\"], \"extra\":{}} ]";
+    let outputs = "[ {\"name\":\"y\", \"shape\": [3],\"datatype\":\"FP64\", \"data\":[1.0e0, 0.10000000000000000555,\n \"\\u00e9\"], \"extra\":{}} ]";
     let statistics = r#"{ "queue" : 1.50 }"#;
     let body = format!(
         r#"{{"id":"a\u0062","time":null,"model_name":"up\"stream","outputs":{outputs},"model_version":null,"sta\ttistics":{statistics},"parameters":{{"a":1,"b":2.50}}}}"#
