@@ -16,6 +16,7 @@ use super::{Job, Output, Work, scores};
 use crate::answer::no_room;
 use crate::refusal::Refusal;
 use crate::registry::Served;
+use crate::room::Full;
 use crate::upstream::{Ask, Route, TierReach, UpstreamError};
 
 /// How one try failed.
@@ -162,6 +163,10 @@ async fn forward(
             }
             UpstreamError::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. } => {
                 Failure { outcome, refusal: Refusal::TooLargeThere { tier: tier.as_str() }, last: false }
+            }
+            UpstreamError::NoRoom(full @ Full::Now { .. }) => {
+                let refusal = Refusal::Busy(format!("{tier}: no room for its answer: {full}"));
+                Failure { outcome, refusal, last: false }
             }
             UpstreamError::NoRoom(full) => Failure { outcome, refusal: no_room(full), last: false },
             // The deadline cut it short, and not what the policy grants the tier.
