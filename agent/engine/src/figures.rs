@@ -101,7 +101,7 @@ impl Figures {
 
 /// How many bytes tensors are.
 fn size(tensors: &[Tensor]) -> usize {
-    tensors.iter().map(|tensor| tensor.data().size()).sum()
+    tensors.iter().map(|tensor| tensor.data().raw_size()).sum()
 }
 
 #[cfg(test)]

@@ -37,14 +37,6 @@ impl Datatype {
 }
 
 impl TensorData {
-    /// How many bytes its elements are, as they are sent raw.
-    pub fn size(&self) -> usize {
-        match self {
-            Self::Bytes(texts) => texts.iter().map(|text| LENGTH_BYTES + text.len()).sum(),
-            numbers => numbers.len() * numbers.datatype().size().unwrap_or_default(),
-        }
-    }
-
     /// Reads the elements of a tensor of this shape. The bytes may lie anywhere, aligned or not; numbers stay there where they
     /// can.
     pub(crate) fn from_raw(
